@@ -1,0 +1,105 @@
+//! Channel slugs: the names of channels, checked once at the border.
+//!
+//! Invariant: a [`ChannelSlug`] is 1 to [`SLUG_BYTES_MAX`] bytes of a fixed ASCII alphabet. None of
+//! them needs escaping in JSON, so encoders copy a slug between quotes as it is.
+
+use std::fmt;
+use std::sync::Arc;
+
+use thiserror::Error;
+
+use crate::limits::SLUG_BYTES_MAX;
+
+/// The name of a channel inside its app. Cheap to clone and to send between threads.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChannelSlug(Arc<str>);
+
+/// Why a string is not a channel slug. The text is meant for the person who sent it.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SlugError {
+    /// No characters at all.
+    #[error("a channel name must not be empty")]
+    Empty,
+    /// More than [`SLUG_BYTES_MAX`] bytes.
+    #[error("a channel name has at most {SLUG_BYTES_MAX} bytes, this one has {0}")]
+    TooLong(usize),
+    /// A character outside the alphabet, with its position counted in bytes from 0.
+    #[error(
+        "a channel name has only letters, digits and - _ . : @ = , ; but this one has {character:?} at position {position}"
+    )]
+    Character {
+        /// The offending character.
+        character: char,
+        /// Where it stands, in bytes from the start.
+        position: usize,
+    },
+}
+
+impl ChannelSlug {
+    /// Checks `text` and takes it as a slug.
+    ///
+    /// # Errors
+    /// [`SlugError`] says what is wrong and where.
+    pub fn parse(text: &str) -> Result<Self, SlugError> {
+        if text.is_empty() {
+            return Err(SlugError::Empty);
+        }
+        if text.len() > SLUG_BYTES_MAX {
+            return Err(SlugError::TooLong(text.len()));
+        }
+        match text.char_indices().find(|&(_, c)| !is_slug_character(c)) {
+            Some((position, character)) => Err(SlugError::Character { character, position }),
+            None => Ok(Self(text.into())),
+        }
+    }
+
+    /// The slug as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ChannelSlug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for ChannelSlug {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", &*self.0)
+    }
+}
+
+impl std::borrow::Borrow<str> for ChannelSlug {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+fn is_slug_character(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '@' | '=' | ',' | ';')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn accepts_what_the_contract_lists() {
+        for slug in ["a", "orders", "user-123", "orders:user-123", "A_Z.9@x=1,2;3"] {
+            assert_eq!(ChannelSlug::parse(slug).unwrap().as_str(), slug);
+        }
+        assert!(ChannelSlug::parse(&"x".repeat(128)).is_ok());
+    }
+
+    #[test]
+    fn says_what_is_wrong_and_where() {
+        assert_eq!(ChannelSlug::parse(""), Err(SlugError::Empty));
+        assert_eq!(ChannelSlug::parse(&"x".repeat(129)), Err(SlugError::TooLong(129)));
+        let error = ChannelSlug::parse("orders/1").unwrap_err();
+        assert_eq!(error, SlugError::Character { character: '/', position: 6 });
+        assert!(ChannelSlug::parse("käse").is_err());
+        assert!(ChannelSlug::parse("a\"b").is_err());
+    }
+}

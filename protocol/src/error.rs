@@ -1,0 +1,148 @@
+//! Refusals: every way in which the server says no, with its code, status and sentence.
+
+use std::borrow::Cow;
+
+use serde_json::json;
+
+/// The `code` of an error, on HTTP and on the WebSocket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ErrorCode {
+    /// The request is malformed or a field has a bad value.
+    ValidationError,
+    /// No key, or one that is not known.
+    Unauthorized,
+    /// A known key that may not do this.
+    Forbidden,
+    /// No such resource.
+    NotFound,
+    /// The method does not exist here.
+    MethodNotAllowed,
+    /// The resource exists already.
+    Conflict,
+    /// The body or the content is over its limit.
+    PayloadTooLarge,
+    /// The request's head is over its limit.
+    HeadTooLarge,
+    /// The request did not arrive in time.
+    RequestTimeout,
+    /// Too many in a time.
+    RateLimited,
+    /// Over a plan's or the server's quota.
+    QuotaExceeded,
+    /// The server is full for the moment; nothing was accepted.
+    Overloaded,
+    /// A bug or a failing machine.
+    ServerError,
+}
+
+impl ErrorCode {
+    /// All codes, for tables such as metrics.
+    pub const ALL: [Self; 13] = [
+        Self::ValidationError,
+        Self::Unauthorized,
+        Self::Forbidden,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Conflict,
+        Self::PayloadTooLarge,
+        Self::HeadTooLarge,
+        Self::RequestTimeout,
+        Self::RateLimited,
+        Self::QuotaExceeded,
+        Self::Overloaded,
+        Self::ServerError,
+    ];
+
+    /// The code as it stands on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ValidationError | Self::HeadTooLarge | Self::RequestTimeout => "VALIDATION_ERROR",
+            Self::Unauthorized => "UNAUTHORIZED",
+            Self::Forbidden => "FORBIDDEN",
+            Self::NotFound | Self::MethodNotAllowed => "NOT_FOUND",
+            Self::Conflict => "CONFLICT",
+            Self::PayloadTooLarge => "PAYLOAD_TOO_LARGE",
+            Self::RateLimited => "RATE_LIMITED",
+            Self::QuotaExceeded => "QUOTA_EXCEEDED",
+            Self::Overloaded => "OVERLOADED",
+            Self::ServerError => "SERVER_ERROR",
+        }
+    }
+
+    /// A distinct name for each code, for metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::ValidationError => "validation",
+            Self::Unauthorized => "unauthorized",
+            Self::Forbidden => "forbidden",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed => "method_not_allowed",
+            Self::Conflict => "conflict",
+            Self::PayloadTooLarge => "payload_too_large",
+            Self::HeadTooLarge => "head_too_large",
+            Self::RequestTimeout => "request_timeout",
+            Self::RateLimited => "rate_limited",
+            Self::QuotaExceeded => "quota_exceeded",
+            Self::Overloaded => "overloaded",
+            Self::ServerError => "server_error",
+        }
+    }
+
+    /// The HTTP status (RFC 9110 section 15) that goes with the code.
+    pub fn status(self) -> u16 {
+        match self {
+            Self::ValidationError => 400,
+            Self::Unauthorized => 401,
+            Self::Forbidden => 403,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::RequestTimeout => 408,
+            Self::Conflict => 409,
+            Self::PayloadTooLarge => 413,
+            Self::HeadTooLarge => 431,
+            Self::RateLimited | Self::QuotaExceeded => 429,
+            Self::Overloaded => 503,
+            Self::ServerError => 500,
+        }
+    }
+
+    /// Whether the same request may succeed a little later, so that `Retry-After` belongs to it.
+    pub fn is_transient(self) -> bool {
+        matches!(self, Self::RateLimited | Self::QuotaExceeded | Self::Overloaded)
+    }
+}
+
+/// One refusal: a code, a sentence for a person, and where it applies the field that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// What kind of no.
+    pub code: ErrorCode,
+    /// A sentence that says what was wrong.
+    pub message: Cow<'static, str>,
+    /// The field of the request that was wrong.
+    pub field: Option<&'static str>,
+}
+
+impl Refusal {
+    /// A refusal that concerns the request as a whole.
+    pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, message: message.into(), field: None }
+    }
+
+    /// A validation error of one field.
+    pub fn field(field: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
+        Self { code: ErrorCode::ValidationError, message: message.into(), field: Some(field) }
+    }
+
+    /// The body of the HTTP answer.
+    pub fn to_json(&self) -> String {
+        let mut body = json!({
+            "success": false, "error": self.message, "code": self.code.as_str(),
+        });
+        if let (Some(field), Some(object)) = (self.field, body.as_object_mut()) {
+            object.insert("details".into(), json!({ field: [self.message] }));
+        }
+        body.to_string()
+    }
+}

@@ -1,0 +1,7 @@
+//! HTTP/1.1 (RFC 9112): requests read from bytes as they come, answers written to bytes.
+
+mod request;
+mod response;
+
+pub use request::{Progress, Request, RequestReader};
+pub use response::{CONTINUE, Response, date};

@@ -1,0 +1,83 @@
+//! JSON that is checked once and passed on byte for byte.
+
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::value::RawValue;
+
+use crate::error::Refusal;
+use crate::limits::JSON_DEPTH_MAX;
+
+/// The deepest nesting of objects and arrays in `text`, which must be valid JSON.
+pub fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest, mut in_string, mut escaped) = (0usize, 0, false, false);
+    for byte in text.bytes() {
+        match (in_string, byte) {
+            (true, _) if escaped => escaped = false,
+            (true, b'\\') => escaped = true,
+            (_, b'"') => in_string = !in_string,
+            (false, b'{' | b'[') => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            (false, b'}' | b']') => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+/// Parses one JSON document of a known shape, with a sentence for the sender where it is wrong.
+/// `what` names the document, for instance "the body".
+///
+/// # Errors
+/// A validation error that says what was expected and where.
+pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, Refusal> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let code = crate::ErrorCode::ValidationError;
+        if bytes.iter().all(u8::is_ascii_whitespace) {
+            return Refusal::new(code, format!("{what} is empty, a JSON object is expected"));
+        }
+        Refusal::new(code, format!("{what} is not what is expected: {error}"))
+    })
+}
+
+/// A field that may be absent, whose `null` is a value like any other.
+pub(crate) fn present<'de, D: Deserializer<'de>>(d: D) -> Result<Option<&'de RawValue>, D::Error> {
+    <&RawValue>::deserialize(d).map(Some)
+}
+
+/// Appends `text` as a JSON string, quotes included.
+pub fn push_string(out: &mut Vec<u8>, text: &str) {
+    // Writing into memory cannot fail, and a str always has a JSON form.
+    let _ = serde_json::to_writer(out, text);
+}
+
+/// Checks the nesting of a message's content.
+///
+/// # Errors
+/// A validation error of `field` past [`JSON_DEPTH_MAX`].
+pub fn check_depth(field: &'static str, content: &RawValue) -> Result<(), Refusal> {
+    // The shortest text with that depth has as many brackets; most contents are shorter.
+    if content.get().len() <= JSON_DEPTH_MAX || depth(content.get()) <= JSON_DEPTH_MAX {
+        return Ok(());
+    }
+    Err(Refusal::field(field, format!("must not be nested deeper than {JSON_DEPTH_MAX} levels")))
+}
+
+/// An integer that fits `u64`, or a whole-valued float as some clients write it.
+pub(crate) fn unsigned<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error> {
+    let raw = <&RawValue>::deserialize(d)?;
+    raw.get().parse().map_err(|_| D::Error::custom("expected a whole number that is not negative"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn depth_counts_brackets_outside_strings() {
+        assert_eq!(depth("1"), 0);
+        assert_eq!(depth(r#"{"a":[1,{"b":"]]]["}]}"#), 3);
+        assert_eq!(depth(r#"["\"[[["]"#), 1);
+        assert_eq!(depth(r#"["\\",[]]"#), 2);
+    }
+}

@@ -1,0 +1,43 @@
+//! Every bound of the wire, each with its reason. Bounds an operator may change are defaults here
+//! and keys of the configuration in the engine.
+
+/// Longest channel slug in bytes: long enough for two UUIDs and a prefix, short enough for records.
+pub const SLUG_BYTES_MAX: usize = 128;
+
+/// Longest event type in bytes: a name, not a document.
+pub const EVENT_TYPE_BYTES_MAX: usize = 128;
+
+/// Longest client id in bytes: room for two UUIDs.
+pub const CLIENT_ID_BYTES_MAX: usize = 128;
+
+/// Default for the largest content of one message in bytes (the published figure: 32 KiB).
+pub const PAYLOAD_BYTES_MAX: usize = 32 * 1024;
+
+/// Deepest nesting of a message's content. Every JSON reader a subscriber may use copes with it;
+/// recursive ones overflow their stack not far beyond.
+pub const JSON_DEPTH_MAX: usize = 128;
+
+/// Room around the content in a request or a frame: names, ids, JSON keys.
+pub const ENVELOPE_BYTES_MAX: usize = 4 * 1024;
+
+/// Largest message a WebSocket client may send, over all its fragments. Commands are small.
+pub const CLIENT_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// Largest payload of a control frame (RFC 6455 section 5.5).
+pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
+
+/// Largest HTTP request head in bytes: the common bound of servers and proxies.
+pub const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Most header fields in a request: what browsers and proxies send is well under half.
+pub const HTTP_HEADERS_MAX: usize = 64;
+
+/// Most bytes of one chunk-size line with its extensions.
+pub const CHUNK_LINE_BYTES_MAX: usize = 256;
+
+/// Most bytes of trailer fields after a chunked body; they are read and dropped.
+pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
+
+// A command always fits beside a full payload, and a control frame always fits into a message.
+const _: () = assert!(CONTROL_PAYLOAD_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX);
+const _: () = assert!(PAYLOAD_BYTES_MAX + ENVELOPE_BYTES_MAX <= CLIENT_MESSAGE_BYTES_MAX);
