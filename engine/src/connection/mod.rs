@@ -1,0 +1,191 @@
+//! One socket's life: HTTP first, then perhaps WebSocket, then closing.
+//!
+//! A [`Connection`] is a small record. All that a connection needs only while something happens on
+//! it is in [`Active`], which is made when it is needed and dropped when it is empty: an idle
+//! connection owns no buffer.
+
+mod close;
+mod http;
+mod websocket;
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use pushflo_protocol::http::RequestReader;
+use pushflo_protocol::websocket::MessageReader;
+
+use crate::auth::Access;
+use crate::shard::{AddressSlot, Batch, Limits, SubscriptionKey};
+
+pub use close::CloseReason;
+use http::PendingAnswer;
+pub(crate) use http::{AllowOrigin, Answering, Reply};
+
+/// A connection's record.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    phase: Phase,
+    /// The peer sends nothing more.
+    peer_done: bool,
+    /// Where it is counted.
+    address: AddressSlot,
+    /// The tick at which its time-out comes up; `u32::MAX` for none.
+    pub(crate) timer_tick: u32,
+    /// When the peer was last heard, or, while a request is read, when that began.
+    heard_tick: u32,
+    /// What it is subscribed to.
+    pub(crate) subscriptions: Vec<SubscriptionKey>,
+    active: Option<Box<Active>>,
+}
+
+/// What is spoken on the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Http,
+    /// A WebSocket, with what its key grants.
+    Open {
+        access: Access,
+        pinged: bool,
+    },
+    /// A last write is on its way; what the peer sends is dropped. `until` is a tick.
+    Closing {
+        until: u32,
+        half_closed: bool,
+    },
+}
+
+/// What a connection has only while something happens on it.
+#[derive(Debug, Default)]
+struct Active {
+    /// Bytes of an unfinished request or frame.
+    inbound: Vec<u8>,
+    request_reader: RequestReader,
+    message_reader: MessageReader,
+    /// Answers to pipelined requests in their order.
+    answers: VecDeque<PendingAnswer>,
+    /// The sequence number of the first of `answers`.
+    first_answer: u32,
+    /// Bytes of the connection's own, ready to be written.
+    out: VecDeque<Bytes>,
+    out_bytes: usize,
+    /// Subscriptions with something to send, each once.
+    behind: VecDeque<SubscriptionKey>,
+    /// What is left of a write that was taken in part.
+    unfinished: Option<Batch>,
+    /// Since when a write is in flight.
+    writing_since: Option<u32>,
+    is_writing: bool,
+    is_due: bool,
+    /// Its bytes were not wanted when some came.
+    is_paused: bool,
+}
+
+impl Connection {
+    pub(crate) fn new(address: AddressSlot, tick: u32) -> Self {
+        Self {
+            phase: Phase::Http,
+            peer_done: false,
+            address,
+            timer_tick: u32::MAX,
+            heard_tick: tick,
+            subscriptions: Vec::new(),
+            active: None,
+        }
+    }
+
+    pub(crate) fn is_websocket(&self) -> bool {
+        matches!(self.phase, Phase::Open { .. })
+    }
+
+    /// Whether nothing is under way on it.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.active.is_none() && !matches!(self.phase, Phase::Closing { .. })
+    }
+
+    pub(crate) fn wants_bytes(&mut self, limits: &Limits) -> bool {
+        let Some(active) = &mut self.active else { return true };
+        let wanted = active.out_bytes < limits.out_bytes_max
+            && active.answers.len() < limits.pipelined_requests_max;
+        active.is_paused = !wanted;
+        wanted
+    }
+
+    pub(crate) fn push_out(&mut self, bytes: Bytes) {
+        let active = self.active();
+        active.out_bytes += bytes.len();
+        active.out.push_back(bytes);
+    }
+
+    pub(crate) fn has_out(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| !active.out.is_empty())
+    }
+
+    pub(crate) fn push_behind(&mut self, subscription: SubscriptionKey) {
+        self.active().behind.push_back(subscription);
+    }
+
+    pub(crate) fn pop_behind(&mut self) -> Option<SubscriptionKey> {
+        self.active.as_mut()?.behind.pop_front()
+    }
+
+    /// Whether the connection is to be put in line for a write now.
+    pub(crate) fn take_due(&mut self) -> bool {
+        let Some(active) = &mut self.active else { return false };
+        let something =
+            active.unfinished.is_some() || !active.out.is_empty() || !active.behind.is_empty();
+        let due = something && !active.is_writing && !active.is_due;
+        active.is_due |= due;
+        due
+    }
+
+    /// The batch of a new write: what an earlier one left, or the connection's own bytes. After
+    /// this `out` is empty unless the batch is full.
+    pub(crate) fn begin_write(&mut self) -> Batch {
+        let Some(active) = &mut self.active else { return Batch::default() };
+        active.is_due = false;
+        active.is_writing = true;
+        let mut batch = active.unfinished.take().unwrap_or_default();
+        while !batch.is_full()
+            && let Some(bytes) = active.out.pop_front()
+        {
+            active.out_bytes -= bytes.len();
+            batch.push(bytes);
+        }
+        batch
+    }
+
+    /// A write ended and left `rest`.
+    pub(crate) fn write_done(&mut self, rest: Option<Batch>) {
+        if let Some(active) = &mut self.active {
+            active.is_writing = false;
+            active.writing_since = None;
+            active.unfinished = rest;
+        }
+        self.shrink();
+    }
+
+    fn active(&mut self) -> &mut Active {
+        self.active.get_or_insert_default()
+    }
+
+    /// Gives back what is not needed while nothing happens.
+    fn shrink(&mut self) {
+        if self.active.as_ref().is_some_and(|active| active.is_empty()) {
+            self.active = None;
+        }
+    }
+}
+
+impl Active {
+    fn is_empty(&self) -> bool {
+        self.inbound.is_empty()
+            && !self.request_reader.is_reading_body()
+            && self.message_reader.is_idle()
+            && self.answers.is_empty()
+            && self.out.is_empty()
+            && self.behind.is_empty()
+            && self.unfinished.is_none()
+            && !self.is_writing
+            && !self.is_paused
+    }
+}

@@ -1,0 +1,291 @@
+//! History: the logs of the channels whose home is this shard.
+//!
+//! The seam: a shard appends, expires and reads through [`History`] and never looks behind it. This
+//! one keeps everything in memory. It is bounded per channel by count, bytes and age, and over all
+//! channels by bytes: the oldest message goes first.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use pushflo_protocol::{Message, Offset};
+use slotmap::SecondaryMap;
+
+use crate::shard::HomeKey;
+
+/// What is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    /// Oldest age in milliseconds; 0 keeps nothing.
+    pub age_ms_max: u64,
+    /// Most messages of one channel.
+    pub messages_max: usize,
+    /// Most bytes of one channel.
+    pub channel_bytes_max: usize,
+    /// Most bytes of all channels of one shard.
+    pub shard_bytes_max: usize,
+}
+
+/// The logs of one shard's channels.
+#[derive(Debug)]
+pub struct History {
+    retention: Retention,
+    logs: SecondaryMap<HomeKey, Log>,
+    /// All messages in the order they came, so that the oldest is found without a search. Entries
+    /// whose message is gone already are passed over.
+    order: VecDeque<(HomeKey, Offset)>,
+    bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Log {
+    messages: VecDeque<Message>,
+    bytes: usize,
+}
+
+/// A request for a page, newest first.
+#[derive(Clone, Debug)]
+pub struct PageQuery {
+    /// Which page, from 1.
+    pub page: u64,
+    /// Messages on a page, 1 to 100.
+    pub page_size: u64,
+    /// Only this event type.
+    pub event_type: Option<String>,
+    /// Only messages later than this, in Unix milliseconds.
+    pub after_ms: Option<u64>,
+    /// Only messages earlier than this, in Unix milliseconds.
+    pub before_ms: Option<u64>,
+}
+
+impl History {
+    /// Empty logs.
+    pub fn new(retention: Retention) -> Self {
+        Self { retention, logs: SecondaryMap::new(), order: VecDeque::new(), bytes: 0 }
+    }
+
+    /// Keeps a message, at the expense of older ones where a limit says so.
+    pub fn append(&mut self, channel: HomeKey, message: Message) {
+        let size = cost(&message);
+        if self.retention.age_ms_max == 0 || size > self.retention.channel_bytes_max {
+            self.forget(channel);
+            return;
+        }
+        let Some(entry) = self.logs.entry(channel) else { return };
+        let log = entry.or_default();
+        self.order.push_back((channel, message.offset));
+        log.messages.push_back(message);
+        log.bytes += size;
+        self.bytes += size;
+        while log.messages.len() > self.retention.messages_max
+            || log.bytes > self.retention.channel_bytes_max
+        {
+            self.bytes -= log.drop_oldest();
+        }
+        while self.bytes > self.retention.shard_bytes_max {
+            self.drop_oldest();
+        }
+        self.compact_order();
+    }
+
+    /// Drops what has become too old at `now_ms`.
+    pub fn expire(&mut self, now_ms: u64) {
+        let limit = now_ms.saturating_sub(self.retention.age_ms_max);
+        while let Some(&(channel, offset)) = self.order.front() {
+            let oldest = self.logs.get(channel).and_then(|log| log.messages.front());
+            match oldest {
+                Some(oldest) if oldest.offset <= offset && oldest.timestamp_ms >= limit => break,
+                _ => self.drop_oldest(),
+            }
+        }
+    }
+
+    /// The frames after `offset`, oldest first; `None` if any of them is not kept any more.
+    /// `head` is the channel's newest offset.
+    pub fn after(&self, channel: HomeKey, offset: Offset, head: Offset) -> Option<Vec<Bytes>> {
+        if offset >= head {
+            return (offset == head).then(Vec::new);
+        }
+        let log = self.logs.get(channel)?;
+        let first = log.messages.front()?.offset;
+        if first > offset.next() {
+            return None;
+        }
+        let start = log.messages.partition_point(|message| message.offset <= offset);
+        Some(log.messages.range(start..).map(|message| message.frame.clone()).collect())
+    }
+
+    /// The frames kept since a time, oldest first.
+    pub fn since(&self, channel: HomeKey, unix_ms: u64) -> Vec<Bytes> {
+        let Some(log) = self.logs.get(channel) else { return Vec::new() };
+        let start = log.messages.partition_point(|message| message.timestamp_ms < unix_ms);
+        log.messages.range(start..).map(|message| message.frame.clone()).collect()
+    }
+
+    /// The last `count` frames, or all that are kept, oldest first.
+    pub fn last(&self, channel: HomeKey, count: u64) -> Vec<Bytes> {
+        let Some(log) = self.logs.get(channel) else { return Vec::new() };
+        let count = usize::try_from(count).unwrap_or(usize::MAX);
+        let start = log.messages.len().saturating_sub(count);
+        log.messages.range(start..).map(|message| message.frame.clone()).collect()
+    }
+
+    /// The messages of a page, newest first, and how many match in all.
+    pub fn page(&self, channel: HomeKey, query: &PageQuery) -> (Vec<&Message>, u64) {
+        let Some(log) = self.logs.get(channel) else { return (Vec::new(), 0) };
+        let wanted = query.event_type.as_deref().and_then(|t| serde_json::to_string(t).ok());
+        let matches = |message: &&Message| {
+            wanted.as_ref().is_none_or(|wanted| message.event_type_json() == wanted.as_bytes())
+                && query.after_ms.is_none_or(|after| message.timestamp_ms > after)
+                && query.before_ms.is_none_or(|before| message.timestamp_ms < before)
+        };
+        let skip = (query.page - 1).saturating_mul(query.page_size);
+        let (mut items, mut total) = (Vec::new(), 0);
+        for message in log.messages.iter().rev().filter(matches) {
+            if total >= skip && (items.len() as u64) < query.page_size {
+                items.push(message);
+            }
+            total += 1;
+        }
+        (items, total)
+    }
+
+    /// Drops all of a channel.
+    pub fn forget(&mut self, channel: HomeKey) {
+        if let Some(log) = self.logs.remove(channel) {
+            self.bytes -= log.bytes;
+        }
+    }
+
+    /// Bytes kept, over all channels.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn drop_oldest(&mut self) {
+        let Some((channel, offset)) = self.order.pop_front() else { return };
+        let Some(log) = self.logs.get_mut(channel) else { return };
+        if log.messages.front().is_some_and(|oldest| oldest.offset <= offset) {
+            self.bytes -= log.drop_oldest();
+        }
+        if log.messages.is_empty() {
+            self.logs.remove(channel);
+        }
+    }
+
+    /// Channels that overwrite themselves leave entries behind; half of them at most may be stale.
+    fn compact_order(&mut self) {
+        let kept: usize = self.bytes / MESSAGE_BYTES_MIN;
+        if self.order.len() > 2 * kept + 1024 {
+            let logs = &self.logs;
+            self.order.retain(|&(channel, offset)| {
+                let oldest = logs.get(channel).and_then(|log| log.messages.front());
+                oldest.is_some_and(|oldest| oldest.offset <= offset)
+            });
+        }
+    }
+}
+
+impl Log {
+    fn drop_oldest(&mut self) -> usize {
+        let size = self.messages.pop_front().as_ref().map_or(0, cost);
+        self.bytes -= size;
+        size
+    }
+}
+
+/// What a message costs in memory: its frame, and the record beside it.
+fn cost(message: &Message) -> usize {
+    message.frame.len() + size_of::<Message>()
+}
+
+const MESSAGE_BYTES_MIN: usize = 256;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pushflo_protocol::ChannelSlug;
+    use pushflo_protocol::message::{MessageId, Parts};
+    use slotmap::SlotMap;
+
+    fn message(offset: u64, timestamp_ms: u64) -> Message {
+        Message::encode(Parts {
+            channel: &ChannelSlug::parse("c").unwrap(),
+            id: MessageId(u128::from(offset)),
+            offset: Offset(offset),
+            prev: None,
+            timestamp_ms,
+            event_type: if offset.is_multiple_of(2) { "even" } else { "odd" },
+            client_id: None,
+            content: "1",
+        })
+    }
+
+    fn retention() -> Retention {
+        Retention {
+            age_ms_max: 100,
+            messages_max: 10,
+            channel_bytes_max: 100_000,
+            shard_bytes_max: 100_000,
+        }
+    }
+
+    #[test]
+    fn recovery_is_whole_or_nothing() {
+        let mut keys: SlotMap<HomeKey, ()> = SlotMap::with_key();
+        let channel = keys.insert(());
+        let mut history = History::new(retention());
+        for offset in 1..=15 {
+            history.append(channel, message(offset, offset));
+        }
+        let head = Offset(15);
+        assert_eq!(history.after(channel, Offset(5), head).unwrap().len(), 10);
+        assert!(history.after(channel, Offset(4), head).is_none());
+        assert_eq!(history.after(channel, Offset(15), head).unwrap().len(), 0);
+        assert!(history.after(channel, Offset(16), head).is_none());
+        assert_eq!(history.since(channel, 14).len(), 2);
+        assert_eq!(history.last(channel, 3).len(), 3);
+        assert_eq!(history.last(channel, u64::MAX).len(), 10);
+        history.expire(110);
+        assert!(history.after(channel, Offset(8), head).is_none());
+        assert_eq!(history.after(channel, Offset(9), head).unwrap().len(), 6);
+        history.expire(1_000);
+        assert!(history.after(channel, Offset(14), head).is_none());
+        assert_eq!(history.bytes(), 0);
+    }
+
+    #[test]
+    fn pages_are_newest_first_with_right_totals() {
+        let mut keys: SlotMap<HomeKey, ()> = SlotMap::with_key();
+        let channel = keys.insert(());
+        let mut history = History::new(retention());
+        for offset in 1..=9 {
+            history.append(channel, message(offset, offset));
+        }
+        let query = PageQuery {
+            page: 2,
+            page_size: 2,
+            event_type: Some("odd".into()),
+            after_ms: Some(1),
+            before_ms: None,
+        };
+        let (items, total) = history.page(channel, &query);
+        assert_eq!(items.iter().map(|m| m.offset.0).collect::<Vec<_>>(), [5, 3]);
+        assert_eq!(total, 4);
+    }
+
+    #[test]
+    fn the_oldest_of_all_channels_goes_first() {
+        let mut keys: SlotMap<HomeKey, ()> = SlotMap::with_key();
+        let (a, b) = (keys.insert(()), keys.insert(()));
+        let size = cost(&message(1, 1));
+        let mut history = History::new(Retention { shard_bytes_max: 4 * size, ..retention() });
+        for offset in 1..=2 {
+            history.append(a, message(offset, offset));
+        }
+        for offset in 1..=3 {
+            history.append(b, message(offset, offset));
+        }
+        assert_eq!(history.last(a, 9).len(), 1);
+        assert_eq!(history.last(b, 9).len(), 3);
+    }
+}

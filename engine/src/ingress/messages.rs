@@ -1,0 +1,64 @@
+//! `GET /api/v1/channels/:slug/messages`: history, newest first.
+
+use pushflo_protocol::Refusal;
+use pushflo_protocol::http::Request;
+
+use crate::auth::Role;
+use crate::connection::Answering;
+use crate::history::PageQuery;
+use crate::shard::{ChannelKey, Envelope, RequestId, Shard, no_room};
+
+/// Messages on a page if the request does not say.
+const PAGE_SIZE_DEFAULT: u64 = 25;
+
+/// Most messages on a page.
+const PAGE_SIZE_MAX: u64 = 100;
+
+impl Shard {
+    pub(super) fn messages(
+        &mut self,
+        id: RequestId,
+        request: &Request<'_>,
+        slug: &str,
+    ) -> Result<Answering, Refusal> {
+        let access = self.authorize(request, Role::Secret)?;
+        let channel = ChannelKey { app: access.app, slug: super::slug(slug)? };
+        let query = page_query(request)?;
+        let home = self.home_shard(&channel);
+        if self.is_way_full(home) {
+            return Err(no_room());
+        }
+        self.post(home, Envelope::Page(Box::new((id, channel, query))));
+        Ok(Answering::Later)
+    }
+}
+
+fn page_query(request: &Request<'_>) -> Result<PageQuery, Refusal> {
+    Ok(PageQuery {
+        page: number(request, "page", 1, u64::MAX)?.unwrap_or(1),
+        page_size: number(request, "pageSize", 1, PAGE_SIZE_MAX)?.unwrap_or(PAGE_SIZE_DEFAULT),
+        event_type: request.query_parameter("eventType").map(Into::into),
+        after_ms: number(request, "after", 0, u64::MAX)?,
+        before_ms: number(request, "before", 0, u64::MAX)?,
+    })
+}
+
+fn number(
+    request: &Request<'_>,
+    name: &'static str,
+    least: u64,
+    most: u64,
+) -> Result<Option<u64>, Refusal> {
+    let Some(text) = request.query_parameter(name) else { return Ok(None) };
+    match text.parse() {
+        Ok(value) if (least..=most).contains(&value) => Ok(Some(value)),
+        _ => {
+            let text = if most == u64::MAX {
+                format!("{name} must be a whole number of at least {least}")
+            } else {
+                format!("{name} must be a whole number from {least} to {most}")
+            };
+            Err(Refusal::field(name, text))
+        }
+    }
+}

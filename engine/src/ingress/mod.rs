@@ -1,0 +1,141 @@
+//! HTTP routes: what each address does. Parsing is in the protocol crate, the connection in
+//! [`crate::connection`].
+
+mod live;
+mod messages;
+mod publish;
+mod websocket;
+
+use bytes::Bytes;
+use pushflo_protocol::http::Request;
+use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal};
+
+use crate::auth::{Access, Role};
+use crate::connection::{AllowOrigin, Answering, Reply};
+use crate::metrics;
+use crate::shard::{AllowedOrigins, RequestId, Shard};
+
+impl Shard {
+    /// Does what a request asks for. `unanswered`: earlier requests of the connection still wait.
+    pub(crate) fn route(
+        &mut self,
+        id: RequestId,
+        request: &Request<'_>,
+        unanswered: bool,
+    ) -> Answering {
+        let method = if request.method == "HEAD" { "GET" } else { request.method };
+        let result = match (method, request.path) {
+            ("OPTIONS", _) => Ok(Answering::Now(preflight())),
+            ("GET", "/health") => Ok(Answering::Now(self.health())),
+            ("GET", "/metrics") if self.settings.metrics_on_main_port => {
+                Ok(Answering::Now(self.metrics_page()))
+            }
+            ("GET", "/" | "/live") => Ok(Answering::Now(live::page())),
+            ("GET", "/ws") => self.upgrade(id, request, unanswered),
+            ("POST", "/api/v1/publish") => self.publish(id, request),
+            (method, path) => match (method, channel_messages(path)) {
+                ("POST", Some(slug)) => self.publish_message(id, request, slug),
+                ("GET", Some(slug)) => self.messages(id, request, slug),
+                _ => Err(not_found(method, path)),
+            },
+        };
+        result.unwrap_or_else(|refusal| {
+            self.metrics().refused(refusal.code);
+            Answering::Now(Reply::refusal(&refusal))
+        })
+    }
+
+    /// What a request's key grants, if it is at least `role`.
+    ///
+    /// # Errors
+    /// `UNAUTHORIZED` without a known key, `FORBIDDEN` with one that may not do this.
+    pub(crate) fn authorize(&self, request: &Request<'_>, role: Role) -> Result<Access, Refusal> {
+        let unauthorized = |text| Refusal::new(ErrorCode::Unauthorized, text);
+        let header = request.header("authorization").and_then(|value| str::from_utf8(value).ok());
+        let header =
+            header.ok_or_else(|| unauthorized("a key is required: 'Authorization: Bearer KEY'"))?;
+        let (scheme, key) = header.split_once(' ').unwrap_or((header, ""));
+        if !scheme.eq_ignore_ascii_case("bearer") {
+            return Err(unauthorized("the header must have the form 'Authorization: Bearer KEY'"));
+        }
+        let access = self
+            .settings
+            .keys
+            .find(key.trim())
+            .ok_or_else(|| unauthorized("the key is not known"))?;
+        if access.role < role {
+            let text = format!(
+                "this needs a key that starts with {}, the key given starts with {}",
+                role.prefix(),
+                access.role.prefix()
+            );
+            return Err(Refusal::new(ErrorCode::Forbidden, text));
+        }
+        Ok(access)
+    }
+
+    /// What a browser's script is told about who may read the answer.
+    pub(crate) fn allow_origin(&self, request: &Request<'_>) -> AllowOrigin {
+        let Some(origin) = request.header("origin").and_then(|value| str::from_utf8(value).ok())
+        else {
+            return AllowOrigin::None;
+        };
+        match &self.settings.origins {
+            AllowedOrigins::All => AllowOrigin::Any,
+            list if list.allows(Some(origin.as_bytes())) => {
+                AllowOrigin::One(format!("Access-Control-Allow-Origin: {origin}"))
+            }
+            AllowedOrigins::List(_) => AllowOrigin::None,
+        }
+    }
+
+    fn health(&self) -> Reply {
+        let draining = self.is_draining();
+        let status = if draining { "draining" } else { "ok" };
+        let timestamp = pushflo_protocol::time::iso8601(self.now.unix_ms);
+        let body = format!(r#"{{"status":"{status}","timestamp":"{timestamp}"}}"#);
+        Reply::json(if draining { 503 } else { 200 }, body)
+    }
+
+    fn metrics_page(&self) -> Reply {
+        Reply {
+            status: 200,
+            content_type: Some("text/plain; version=0.0.4; charset=utf-8"),
+            body: metrics::render(&self.shared.metrics).into(),
+            headers: Vec::new(),
+        }
+    }
+}
+
+/// The answer to a browser that asks whether its script may call (the Fetch standard's preflight).
+fn preflight() -> Reply {
+    Reply {
+        status: 204,
+        content_type: None,
+        body: Bytes::new(),
+        headers: vec![
+            "Access-Control-Allow-Methods: GET, POST, PATCH, DELETE, OPTIONS".into(),
+            "Access-Control-Allow-Headers: Authorization, Content-Type, Idempotency-Key".into(),
+            "Access-Control-Max-Age: 86400".into(),
+        ],
+    }
+}
+
+/// The slug in `/api/v1/channels/SLUG/messages`.
+fn channel_messages(path: &str) -> Option<&str> {
+    path.strip_prefix("/api/v1/channels/")?.strip_suffix("/messages")
+}
+
+fn slug(text: &str) -> Result<ChannelSlug, Refusal> {
+    ChannelSlug::parse(text).map_err(|error| Refusal::field("channel", error.to_string()))
+}
+
+fn not_found(method: &str, path: &str) -> Refusal {
+    const PATHS: [&str; 6] = ["/health", "/metrics", "/", "/live", "/ws", "/api/v1/publish"];
+    let shown: String = path.chars().take(80).collect();
+    if PATHS.contains(&path) || channel_messages(path).is_some() {
+        let text = format!("{shown} does not take {}", method.chars().take(16).collect::<String>());
+        return Refusal::new(ErrorCode::MethodNotAllowed, text);
+    }
+    Refusal::new(ErrorCode::NotFound, format!("there is nothing at {shown}"))
+}

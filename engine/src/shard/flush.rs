@@ -1,0 +1,147 @@
+//! Fan-out: one write per connection and turn, of all bytes between its cursors and the heads.
+//!
+//! Per subscriber this reads a cursor and clones a reference to a block; it parses, formats and
+//! copies nothing. A connection is in `due` at most once and never while a write is in flight.
+
+use super::Shard;
+use super::batch::Batch;
+use super::id::{ConnectionKey, SubscriptionKey, TailKey};
+use crate::connection::CloseReason;
+
+impl Shard {
+    /// Seals what the turn brought and finds out who is to get it. To be called once a turn, after
+    /// everything that waited was applied and before [`Shard::next_write`].
+    pub fn flush(&mut self) {
+        for key in std::mem::take(&mut self.dirty) {
+            self.flush_tail(key);
+        }
+        self.settle();
+    }
+
+    /// The next write: all of the batch, in order. [`Shard::written`] must follow.
+    pub fn next_write(&mut self) -> Option<(ConnectionKey, Batch)> {
+        while let Some(connection) = self.due.pop_front() {
+            if let Some(batch) = self.gather(connection) {
+                return Some((connection, batch));
+            }
+        }
+        None
+    }
+
+    /// The socket took `written` bytes of a batch; what it did not take is sent again.
+    pub fn written(&mut self, connection: ConnectionKey, mut batch: Batch, written: usize) {
+        self.metrics().bytes_sent_total.add(written as u64);
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        batch.advance(written);
+        c.write_done((!batch.is_empty()).then_some(batch));
+        self.mark_due(connection);
+        self.after_write(connection);
+        self.settle();
+    }
+
+    /// Puts a connection in line for a write if it has something to send and none in flight.
+    pub(crate) fn mark_due(&mut self, connection: ConnectionKey) {
+        if let Some(c) = self.connections.get_mut(connection)
+            && c.take_due()
+        {
+            self.due.push_back(connection);
+        }
+    }
+
+    /// A subscriber of the tail has nothing more to send.
+    pub(super) fn caught_up(&mut self, key: TailKey) {
+        let Some(tail) = self.tails.get_mut(key) else { return };
+        tail.behind = tail.behind.saturating_sub(1);
+        if tail.behind == 0 && !tail.is_dirty {
+            let before = tail.bytes();
+            tail.trim(tail.end());
+            self.count_tail_bytes(before, 0);
+        }
+    }
+
+    fn flush_tail(&mut self, key: TailKey) {
+        let tail_bytes_max = self.settings.limits.tail_bytes_max;
+        let Some(tail) = self.tails.get_mut(key) else { return };
+        let before = tail.bytes();
+        tail.is_dirty = false;
+        tail.seal();
+        let end = tail.end();
+        let mut slowest = end;
+        let mut too_slow: Vec<ConnectionKey> = Vec::new();
+        for &subscriber in &tail.subscribers {
+            let Some(subscription) = self.subscriptions.get_mut(subscriber) else { continue };
+            slowest = slowest.min(subscription.cursor);
+            if subscription.is_behind {
+                if tail.bytes_behind(subscription.cursor) > tail_bytes_max {
+                    too_slow.push(subscription.connection);
+                }
+            } else if subscription.cursor < end {
+                subscription.is_behind = true;
+                tail.behind += 1;
+                let Some(c) = self.connections.get_mut(subscription.connection) else { continue };
+                c.push_behind(subscriber);
+                if c.take_due() {
+                    self.due.push_back(subscription.connection);
+                }
+            }
+        }
+        tail.trim(slowest);
+        let after = tail.bytes();
+        self.count_tail_bytes(before, after);
+        for connection in too_slow {
+            self.metrics().slow_consumers_total.increment();
+            self.close_websocket(connection, CloseReason::TOO_SLOW);
+        }
+    }
+
+    /// One batch: first what was begun, then the connection's own bytes, then its channels in turn.
+    fn gather(&mut self, connection: ConnectionKey) -> Option<Batch> {
+        let c = self.connections.get_mut(connection)?;
+        let mut batch = c.begin_write();
+        let mut messages = 0u64;
+        let mut caught_up = Vec::new();
+        while !batch.is_full() && !c.has_out() {
+            let Some(key) = c.pop_behind() else { break };
+            let Some(subscription) = self.subscriptions.get_mut(key) else { continue };
+            let Some(tail) = self.tails.get(subscription.tail) else { continue };
+            while !batch.is_full()
+                && let Some((bytes, frames)) = tail.block(subscription.cursor)
+            {
+                batch.push(bytes.clone());
+                messages += u64::from(frames);
+                subscription.cursor += 1;
+            }
+            if subscription.cursor >= tail.end() {
+                subscription.is_behind = false;
+                caught_up.push(subscription.tail);
+            } else {
+                c.push_behind(key);
+            }
+        }
+        let nothing = batch.is_empty();
+        if nothing {
+            c.write_done(None);
+        }
+        for tail in caught_up {
+            self.caught_up(tail);
+        }
+        if nothing {
+            return None;
+        }
+        let metrics = self.metrics();
+        if messages > 0 {
+            metrics.flushes_total.increment();
+            metrics.deliveries_total.add(messages);
+        }
+        Some(batch)
+    }
+
+    /// Whether a subscription still has something to send; for assertions of the simulation.
+    pub fn is_behind(&self, key: SubscriptionKey) -> bool {
+        self.subscriptions.get(key).is_some_and(|subscription| subscription.is_behind)
+    }
+
+    fn count_tail_bytes(&self, before: u64, after: u64) {
+        self.metrics().tail_bytes.add(after.wrapping_sub(before));
+    }
+}

@@ -1,0 +1,64 @@
+//! What waits to be put into another shard's mailbox.
+//!
+//! A mailbox may be full; a shard never waits for room. It keeps what it already accepted here, in
+//! order, and refuses new publishes that would need this outbox once it is full.
+
+use std::collections::VecDeque;
+
+use super::envelope::Envelope;
+
+/// Bounds of one outbox.
+#[derive(Clone, Copy, Debug)]
+pub struct OutboxLimits {
+    /// Most envelopes before publishes are refused. Answers are taken beyond it: they are bounded
+    /// by the requests that are under way.
+    pub envelopes_max: usize,
+    /// Most bytes of content before publishes are refused.
+    pub bytes_max: usize,
+}
+
+/// The envelopes on their way to one shard.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    queue: VecDeque<Envelope>,
+    bytes: usize,
+}
+
+impl Outbox {
+    /// Whether a publish that needs this way must be refused.
+    pub fn is_full(&self, limits: OutboxLimits) -> bool {
+        self.queue.len() >= limits.envelopes_max || self.bytes >= limits.bytes_max
+    }
+
+    /// Appends.
+    pub fn push(&mut self, envelope: Envelope) {
+        self.bytes += envelope.payload_bytes();
+        self.queue.push_back(envelope);
+    }
+
+    /// Hands over in order until `post` gives one back because the mailbox is full. Returns how
+    /// many went.
+    pub fn drain(&mut self, mut post: impl FnMut(Envelope) -> Result<(), Envelope>) -> usize {
+        let mut sent = 0;
+        while let Some(envelope) = self.queue.pop_front() {
+            let bytes = envelope.payload_bytes();
+            if let Err(envelope) = post(envelope) {
+                self.queue.push_front(envelope);
+                break;
+            }
+            self.bytes -= bytes;
+            sent += 1;
+        }
+        sent
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}

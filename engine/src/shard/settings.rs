@@ -1,0 +1,191 @@
+//! What a shard is configured with, and the little that all shards share.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+
+use super::{OutboxLimits, Refused};
+use crate::auth::Keys;
+use crate::clock::ticks;
+use crate::hash::Placement;
+use crate::history::Retention;
+use crate::metrics::ShardMetrics;
+
+/// Settings that do not change while the server runs.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Who may do what.
+    pub keys: Keys,
+    /// Which browsers' origins may connect and call.
+    pub origins: AllowedOrigins,
+    /// Bounds.
+    pub limits: Limits,
+    /// Time-outs.
+    pub timeouts: Timeouts,
+    /// What history keeps.
+    pub retention: Retention,
+    /// Bounds on what waits between shards.
+    pub outbox: OutboxLimits,
+    /// Whether `/metrics` is served on the main port.
+    pub metrics_on_main_port: bool,
+}
+
+/// Origins that browsers may come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AllowedOrigins {
+    /// Any.
+    All,
+    /// Only these, as in the `Origin` header.
+    List(Vec<String>),
+}
+
+impl AllowedOrigins {
+    /// Whether a request with this `Origin` header is let in. Without one it is no browser's.
+    pub fn allows(&self, origin: Option<&[u8]>) -> bool {
+        match (self, origin) {
+            (Self::All, _) | (_, None) => true,
+            (Self::List(list), Some(origin)) => list.iter().any(|o| o.as_bytes() == origin),
+        }
+    }
+}
+
+/// Bounds on what connections may hold and send.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most connections of the whole server.
+    pub connections_max: usize,
+    /// Most connections of one address (IPv6: one /64).
+    pub connections_per_address_max: u32,
+    /// Most subscriptions of one connection.
+    pub subscriptions_per_connection_max: usize,
+    /// Most channels whose home is one shard.
+    pub channels_per_shard_max: usize,
+    /// Largest content of one message in bytes.
+    pub payload_bytes_max: usize,
+    /// Furthest that a subscriber may fall behind, in bytes of one channel.
+    pub tail_bytes_max: u64,
+    /// Most messages that `replay` may ask for with `last`.
+    pub replay_messages_max: u64,
+    /// Most requests of one connection that are under way; more are not read until some are
+    /// answered.
+    pub pipelined_requests_max: usize,
+    /// Bytes of answers and events a connection may have waiting before its bytes are not read
+    /// any more.
+    pub out_bytes_max: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections_max: 1_000_000,
+            connections_per_address_max: 1_000_000,
+            subscriptions_per_connection_max: 1_000,
+            channels_per_shard_max: 1_000_000,
+            payload_bytes_max: pushflo_protocol::limits::PAYLOAD_BYTES_MAX,
+            tail_bytes_max: 4 * 1024 * 1024,
+            replay_messages_max: 10_000,
+            pipelined_requests_max: 256,
+            out_bytes_max: 1024 * 1024,
+        }
+    }
+}
+
+/// Time-outs in ticks.
+#[derive(Clone, Copy, Debug)]
+pub struct Timeouts {
+    /// From the first byte of a request, or from connecting, to the end of its head.
+    pub head: u32,
+    /// From the first byte of a request to the end of its body.
+    pub body: u32,
+    /// Between two requests.
+    pub keep_alive: u32,
+    /// Silence after which a WebSocket peer is sent a ping.
+    pub ping: u32,
+    /// Silence after that ping until it is given up.
+    pub pong: u32,
+    /// How long a write may be stuck.
+    pub write: u32,
+    /// How long a closing connection may take to end.
+    pub linger: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head: ticks(10_000),
+            body: ticks(30_000),
+            keep_alive: ticks(75_000),
+            ping: ticks(55_000),
+            pong: ticks(25_000),
+            write: ticks(30_000),
+            linger: ticks(5_000),
+        }
+    }
+}
+
+/// What all shards share: plain atomic numbers, and things that never change.
+#[derive(Debug)]
+pub struct Shared {
+    /// One set of numbers per shard.
+    pub metrics: Box<[ShardMetrics]>,
+    /// Numbers of no shard; never shown.
+    pub stray: ShardMetrics,
+    /// Places channels on shards.
+    pub placement: Placement,
+    /// Identifies this incarnation of the in-memory logs.
+    pub incarnation: u64,
+    /// The server is going away.
+    pub draining: AtomicBool,
+    connections: AtomicUsize,
+    /// Connections by address, in slots: addresses that fall on one slot share its limit, which is
+    /// why the slots are many. Exact per address would need a lock or an owner.
+    addresses: Box<[AtomicU32]>,
+}
+
+/// Slots for addresses.
+const ADDRESS_SLOTS: usize = 1 << 16;
+
+/// Where a connection is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AddressSlot(u16);
+
+impl Shared {
+    /// For so many shards; `seed` decides the placement of channels.
+    pub fn new(shards: usize, seed: u64) -> Self {
+        Self {
+            metrics: (0..shards).map(|_| ShardMetrics::default()).collect(),
+            stray: ShardMetrics::default(),
+            placement: Placement::new(seed),
+            incarnation: seed.rotate_left(32),
+            draining: AtomicBool::new(false),
+            connections: AtomicUsize::new(0),
+            addresses: (0..ADDRESS_SLOTS).map(|_| AtomicU32::new(0)).collect(),
+        }
+    }
+
+    /// Counts a connection, unless it is over a limit.
+    pub(super) fn admit(&self, peer: IpAddr, limits: &Limits) -> Result<AddressSlot, Refused> {
+        let slot = AddressSlot(match peer.to_canonical() {
+            IpAddr::V4(address) => self.placement.hash(address),
+            IpAddr::V6(address) => self.placement.hash(address.to_bits() >> 64),
+        } as u16);
+        // Added first and taken back if it was one too many: two shards may come at once.
+        if self.connections.fetch_add(1, Relaxed) >= limits.connections_max {
+            self.connections.fetch_sub(1, Relaxed);
+            return Err(Refused::Full);
+        }
+        let count = self.addresses.get(usize::from(slot.0)).map(|a| a.fetch_add(1, Relaxed));
+        if count.is_some_and(|count| count >= limits.connections_per_address_max) {
+            self.leave(slot);
+            return Err(Refused::Address);
+        }
+        Ok(slot)
+    }
+
+    /// A counted connection is gone.
+    pub(crate) fn leave(&self, slot: AddressSlot) {
+        self.connections.fetch_sub(1, Relaxed);
+        if let Some(count) = self.addresses.get(usize::from(slot.0)) {
+            count.fetch_sub(1, Relaxed);
+        }
+    }
+}

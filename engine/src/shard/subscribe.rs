@@ -1,0 +1,286 @@
+//! Subscriptions of this shard's connections, from the command to the last message.
+//!
+//! The seam between the past and live is exact because the home shard's answer travels in the same
+//! queue as the messages: what the tail gets after the answer is what the answer does not hold.
+
+use bytes::Bytes;
+use pushflo_protocol::command::Start;
+use pushflo_protocol::event::{self, Recovered};
+use pushflo_protocol::{ErrorCode, Refusal, StreamPosition};
+
+use super::Shard;
+use super::envelope::{ChannelKey, Envelope, Subscribed};
+use super::id::{ConnectionKey, SubscriptionKey, TailKey};
+use super::subscription::{Subscription, SubscriptionState};
+use super::tail::Tail;
+
+impl Shard {
+    /// A client's `subscribe`.
+    ///
+    /// # Errors
+    /// A refusal for the client; nothing has changed then.
+    pub(crate) fn subscribe(
+        &mut self,
+        connection: ConnectionKey,
+        channel: ChannelKey,
+        start: Start,
+    ) -> Result<(), Refusal> {
+        if let Some(subscription) = self.find_subscription(connection, &channel) {
+            self.subscribe_again(connection, subscription, start);
+            return Ok(());
+        }
+        let Some(c) = self.connections.get(connection) else { return Ok(()) };
+        let most = self.settings.limits.subscriptions_per_connection_max;
+        if c.subscriptions.len() >= most {
+            let text = format!("a connection has at most {most} subscriptions");
+            return Err(Refusal::new(ErrorCode::QuotaExceeded, text));
+        }
+        if self.is_way_full(self.home_shard(&channel)) {
+            let text = "the server is full for the moment; subscribe again shortly";
+            return Err(Refusal::new(ErrorCode::Overloaded, text));
+        }
+        self.ask_home(connection, channel, start);
+        Ok(())
+    }
+
+    /// A client's `unsubscribe`. One for a channel that is not subscribed is answered as well: what
+    /// the client wants is so.
+    pub(crate) fn unsubscribe(&mut self, connection: ConnectionKey, channel: &ChannelKey) {
+        let Some(key) = self.find_subscription(connection, channel) else {
+            self.send(connection, event::unsubscribed(&channel.slug));
+            return;
+        };
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        match &mut subscription.state {
+            SubscriptionState::Pending { leave, .. } => *leave = true,
+            SubscriptionState::Leaving { again } => *again = None,
+            SubscriptionState::Live => self.leave(key),
+        }
+    }
+
+    /// Drops all subscriptions of a connection, without a word to it.
+    pub(crate) fn drop_subscriptions(&mut self, connection: ConnectionKey) {
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        for key in std::mem::take(&mut c.subscriptions) {
+            let Some(subscription) = self.subscriptions.remove(key) else { continue };
+            let tail_key = subscription.tail;
+            match subscription.state {
+                // The answer will find nobody; it is then that the home shard is told.
+                SubscriptionState::Pending { .. } => continue,
+                SubscriptionState::Live => self.tell_home_of_leaving(tail_key, None),
+                SubscriptionState::Leaving { .. } => {}
+            }
+            self.detach(tail_key, &subscription);
+        }
+    }
+
+    /// The home shard's answer to a subscription.
+    pub(super) fn subscribed(
+        &mut self,
+        key: SubscriptionKey,
+        tail_key: TailKey,
+        outcome: Result<Box<Subscribed>, Refusal>,
+    ) {
+        if let Some(tail) = self.tails.get_mut(tail_key) {
+            tail.pending = tail.pending.saturating_sub(1);
+            if let Ok(subscribed) = &outcome {
+                tail.home = Some(subscribed.home);
+                tail.head = Some(subscribed.head);
+            }
+        }
+        let Some(subscription) = self.subscriptions.get_mut(key) else {
+            // The connection went away in the meantime.
+            if outcome.is_ok() {
+                self.tell_home_of_leaving(tail_key, None);
+            }
+            self.drop_tail_if_unused(tail_key);
+            return;
+        };
+        let connection = subscription.connection;
+        let Some(tail) = self.tails.get_mut(tail_key) else { return };
+        let slug = tail.channel.slug.clone();
+        let subscribed = match outcome {
+            Ok(subscribed) => subscribed,
+            Err(refusal) => {
+                self.subscriptions.remove(key);
+                self.forget_in_connection(connection, key);
+                self.drop_tail_if_unused(tail_key);
+                self.metrics().refused(refusal.code);
+                self.send(connection, event::error(&refusal, Some(&slug)));
+                return;
+            }
+        };
+        // What was appended so far is not for this subscription: its past is in the answer.
+        tail.seal();
+        subscription.cursor = tail.end();
+        subscription.slot = tail.subscribers.len() as u32;
+        tail.subscribers.push(key);
+        let asked = std::mem::replace(&mut subscription.state, SubscriptionState::Live);
+        let Subscribed { head, past, missed, .. } = *subscribed;
+        self.send(connection, event::subscribed(&slug, head, past));
+        self.metrics().deliveries_total.add(missed.len() as u64);
+        for frame in missed {
+            self.send(connection, frame);
+        }
+        if let SubscriptionState::Pending { asked, leave, past_wanted } = asked {
+            for _ in 1..asked {
+                let past = past_wanted.then_some(NOTHING_REPLAYED);
+                self.send(connection, event::subscribed(&slug, head, past));
+            }
+            if leave {
+                self.leave(key);
+            }
+        }
+    }
+
+    /// The home shard's last word on a subscription.
+    pub(super) fn unsubscribed(&mut self, key: SubscriptionKey) {
+        let Some(subscription) = self.subscriptions.remove(key) else { return };
+        let connection = subscription.connection;
+        // What the home shard sent before it let go still belongs to the subscriber.
+        if let Some(tail) = self.tails.get_mut(subscription.tail) {
+            tail.seal();
+            let mut rest: Vec<(Bytes, u32)> = Vec::new();
+            let mut cursor = subscription.cursor;
+            while let Some((bytes, frames)) = tail.block(cursor) {
+                rest.push((bytes.clone(), frames));
+                cursor += 1;
+            }
+            for (bytes, frames) in rest {
+                self.metrics().deliveries_total.add(u64::from(frames));
+                self.send(connection, bytes);
+            }
+        }
+        let channel = self.tails.get(subscription.tail).map(|tail| tail.channel.clone());
+        self.forget_in_connection(connection, key);
+        self.detach(subscription.tail, &subscription);
+        let Some(channel) = channel else { return };
+        self.send(connection, event::unsubscribed(&channel.slug));
+        if let SubscriptionState::Leaving { again: Some(start) } = subscription.state {
+            self.ask_home(connection, channel, *start);
+        }
+    }
+
+    /// The next message of a tail.
+    pub(super) fn tail_push(&mut self, key: TailKey, frame: Bytes, head: StreamPosition) {
+        let Some(tail) = self.tails.get_mut(key) else { return };
+        tail.head = Some(head);
+        tail.push(frame);
+        if !tail.is_dirty {
+            tail.is_dirty = true;
+            self.dirty.push(key);
+        }
+    }
+
+    fn ask_home(&mut self, connection: ConnectionKey, channel: ChannelKey, start: Start) {
+        let tail = match self.tail_of.get(&channel) {
+            Some(&tail) => tail,
+            None => {
+                let tail = self.tails.insert(Tail::new(channel.clone()));
+                self.tail_of.insert(channel.clone(), tail);
+                tail
+            }
+        };
+        let past_wanted = start != Start::Live;
+        let subscription = self.subscriptions.insert(Subscription {
+            connection,
+            tail,
+            cursor: 0,
+            slot: 0,
+            is_behind: false,
+            state: SubscriptionState::Pending { asked: 1, leave: false, past_wanted },
+        });
+        if let Some(tail) = self.tails.get_mut(tail) {
+            tail.pending += 1;
+        }
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.subscriptions.push(subscription);
+        }
+        let (shard, home) = (self.id, self.home_shard(&channel));
+        self.post(home, Envelope::Subscribe { shard, tail, subscription, channel, start });
+    }
+
+    fn subscribe_again(&mut self, connection: ConnectionKey, key: SubscriptionKey, start: Start) {
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        match &mut subscription.state {
+            SubscriptionState::Pending { asked, leave, .. } => {
+                *asked = asked.saturating_add(1);
+                *leave = false;
+            }
+            SubscriptionState::Leaving { again } => *again = Some(Box::new(start)),
+            SubscriptionState::Live => {
+                let Some(tail) = self.tails.get(subscription.tail) else { return };
+                let Some(head) = tail.head else { return };
+                let past = (start != Start::Live).then_some(NOTHING_REPLAYED);
+                let answer = event::subscribed(&tail.channel.slug, head, past);
+                self.send(connection, answer);
+            }
+        }
+    }
+
+    fn leave(&mut self, key: SubscriptionKey) {
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        subscription.state = SubscriptionState::Leaving { again: None };
+        let tail = subscription.tail;
+        self.tell_home_of_leaving(tail, Some(key));
+    }
+
+    fn tell_home_of_leaving(&mut self, tail: TailKey, subscription: Option<SubscriptionKey>) {
+        let Some((home_shard, home)) = self
+            .tails
+            .get(tail)
+            .and_then(|t| t.home.map(|home| (self.home_shard(&t.channel), home)))
+        else {
+            return;
+        };
+        let shard = self.id;
+        self.post(home_shard, Envelope::Unsubscribe { shard, tail, home, subscription });
+    }
+
+    /// Takes a subscription out of its tail.
+    fn detach(&mut self, tail_key: TailKey, subscription: &Subscription) {
+        let Some(tail) = self.tails.get_mut(tail_key) else { return };
+        let slot = subscription.slot as usize;
+        if slot < tail.subscribers.len() {
+            tail.subscribers.swap_remove(slot);
+            let moved = tail.subscribers.get(slot).and_then(|&key| self.subscriptions.get_mut(key));
+            if let Some(moved) = moved {
+                moved.slot = subscription.slot;
+            }
+        }
+        if subscription.is_behind {
+            self.caught_up(tail_key);
+        }
+        self.drop_tail_if_unused(tail_key);
+    }
+
+    fn drop_tail_if_unused(&mut self, key: TailKey) {
+        if self.tails.get(key).is_some_and(Tail::is_unused)
+            && let Some(tail) = self.tails.remove(key)
+        {
+            self.tail_of.remove(&tail.channel);
+        }
+    }
+
+    fn forget_in_connection(&mut self, connection: ConnectionKey, key: SubscriptionKey) {
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.subscriptions.retain(|&subscription| subscription != key);
+        }
+    }
+
+    fn find_subscription(
+        &self,
+        connection: ConnectionKey,
+        channel: &ChannelKey,
+    ) -> Option<SubscriptionKey> {
+        let tail = self.tail_of.get(channel)?;
+        let subscriptions = &self.connections.get(connection)?.subscriptions;
+        let on_tail = |key: &&SubscriptionKey| {
+            self.subscriptions.get(**key).is_some_and(|subscription| subscription.tail == *tail)
+        };
+        subscriptions.iter().find(on_tail).copied()
+    }
+}
+
+/// The answer to a request for the past by someone who already gets messages.
+const NOTHING_REPLAYED: Recovered = Recovered { recovered: false, replayed: 0 };

@@ -1,0 +1,44 @@
+//! One connection's subscription to one channel: a cursor in the shard's tail.
+
+use pushflo_protocol::command::Start;
+
+use super::id::{ConnectionKey, TailKey};
+
+/// A subscription.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    /// Whose it is.
+    pub(super) connection: ConnectionKey,
+    /// Where it reads.
+    pub(super) tail: TailKey,
+    /// The next block to send.
+    pub(super) cursor: u64,
+    /// Its place among the tail's subscribers.
+    pub(super) slot: u32,
+    /// Whether it stands in its connection's list of those with something to send.
+    pub(super) is_behind: bool,
+    /// Where it is between asking and leaving.
+    pub(super) state: SubscriptionState,
+}
+
+/// The life of a subscription. What a client asks for while an answer is under way is remembered
+/// and done after it.
+#[derive(Debug)]
+pub(super) enum SubscriptionState {
+    /// The home shard was asked.
+    Pending {
+        /// How many `subscribe` commands the answer answers.
+        asked: u32,
+        /// Leave as soon as the answer is there.
+        leave: bool,
+        /// Whether the past was asked for.
+        past_wanted: bool,
+    },
+    /// Gets messages.
+    Live,
+    /// The home shard was told; messages may still come until it answers.
+    Leaving {
+        /// Subscribe again after that.
+        again: Option<Box<Start>>,
+    },
+}
