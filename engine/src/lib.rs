@@ -2,6 +2,8 @@
 //!
 //! * [`shard`]: the core of a shard, a state machine without I/O
 //! * [`connection`], [`ingress`]: what connections say, and what it does
+//! * [`server`], [`config`]: the whole, and what it is told
+//! * [`runtime`]: threads, sockets and rings around it
 //! * [`history`]: the logs of channels
 //! * [`auth`]: keys and roles
 //! * [`metrics`], [`clock`], [`hash`]: numbers, time, the hasher
@@ -9,9 +11,12 @@
 
 pub mod auth;
 pub mod clock;
+pub mod config;
 pub mod connection;
 pub mod hash;
 pub mod history;
 pub mod ingress;
 pub mod metrics;
+pub mod runtime;
+pub mod server;
 pub mod shard;

@@ -278,7 +278,8 @@ mod tests {
         let mut keys: SlotMap<HomeKey, ()> = SlotMap::with_key();
         let (a, b) = (keys.insert(()), keys.insert(()));
         let size = cost(&message(1, 1));
-        let mut history = History::new(Retention { shard_bytes_max: 4 * size, ..retention() });
+        let shard_bytes_max = 4 * size + size / 2;
+        let mut history = History::new(Retention { shard_bytes_max, ..retention() });
         for offset in 1..=2 {
             history.append(a, message(offset, offset));
         }

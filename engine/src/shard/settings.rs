@@ -162,6 +162,16 @@ impl Shared {
         }
     }
 
+    /// Whether the server is going away.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// Connections of all shards.
+    pub fn connection_count(&self) -> usize {
+        self.connections.load(Relaxed)
+    }
+
     /// Counts a connection, unless it is over a limit.
     pub(super) fn admit(&self, peer: IpAddr, limits: &Limits) -> Result<AddressSlot, Refused> {
         let slot = AddressSlot(match peer.to_canonical() {

@@ -1,0 +1,101 @@
+//! The command line: what the user typed, and which part of the program does it.
+#![allow(clippy::print_stdout, reason = "a command line program prints")]
+
+mod publish;
+mod serve;
+mod subscribe;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use pushflo_engine::auth::Role;
+use pushflo_engine::config::{Config, ConfigError, Overrides};
+
+/// Holds WebSockets open for web apps that cannot: backends publish with one HTTP POST, every
+/// subscriber gets the message at once.
+#[derive(Debug, Parser)]
+#[command(name = "pushflo", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    serve: ServerArguments,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the server (the default)
+    Serve(ServerArguments),
+    /// Publish one message
+    Publish(publish::Arguments),
+    /// Print the messages of channels as they come
+    Subscribe(subscribe::Arguments),
+    /// Check the configuration and say what is wrong with it
+    CheckConfig(ServerArguments),
+}
+
+#[derive(Debug, Args)]
+struct ServerArguments {
+    /// Configuration file (TOML)
+    #[arg(long, env = "PUSHFLO_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Address and port for HTTP and WebSocket [default: 127.0.0.1:7070]
+    #[arg(long, env = "PUSHFLO_LISTEN", value_name = "ADDRESS")]
+    listen: Option<String>,
+    /// Folder for keys and history [default: ./pushflo-data]
+    #[arg(long, env = "PUSHFLO_DATA_DIR", value_name = "FOLDER")]
+    data_dir: Option<PathBuf>,
+    /// Number of shards, each a thread with a core of its own [default: one for each core]
+    #[arg(long, env = "PUSHFLO_SHARDS", value_name = "COUNT")]
+    shards: Option<usize>,
+}
+
+/// Where a client command finds its server.
+#[derive(Debug, Args)]
+struct ServerAddress {
+    /// Address of the server
+    #[arg(long, env = "PUSHFLO_URL", default_value = "http://127.0.0.1:7070")]
+    url: String,
+}
+
+impl ServerArguments {
+    fn load(&self) -> Result<Config, ConfigError> {
+        let key = |role: Role| {
+            let name = format!("PUSHFLO_{}_KEY", role.name().to_uppercase());
+            std::env::var(name).ok().filter(|key| !key.is_empty()).map(|key| (role, key))
+        };
+        let overrides = Overrides {
+            listen: self.listen.clone(),
+            data_dir: self.data_dir.clone(),
+            shards: self.shards,
+            keys: Role::ALL.into_iter().filter_map(key).collect(),
+        };
+        Config::load(self.config.as_deref(), overrides)
+    }
+}
+
+/// Does what the command line says.
+pub(crate) fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        None => serve::run(&cli.serve),
+        Some(Command::Serve(arguments)) => serve::run(&arguments),
+        Some(Command::Publish(arguments)) => publish::run(&arguments),
+        Some(Command::Subscribe(arguments)) => subscribe::run(&arguments),
+        Some(Command::CheckConfig(arguments)) => check_config(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pushflo: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check_config(arguments: &ServerArguments) -> Result<(), Box<dyn std::error::Error>> {
+    let config = arguments.load()?;
+    println!("The configuration is good. PushFlo would listen on {}.", config.listen);
+    Ok(())
+}

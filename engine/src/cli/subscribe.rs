@@ -1,0 +1,193 @@
+//! `pushflo subscribe`: messages as they come, one JSON object a line; reconnects and recovers.
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::io::Write as _;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::{Value, json};
+use tungstenite::stream::MaybeTlsStream;
+use tungstenite::{Message, WebSocket};
+
+use super::ServerAddress;
+
+#[derive(Debug, Args)]
+pub(super) struct Arguments {
+    /// The channels
+    #[arg(required = true)]
+    channels: Vec<String>,
+    /// Begin with the last so many messages that are kept
+    #[arg(long, value_name = "COUNT")]
+    last: Option<u64>,
+    /// End after so many messages
+    #[arg(long, value_name = "COUNT")]
+    count: Option<u64>,
+    /// A key that may subscribe
+    #[arg(long, env = "PUSHFLO_PUBLISH_KEY", hide_env_values = true)]
+    key: String,
+    #[command(flatten)]
+    server: ServerAddress,
+}
+
+/// Waits between attempts to connect grow up to this.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+/// Silence after which a ping is sent; twice that without any answer means the server is gone.
+const HEARTBEAT: Duration = Duration::from_secs(25);
+
+/// How one connection ended.
+enum End {
+    /// Everything asked for was printed.
+    Done,
+    /// Try again, after what the server asked for at least.
+    Retry(String, Duration),
+    /// Trying again would not help.
+    Refused(String),
+}
+
+pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let mut positions = BTreeMap::new();
+    let mut left = arguments.count;
+    let mut wait = Duration::from_millis(250);
+    loop {
+        match listen(arguments, &mut positions, &mut left, &mut wait) {
+            End::Done => return Ok(()),
+            End::Refused(reason) => return Err(reason.into()),
+            End::Retry(reason, least) => {
+                let pause = wait.max(least);
+                eprintln!("pushflo: {reason}; trying again in {:.1} s", pause.as_secs_f32());
+                std::thread::sleep(pause);
+                wait = (wait * 2).min(RETRY_MAX);
+            }
+        }
+    }
+}
+
+fn listen(
+    arguments: &Arguments,
+    positions: &mut BTreeMap<String, Value>,
+    left: &mut Option<u64>,
+    wait: &mut Duration,
+) -> End {
+    let base = arguments.server.url.trim_end_matches('/').replacen("http", "ws", 1);
+    let url = format!("{base}/ws?token={}", arguments.key);
+    let mut socket = match tungstenite::connect(&url) {
+        Ok((socket, _)) => socket,
+        Err(tungstenite::Error::Url(error)) => return End::Refused(error.to_string()),
+        Err(error) => {
+            return End::Retry(format!("cannot connect to {base}: {error}"), Duration::ZERO);
+        }
+    };
+    set_timeout(&mut socket);
+    let mut silent = false;
+    loop {
+        match socket.read() {
+            Ok(Message::Text(text)) => {
+                silent = false;
+                let event: Value = serde_json::from_str(&text).unwrap_or_default();
+                if event.get("type").and_then(Value::as_str) == Some("connected") {
+                    *wait = Duration::from_millis(250);
+                    if let Err(error) = subscribe(&mut socket, arguments, positions) {
+                        return End::Retry(error.to_string(), Duration::ZERO);
+                    }
+                }
+                if let Some(end) = take_event(&event, &text, positions, left) {
+                    return end;
+                }
+            }
+            Ok(Message::Close(frame)) => {
+                let (code, reason) =
+                    frame.map_or((1005, String::new()), |f| (f.code.into(), f.reason.to_string()));
+                if matches!(code, 4001 | 4003) {
+                    return End::Refused(reason);
+                }
+                let asked: Value = serde_json::from_str(&reason).unwrap_or_default();
+                let ms = asked.get("retryAfterMs").and_then(Value::as_u64).unwrap_or(0);
+                let least = Duration::from_millis(ms.min(60_000));
+                return End::Retry(format!("the server closed the connection ({code})"), least);
+            }
+            Ok(_) => silent = false,
+            Err(tungstenite::Error::Io(error))
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
+                ) && !silent =>
+            {
+                silent = true;
+                let _ = socket.send(Message::text(r#"{"type":"ping"}"#));
+            }
+            Err(error) => return End::Retry(format!("connection lost: {error}"), Duration::ZERO),
+        }
+    }
+}
+
+fn subscribe(
+    socket: &mut WebSocket<MaybeTlsStream<TcpStream>>,
+    arguments: &Arguments,
+    positions: &BTreeMap<String, Value>,
+) -> tungstenite::Result<()> {
+    for channel in &arguments.channels {
+        let mut command = json!({ "type": "subscribe", "channel": channel });
+        match (positions.get(channel), arguments.last) {
+            (Some(position), _) => command["recover"] = position.clone(),
+            (None, Some(last)) => command["replay"] = json!({ "last": last }),
+            (None, None) => {}
+        }
+        socket.send(Message::text(command.to_string()))?;
+    }
+    Ok(())
+}
+
+fn take_event(
+    event: &Value,
+    text: &str,
+    positions: &mut BTreeMap<String, Value>,
+    left: &mut Option<u64>,
+) -> Option<End> {
+    let channel = event.get("channel").and_then(Value::as_str).unwrap_or_default();
+    match event.get("type").and_then(Value::as_str) {
+        Some("subscribed") => {
+            let whole = event.get("recovered").and_then(Value::as_bool);
+            if positions.contains_key(channel) && whole == Some(false) {
+                eprintln!("pushflo: messages of {channel} were missed and are not kept any more");
+            }
+            if !positions.contains_key(channel) || whole == Some(false) {
+                let position = json!({ "epoch": event["epoch"], "offset": event["offset"] });
+                positions.insert(channel.into(), position);
+            }
+        }
+        Some("message") => {
+            if let Some(position) = positions.get_mut(channel) {
+                position["offset"] = event["offset"].clone();
+            }
+            println!("{text}");
+            let _ = std::io::stdout().flush();
+            if let Some(left) = left {
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    return Some(End::Done);
+                }
+            }
+        }
+        Some("error") => {
+            let reason = event.get("error").and_then(Value::as_str).unwrap_or_default();
+            if event.get("code").and_then(Value::as_str) == Some("OVERLOADED") {
+                return Some(End::Retry(reason.into(), Duration::ZERO));
+            }
+            return Some(End::Refused(reason.into()));
+        }
+        _ => {}
+    }
+    None
+}
+
+fn set_timeout(socket: &mut WebSocket<MaybeTlsStream<TcpStream>>) {
+    let stream = match socket.get_ref() {
+        MaybeTlsStream::Plain(stream) => stream,
+        MaybeTlsStream::Rustls(stream) => stream.get_ref(),
+        _ => return,
+    };
+    let _ = stream.set_read_timeout(Some(HEARTBEAT));
+}

@@ -1,0 +1,436 @@
+//! Configuration: what the file, the environment and the command line say becomes one validated
+//! [`Config`], once. The command line wins over the environment, which wins over the file.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use thiserror::Error;
+
+use crate::auth::Role;
+use crate::clock::ticks;
+use crate::history::Retention;
+use crate::shard::{AllowedOrigins, Limits, OutboxLimits, Timeouts};
+
+/// Where the server listens if nothing else is said.
+pub const LISTEN_DEFAULT: &str = "127.0.0.1:7070";
+
+/// Where the server keeps its data if nothing else is said.
+pub const DATA_DIR_DEFAULT: &str = "./pushflo-data";
+
+/// Why a configuration is refused.
+#[derive(Debug, Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("cannot read the configuration {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The file is not what is expected; the text names line and key.
+    #[error("the configuration {path} is wrong: {reason}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Line, key and cause.
+        reason: String,
+    },
+    /// A value is out of range.
+    #[error("{key} = {value}: {reason}")]
+    Value {
+        /// The key as in the file.
+        key: &'static str,
+        /// What it is set to.
+        value: String,
+        /// What it may be.
+        reason: String,
+    },
+}
+
+/// What the command line or the environment says over the file.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `listen`
+    pub listen: Option<String>,
+    /// `data_dir`
+    pub data_dir: Option<PathBuf>,
+    /// `shards`
+    pub shards: Option<usize>,
+    /// Keys by role.
+    pub keys: Vec<(Role, String)>,
+}
+
+/// Everything the server is told, validated.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Where metrics are served; `None`: on the main port.
+    pub metrics_listen: Option<SocketAddr>,
+    /// Where it keeps its data.
+    pub data_dir: PathBuf,
+    /// How many shards; `None`: one for each core.
+    pub shards: Option<usize>,
+    /// How long a drain spreads its closes.
+    pub drain_spread_ms: u64,
+    /// Configured keys; a role without one gets a generated key.
+    pub keys: Vec<(Role, String)>,
+    /// Origins of browsers.
+    pub origins: AllowedOrigins,
+    /// Bounds.
+    pub limits: Limits,
+    /// Time-outs.
+    pub timeouts: Timeouts,
+    /// What history keeps.
+    pub retention: Retention,
+    /// Most envelopes in a mailbox.
+    pub mailbox_envelopes_max: usize,
+    /// Bounds of what waits before mailboxes.
+    pub outbox: OutboxLimits,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    listen: Option<String>,
+    metrics_listen: Option<String>,
+    data_dir: Option<PathBuf>,
+    shards: Option<usize>,
+    drain_spread_ms: Option<u64>,
+    allowed_origins: Option<Vec<String>>,
+    keys: KeysSection,
+    limits: LimitsSection,
+    timeouts: TimeoutsSection,
+    history: HistorySection,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct KeysSection {
+    publish: Option<String>,
+    secret: Option<String>,
+    mgmt: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LimitsSection {
+    connections: Option<usize>,
+    connections_per_address: Option<u32>,
+    subscriptions_per_connection: Option<usize>,
+    channels_per_shard: Option<usize>,
+    payload_bytes: Option<usize>,
+    tail_bytes: Option<u64>,
+    replay_messages: Option<u64>,
+    pipelined_requests: Option<usize>,
+    out_bytes: Option<usize>,
+    mailbox_envelopes: Option<usize>,
+    outbox_envelopes: Option<usize>,
+    outbox_bytes: Option<usize>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TimeoutsSection {
+    head_ms: Option<u64>,
+    body_ms: Option<u64>,
+    keep_alive_ms: Option<u64>,
+    ping_ms: Option<u64>,
+    pong_ms: Option<u64>,
+    write_ms: Option<u64>,
+    linger_ms: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct HistorySection {
+    age_ms: Option<u64>,
+    messages_per_channel: Option<usize>,
+    bytes_per_channel: Option<usize>,
+    bytes_per_shard: Option<usize>,
+}
+
+impl Config {
+    /// Reads `file` if there is one, puts `overrides` over it and validates the whole.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with file, line and key.
+    pub fn load(file: Option<&Path>, overrides: Overrides) -> Result<Self, ConfigError> {
+        let file = match file {
+            None => File::default(),
+            Some(path) => {
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| ConfigError::Read { path: path.into(), source })?;
+                toml::from_str(&text).map_err(|error| ConfigError::Parse {
+                    path: path.into(),
+                    reason: error.to_string().trim_end().into(),
+                })?
+            }
+        };
+        Self::validate(file, overrides)
+    }
+
+    fn validate(file: File, overrides: Overrides) -> Result<Self, ConfigError> {
+        let listen = overrides.listen.or(file.listen).unwrap_or_else(|| LISTEN_DEFAULT.into());
+        let shards = overrides.shards.or(file.shards);
+        if shards.is_some_and(|n| n == 0 || n > 1024) {
+            return Err(value("shards", shards.unwrap_or(0), "must be from 1 to 1024"));
+        }
+        let retention = file.history.validate()?;
+        Ok(Self {
+            listen: address("listen", &listen)?,
+            metrics_listen: file
+                .metrics_listen
+                .map(|text| address("metrics_listen", &text))
+                .transpose()?,
+            data_dir: overrides
+                .data_dir
+                .or(file.data_dir)
+                .unwrap_or_else(|| DATA_DIR_DEFAULT.into()),
+            shards,
+            drain_spread_ms: range("drain_spread_ms", file.drain_spread_ms, 0, 3_600_000, 5_000)?,
+            keys: keys(file.keys, overrides.keys)?,
+            origins: file.allowed_origins.map_or(AllowedOrigins::All, AllowedOrigins::List),
+            limits: file.limits.validate()?,
+            timeouts: file.timeouts.validate()?,
+            retention,
+            mailbox_envelopes_max: range(
+                "limits.mailbox_envelopes",
+                file.limits.mailbox_envelopes,
+                1,
+                1 << 20,
+                4096,
+            )?,
+            outbox: OutboxLimits {
+                envelopes_max: range(
+                    "limits.outbox_envelopes",
+                    file.limits.outbox_envelopes,
+                    1,
+                    1 << 24,
+                    16 * 1024,
+                )?,
+                bytes_max: range(
+                    "limits.outbox_bytes",
+                    file.limits.outbox_bytes,
+                    1024,
+                    1 << 40,
+                    32 * 1024 * 1024,
+                )?,
+            },
+        })
+    }
+}
+
+impl LimitsSection {
+    fn validate(&self) -> Result<Limits, ConfigError> {
+        let d = Limits::default();
+        let bytes = 16 * 1024 * 1024;
+        Ok(Limits {
+            connections_max: range(
+                "limits.connections",
+                self.connections,
+                1,
+                100_000_000,
+                d.connections_max,
+            )?,
+            connections_per_address_max: range(
+                "limits.connections_per_address",
+                self.connections_per_address,
+                1,
+                100_000_000,
+                d.connections_per_address_max,
+            )?,
+            subscriptions_per_connection_max: range(
+                "limits.subscriptions_per_connection",
+                self.subscriptions_per_connection,
+                1,
+                100_000,
+                d.subscriptions_per_connection_max,
+            )?,
+            channels_per_shard_max: range(
+                "limits.channels_per_shard",
+                self.channels_per_shard,
+                1,
+                100_000_000,
+                d.channels_per_shard_max,
+            )?,
+            payload_bytes_max: range(
+                "limits.payload_bytes",
+                self.payload_bytes,
+                64,
+                bytes,
+                d.payload_bytes_max,
+            )?,
+            tail_bytes_max: range(
+                "limits.tail_bytes",
+                self.tail_bytes,
+                1024,
+                1 << 40,
+                d.tail_bytes_max,
+            )?,
+            replay_messages_max: range(
+                "limits.replay_messages",
+                self.replay_messages,
+                0,
+                1_000_000,
+                d.replay_messages_max,
+            )?,
+            pipelined_requests_max: range(
+                "limits.pipelined_requests",
+                self.pipelined_requests,
+                1,
+                100_000,
+                d.pipelined_requests_max,
+            )?,
+            out_bytes_max: range(
+                "limits.out_bytes",
+                self.out_bytes,
+                4096,
+                1 << 32,
+                d.out_bytes_max,
+            )?,
+        })
+    }
+}
+
+impl TimeoutsSection {
+    fn validate(&self) -> Result<Timeouts, ConfigError> {
+        let hour = 3_600_000;
+        let ms = |key, ms, default| range(key, ms, 250, hour, default).map(ticks);
+        Ok(Timeouts {
+            head: ms("timeouts.head_ms", self.head_ms, 10_000)?,
+            body: ms("timeouts.body_ms", self.body_ms, 30_000)?,
+            keep_alive: ms("timeouts.keep_alive_ms", self.keep_alive_ms, 75_000)?,
+            ping: ms("timeouts.ping_ms", self.ping_ms, 55_000)?,
+            pong: ms("timeouts.pong_ms", self.pong_ms, 25_000)?,
+            write: ms("timeouts.write_ms", self.write_ms, 30_000)?,
+            linger: ms("timeouts.linger_ms", self.linger_ms, 5_000)?,
+        })
+    }
+}
+
+impl HistorySection {
+    fn validate(&self) -> Result<Retention, ConfigError> {
+        let day = 24 * 3_600_000;
+        Ok(Retention {
+            age_ms_max: range("history.age_ms", self.age_ms, 0, 3650 * day, day)?,
+            messages_max: range(
+                "history.messages_per_channel",
+                self.messages_per_channel,
+                1,
+                1 << 32,
+                10_000,
+            )?,
+            channel_bytes_max: range(
+                "history.bytes_per_channel",
+                self.bytes_per_channel,
+                1024,
+                1 << 40,
+                16 * 1024 * 1024,
+            )?,
+            shard_bytes_max: range(
+                "history.bytes_per_shard",
+                self.bytes_per_shard,
+                1024,
+                1 << 50,
+                256 * 1024 * 1024,
+            )?,
+        })
+    }
+}
+
+fn keys(
+    file: KeysSection,
+    overrides: Vec<(Role, String)>,
+) -> Result<Vec<(Role, String)>, ConfigError> {
+    let of_file =
+        [(Role::Publish, file.publish), (Role::Secret, file.secret), (Role::Manage, file.mgmt)];
+    let mut keys = Vec::new();
+    for (role, in_file) in of_file {
+        let over = overrides.iter().find(|(r, _)| *r == role).map(|(_, key)| key.clone());
+        let Some(key) = over.or(in_file) else { continue };
+        let name = match role {
+            Role::Publish => "keys.publish",
+            Role::Secret => "keys.secret",
+            Role::Manage => "keys.mgmt",
+        };
+        // The value is not repeated in the error: it is a secret.
+        if Role::of(&key) != Some(role) {
+            let reason = format!("must start with {}", role.prefix());
+            return Err(ConfigError::Value { key: name, value: "(hidden)".into(), reason });
+        }
+        if key.len() < KEY_BYTES_MIN || key.chars().any(|c| !c.is_ascii_graphic()) {
+            let reason = format!("must have at least {KEY_BYTES_MIN} visible ASCII characters");
+            return Err(ConfigError::Value { key: name, value: "(hidden)".into(), reason });
+        }
+        keys.push((role, key));
+    }
+    Ok(keys)
+}
+
+/// Shorter keys can be guessed.
+const KEY_BYTES_MIN: usize = 16;
+
+fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
+    let reason = "must be an address and a port, such as 127.0.0.1:7070 or [::]:7070";
+    text.to_socket_addrs()
+        .ok()
+        .and_then(|mut addresses| addresses.next())
+        .ok_or_else(|| value(key, text, reason))
+}
+
+fn range<T: PartialOrd + std::fmt::Display + Copy>(
+    key: &'static str,
+    given: Option<T>,
+    least: T,
+    most: T,
+    default: T,
+) -> Result<T, ConfigError> {
+    let given = given.unwrap_or(default);
+    if given < least || given > most {
+        return Err(value(key, given, format!("must be from {least} to {most}")));
+    }
+    Ok(given)
+}
+
+fn value(
+    key: &'static str,
+    value: impl std::fmt::Display,
+    reason: impl Into<String>,
+) -> ConfigError {
+    ConfigError::Value { key, value: value.to_string(), reason: reason.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Config, String> {
+        let file: File = toml::from_str(text).map_err(|error| error.to_string())?;
+        Config::validate(file, Overrides::default()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn defaults_and_overrides() {
+        let config = load("").unwrap();
+        assert_eq!(config.listen, LISTEN_DEFAULT.parse().unwrap());
+        assert_eq!(config.limits.payload_bytes_max, 32 * 1024);
+        let file: File = toml::from_str("listen = '127.0.0.1:1'\nshards = 3").unwrap();
+        let overrides = Overrides { listen: Some("127.0.0.1:2".into()), ..Overrides::default() };
+        let config = Config::validate(file, overrides).unwrap();
+        assert_eq!((config.listen.port(), config.shards), (2, Some(3)));
+    }
+
+    #[test]
+    fn mistakes_name_line_and_key() {
+        let error = load("listen = '127.0.0.1:1'\nlimit = 3").unwrap_err();
+        assert!(error.contains("line 2") && error.contains("limit"), "{error}");
+        assert!(load("shards = 0").unwrap_err().contains("from 1 to 1024"));
+        assert!(load("listen = 'x'").unwrap_err().starts_with("listen = x"));
+        assert!(load("[limits]\npayload_bytes = 1").unwrap_err().contains("limits.payload_bytes"));
+        let error = load("[keys]\nsecret = 'pub_0123456789abcdef'").unwrap_err();
+        assert!(error.contains("sec_") && !error.contains("0123"), "{error}");
+    }
+}

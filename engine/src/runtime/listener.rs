@@ -1,0 +1,60 @@
+//! One port, many listeners: each shard has its own in the group that `SO_REUSEPORT` makes, and the
+//! kernel spreads new connections over them.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+/// Connections the kernel holds until a shard takes them; the kernel's own limit
+/// (`net.core.somaxconn`) may be lower.
+const BACKLOG: i32 = 16 * 1024;
+
+/// A port that is ours before any shard listens on it.
+#[derive(Debug)]
+pub struct PortReservation {
+    /// The address, with the port the kernel chose if none was asked for.
+    pub address: SocketAddr,
+    _socket: Socket,
+}
+
+/// Makes sure that nobody listens on `address`, and keeps others from it. Another server's
+/// `SO_REUSEPORT` listener would otherwise share our connections without a word.
+///
+/// # Errors
+/// `AddrInUse` and the like.
+pub fn reserve_port(address: SocketAddr) -> io::Result<PortReservation> {
+    if address.port() != 0 {
+        // Without SO_REUSEPORT this fails if anyone listens there, whatever their options.
+        let probe = new_socket(address)?;
+        probe.set_reuse_address(true)?;
+        probe.bind(&address.into())?;
+        probe.listen(1)?;
+    }
+    let socket = new_socket(address)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    let address = socket.local_addr()?.as_socket().unwrap_or(address);
+    Ok(PortReservation { address, _socket: socket })
+}
+
+/// A shard's listener.
+pub(super) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = new_socket(address)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    // Accepted sockets inherit it; each would cost a system call otherwise.
+    socket.set_tcp_nodelay(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn new_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() && address.ip().is_unspecified() {
+        socket.set_only_v6(false)?;
+    }
+    Ok(socket)
+}

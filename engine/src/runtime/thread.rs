@@ -1,0 +1,196 @@
+//! A shard's thread, from pinning to its end.
+#![allow(unsafe_code, reason = "unshare(2) changes what descriptors mean in this thread")]
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::Sender;
+use monoio::IoUringDriver;
+use thiserror::Error;
+
+use super::listener::listen;
+use super::mailbox::{Inbox, Mailbox, Waker};
+use super::parking::Parking;
+use super::turn::{Events, Turns, TurnsParts};
+use crate::clock::{Clock, TICK_MS};
+use crate::shard::{Settings, Shard, ShardId, Shared};
+
+/// Entries of the shard's ring: writes that one turn can start without an extra submit.
+const RING_ENTRIES: u32 = 4096;
+
+/// Accepts under way at a time, so that a burst of connections does not cost a turn each.
+const ACCEPTS: usize = 8;
+
+/// How long accepting waits after it failed, for lack of descriptors above all.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What a shard's thread is to be.
+#[derive(Debug)]
+pub struct ShardPlan {
+    /// Which shard.
+    pub id: ShardId,
+    /// The core it is pinned to.
+    pub core: core_affinity::CoreId,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Settings.
+    pub settings: Arc<Settings>,
+    /// What the shards share.
+    pub shared: Arc<Shared>,
+    /// Its own end of its mailbox.
+    pub inbox: Inbox,
+    /// All shards' mailboxes.
+    pub mailboxes: Vec<Mailbox>,
+    /// Decides what is random in it.
+    pub seed: u64,
+    /// The clock all shards go by.
+    pub clock: Clock,
+    /// How long a drain spreads its closes.
+    pub drain_spread_ms: u64,
+}
+
+/// Why a shard did not start.
+#[derive(Debug, Error)]
+#[error("shard {shard}: cannot {what}: {source}")]
+pub struct ShardError {
+    /// Which shard.
+    pub shard: ShardId,
+    /// What failed.
+    pub what: &'static str,
+    /// The cause.
+    pub source: io::Error,
+}
+
+/// A running shard.
+pub type ShardThread = JoinHandle<()>;
+
+/// Starts a shard's thread, which reports on `ready` once it listens or why it cannot.
+///
+/// # Errors
+/// The kernel gives no thread.
+pub fn start_shard(
+    plan: ShardPlan,
+    ready: Sender<Result<ShardId, ShardError>>,
+) -> io::Result<ShardThread> {
+    std::thread::Builder::new().name(format!("shard-{}", plan.id)).spawn(move || {
+        let id = plan.id;
+        let failed = |(what, source)| ShardError { shard: id, what, source };
+        if let Err(error) = run(plan, &ready).map_err(failed) {
+            let _ = ready.send(Err(error));
+        }
+    })
+}
+
+fn run(
+    plan: ShardPlan,
+    ready: &Sender<Result<ShardId, ShardError>>,
+) -> Result<(), (&'static str, io::Error)> {
+    let id = plan.id;
+    if !core_affinity::set_for_current(plan.core) {
+        return Err(("pin its thread to a core", io::Error::last_os_error()));
+    }
+    part_file_table().map_err(|error| ("get a file table of its own", error))?;
+    let listener = listen(plan.address).map_err(|error| ("listen", error))?;
+    let parking = Parking::new(plan.inbox.waker()).map_err(|error| ("make a poll ring", error))?;
+    let mut runtime = monoio::RuntimeBuilder::<IoUringDriver>::new()
+        .with_entries(RING_ENTRIES)
+        .enable_all()
+        .build()
+        .map_err(|error| ("make its ring", error))?;
+    let shard =
+        Shard::new(id, plan.settings, Arc::clone(&plan.shared), plan.seed, plan.clock.now());
+    runtime.block_on(async move {
+        let events = Rc::new(Events::default());
+        let waker = Arc::clone(plan.inbox.waker());
+        let listening = listener.try_clone().map_err(|error| ("listen", error))?;
+        let stop_listening = Box::new(move || {
+            // Ends the accepts that are under way, which closing the descriptor would not.
+            let _ = rustix::net::shutdown(&listening, rustix::net::Shutdown::Both);
+        });
+        let listener =
+            monoio::net::TcpListener::from_std(listener).map_err(|error| ("listen", error))?;
+        let listener = Rc::new(listener);
+        for _ in 0..ACCEPTS {
+            let (listener, events) = (Rc::clone(&listener), Rc::clone(&events));
+            monoio::spawn(accept(listener, events, Arc::clone(&plan.shared)));
+        }
+        monoio::spawn(tick(Rc::clone(&events)));
+        monoio::spawn(wake(waker, Rc::clone(&events)));
+        let turns = Turns::new(TurnsParts {
+            shard,
+            shared: plan.shared,
+            clock: plan.clock,
+            inbox: plan.inbox,
+            mailboxes: plan.mailboxes,
+            parking,
+            events,
+            drain_spread_ms: plan.drain_spread_ms,
+            stop_listening,
+        });
+        let _ = ready.send(Ok(id));
+        // As a task, not as the main future: a main future that wakes itself is polled again
+        // before the ring gets its turn.
+        monoio::spawn(turns.run()).await;
+        Ok(())
+    })
+}
+
+/// Gives this thread a file table of its own: look-ups need no atomic counts then, and the limit
+/// on open files holds for each shard. Descriptors made before keep their numbers.
+fn part_file_table() -> io::Result<()> {
+    // SAFETY: no descriptor that another thread makes later is used here, nor one of ours there;
+    // the eventfds and standard streams were made before.
+    match unsafe { libc::unshare(libc::CLONE_FILES) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+async fn accept(listener: Rc<monoio::net::TcpListener>, events: Rc<Events>, shared: Arc<Shared>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // SAFETY: the stream gives up the descriptor it owned.
+                let socket = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
+                events.accepted.borrow_mut().push((socket, peer.ip()));
+                events.notify.notify();
+            }
+            Err(_) if shared.is_draining() => return,
+            Err(error) => {
+                let fatal = error.kind() == io::ErrorKind::InvalidInput;
+                tracing::warn!(%error, "cannot accept connections for the moment");
+                if fatal {
+                    return;
+                }
+                monoio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn tick(events: Rc<Events>) {
+    loop {
+        monoio::time::sleep(Duration::from_millis(TICK_MS)).await;
+        events.notify.notify();
+    }
+}
+
+/// Passes on what rings the eventfd: other shards, parked sockets, a drain.
+async fn wake(waker: Arc<Waker>, events: Rc<Events>) {
+    let Ok(eventfd) = waker.as_fd().try_clone_to_owned() else { return };
+    let Ok(eventfd) = monoio::fs::File::from_std(eventfd.into()) else { return };
+    let mut count = vec![0u8; 8];
+    loop {
+        let (result, buffer) = eventfd.read_at(count, 0).await;
+        count = buffer;
+        if result.is_err() {
+            return;
+        }
+        events.notify.notify();
+    }
+}

@@ -1,0 +1,256 @@
+//! A shard's loop: one turn is everything that waited, then one flush, then sleep.
+//!
+//! What can wake it is listed in [`Events`], and nothing else does.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::mailbox::{Inbox, Mailbox};
+use super::notify::{Notify, yield_now};
+use super::parking::{Arrival, Parking};
+use super::sockets::{Received, Sockets};
+use super::write::write;
+use crate::clock::Clock;
+use crate::shard::{Batch, Closing, ConnectionKey, Shard, ShardId, Shared};
+
+/// Envelopes taken in one turn; more wait for the next, so that sockets get their turn too.
+const ENVELOPES_PER_TURN: usize = 4096;
+
+/// The shard's one receive buffer. Whoever has more to say goes on in the next turn.
+const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// How long envelopes wait before they are offered again to a full mailbox.
+const RETRY: Duration = Duration::from_millis(1);
+
+/// The answer to a connection over a limit, sent without looking at its request.
+const REFUSAL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\n\
+    Connection: close\r\n\r\n";
+
+/// What tasks of the shard's thread report to its loop. Besides these, the waker's eventfd wakes
+/// the loop, for envelopes, for parked sockets and for a drain; its task only notifies.
+#[derive(Debug, Default)]
+pub(super) struct Events {
+    pub(super) notify: Notify,
+    /// Connections accepted.
+    pub(super) accepted: RefCell<Vec<(OwnedFd, IpAddr)>>,
+    /// Writes that ended.
+    written: RefCell<Vec<(ConnectionKey, Batch, io::Result<usize>)>>,
+    /// A task will offer the outboxes again.
+    retrying: Cell<bool>,
+}
+
+/// A shard with all that its loop needs.
+pub(super) struct Turns {
+    pub(super) shard: Shard,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: Clock,
+    pub(super) inbox: Inbox,
+    /// All shards' mailboxes by shard, its own included.
+    pub(super) mailboxes: Vec<Mailbox>,
+    pub(super) parking: Parking,
+    pub(super) events: Rc<Events>,
+    /// How long a drain spreads its closes.
+    pub(super) drain_spread_ms: u64,
+    pub(super) stop_listening: Box<dyn FnMut()>,
+    sockets: Sockets,
+    receive_buffer: Box<[u8]>,
+    arrivals: Vec<Arrival>,
+    /// Connections to read from, and whether to their end.
+    readable: Vec<(ConnectionKey, bool)>,
+    is_draining: bool,
+}
+
+/// What the loop is made from.
+pub(super) struct TurnsParts {
+    pub(super) shard: Shard,
+    pub(super) shared: Arc<Shared>,
+    pub(super) clock: Clock,
+    pub(super) inbox: Inbox,
+    pub(super) mailboxes: Vec<Mailbox>,
+    pub(super) parking: Parking,
+    pub(super) events: Rc<Events>,
+    pub(super) drain_spread_ms: u64,
+    pub(super) stop_listening: Box<dyn FnMut()>,
+}
+
+impl Turns {
+    pub(super) fn new(parts: TurnsParts) -> Self {
+        let TurnsParts { shard, shared, clock, inbox, mailboxes, parking, events, .. } = parts;
+        Self {
+            shard,
+            shared,
+            clock,
+            inbox,
+            mailboxes,
+            parking,
+            events,
+            drain_spread_ms: parts.drain_spread_ms,
+            stop_listening: parts.stop_listening,
+            sockets: Sockets::default(),
+            receive_buffer: vec![0; RECEIVE_BYTES].into(),
+            arrivals: Vec::new(),
+            readable: Vec::new(),
+            is_draining: false,
+        }
+    }
+
+    /// Runs until the server has drained.
+    pub(super) async fn run(mut self) {
+        loop {
+            self.turn();
+            if self.shard.is_drained() && self.shared.connection_count() == 0 {
+                return;
+            }
+            if !self.readable.is_empty() || !self.inbox.may_sleep() {
+                yield_now().await;
+                continue;
+            }
+            self.events.notify.notified().await;
+            self.inbox.awake();
+        }
+    }
+
+    fn turn(&mut self) {
+        self.shard.metrics().turns_total.increment();
+        self.shard.advance(self.clock.now());
+        self.begin_drain();
+        self.apply_envelopes();
+        self.accept();
+        self.finish_writes();
+        self.read();
+        self.shard.flush();
+        self.start_writes();
+        self.post_envelopes();
+        self.close();
+        self.parking.submit();
+    }
+
+    fn begin_drain(&mut self) {
+        if !self.is_draining && self.shared.draining.load(Ordering::Relaxed) {
+            self.is_draining = true;
+            (self.stop_listening)();
+            self.shard.drain(self.drain_spread_ms);
+        }
+    }
+
+    fn apply_envelopes(&mut self) {
+        self.shard.metrics().mailbox_depth.set(self.inbox.len() as u64);
+        for _ in 0..ENVELOPES_PER_TURN {
+            let Some(envelope) = self.inbox.pop() else { break };
+            self.shard.apply(envelope);
+        }
+    }
+
+    fn accept(&mut self) {
+        for (socket, peer) in self.events.accepted.take() {
+            match self.shard.accept(peer) {
+                Ok(connection) => {
+                    self.parking.watch(&socket, connection);
+                    self.sockets.insert(connection, socket);
+                }
+                Err(_) => {
+                    let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
+                    let _ = rustix::net::send(&socket, REFUSAL, flags);
+                }
+            }
+        }
+    }
+
+    fn finish_writes(&mut self) {
+        for (connection, batch, result) in self.events.written.take() {
+            self.sockets.end_write(connection);
+            match result {
+                Ok(bytes) if bytes > 0 => self.shard.written(connection, batch, bytes),
+                _ => self.shard.failed(connection),
+            }
+        }
+    }
+
+    fn read(&mut self) {
+        self.parking.drain(&mut self.arrivals);
+        for Arrival { connection, ended, disarmed } in self.arrivals.drain(..) {
+            if disarmed && let Some(socket) = self.sockets.fd(connection) {
+                self.parking.watch(socket, connection);
+            }
+            self.readable.push((connection, ended));
+        }
+        while let Some(connection) = self.shard.next_resumed() {
+            self.readable.push((connection, true));
+        }
+        for (connection, to_the_end) in std::mem::take(&mut self.readable) {
+            if !self.shard.wants_bytes(connection) {
+                continue;
+            }
+            match self.sockets.receive(connection, &mut self.receive_buffer) {
+                Received::Bytes(bytes) => {
+                    let whole = bytes == self.receive_buffer.len();
+                    let bytes = self.receive_buffer.get_mut(..bytes).unwrap_or_default();
+                    self.shard.received(connection, bytes);
+                    if whole || to_the_end {
+                        self.readable.push((connection, to_the_end));
+                    }
+                }
+                Received::Nothing => {}
+                Received::End => self.shard.end_of_input(connection),
+                Received::Failed => self.shard.failed(connection),
+            }
+        }
+    }
+
+    fn start_writes(&mut self) {
+        while let Some((connection, batch)) = self.shard.next_write() {
+            let Some(socket) = self.sockets.begin_write(connection) else {
+                self.shard.failed(connection);
+                continue;
+            };
+            let events = Rc::clone(&self.events);
+            monoio::spawn(async move {
+                let (batch, result) = write(socket, batch).await;
+                events.written.borrow_mut().push((connection, batch, result));
+                events.notify.notify();
+            });
+        }
+    }
+
+    fn post_envelopes(&mut self) {
+        let mut left = false;
+        for (index, mailbox) in self.mailboxes.iter().enumerate() {
+            let Some(outbox) = self.shard.outbox(ShardId(index as u16)) else { continue };
+            if outbox.is_empty() {
+                continue;
+            }
+            let sent = outbox.drain(|envelope| mailbox.post(envelope));
+            left |= !outbox.is_empty();
+            if sent > 0 && mailbox.wake() {
+                self.shard.metrics().wakeups_total.increment();
+            }
+        }
+        if left && !self.events.retrying.replace(true) {
+            let events = Rc::clone(&self.events);
+            monoio::spawn(async move {
+                monoio::time::sleep(RETRY).await;
+                events.retrying.set(false);
+                events.notify.notify();
+            });
+        }
+    }
+
+    fn close(&mut self) {
+        while let Some(closing) = self.shard.next_closing() {
+            match closing {
+                Closing::HalfClose(connection) => self.sockets.half_close(connection),
+                Closing::Close(connection) => {
+                    self.parking.forget(connection);
+                    self.sockets.close(connection);
+                }
+            }
+        }
+    }
+}

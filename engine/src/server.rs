@@ -1,0 +1,300 @@
+//! The server as a whole: checks, shards, draining.
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use thiserror::Error;
+
+use crate::auth::{
+    Access, AppId, Generated, Key, KeyDigest, KeyStoreError, Keys, Role, load_or_create,
+};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::runtime::mailbox::{Mailbox, mailbox};
+use crate::runtime::{
+    PortReservation, ShardError, ShardPlan, ShardThread, reserve_port, start_shard,
+};
+use crate::shard::{Settings, ShardId, Shared};
+
+/// The app that exists from the start.
+pub const DEFAULT_APP: AppId = AppId(0);
+
+/// Fewer open files than this make a fan-out server pointless; a warning says so.
+const FILES_WANTED: u64 = 10_000;
+
+/// Why the server does not start: the cause, and what helps.
+#[derive(Debug, Error)]
+pub enum StartupError {
+    /// The data folder cannot be made or written.
+    #[error("cannot use the data folder {path}: {source}; choose another with --data-dir")]
+    DataDir {
+        /// The folder.
+        path: PathBuf,
+        /// The cause.
+        source: io::Error,
+    },
+    /// Another server holds the data folder.
+    #[error(
+        "the data folder {path} is in use by another pushflo; stop that one, or choose another with --data-dir"
+    )]
+    DataDirLocked {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The keys cannot be read.
+    #[error(transparent)]
+    Keys(#[from] KeyStoreError),
+    /// Nobody can listen there.
+    #[error("cannot listen on {address}: {source}{}", listen_cure(.source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
+    /// The kernel gives no io_uring.
+    #[error("io_uring does not work here: {source}; {cure}")]
+    IoUring {
+        /// The cause.
+        source: io::Error,
+        /// What helps.
+        cure: &'static str,
+    },
+    /// More shards than cores.
+    #[error(
+        "{shards} shards were asked for, but there are {cores} cores for them; a shard needs a core of its own, so lower --shards"
+    )]
+    Cores {
+        /// Shards asked for.
+        shards: usize,
+        /// Cores this process may use.
+        cores: usize,
+    },
+    /// A shard did not start.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// The machine is out of threads, descriptors or memory.
+    #[error("the machine has no more resources: {0}")]
+    Resources(#[from] io::Error),
+}
+
+fn listen_cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another program listens there, choose another with --listen",
+        io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
+        io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
+        _ => "",
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How many shards it has.
+    pub shards: usize,
+    /// Generated keys; those made just now carry themselves.
+    pub generated: Vec<Generated>,
+    shared: Arc<Shared>,
+    threads: Vec<ShardThread>,
+    mailboxes: Vec<Mailbox>,
+    /// Released when the server is gone.
+    _lock: OwnedFd,
+}
+
+impl Server {
+    /// Checks the machine and starts all shards.
+    ///
+    /// # Errors
+    /// [`StartupError`] with cause and cure. Nothing is left running then.
+    pub fn start(config: &Config) -> Result<Self, StartupError> {
+        check_io_uring()?;
+        raise_file_limit();
+        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let shards = config.shards.unwrap_or(cores.len().max(1));
+        if shards > cores.len() {
+            return Err(StartupError::Cores { shards, cores: cores.len() });
+        }
+        let lock = lock_data_dir(&config.data_dir)?;
+        let (keys, generated) = keys(config)?;
+        let listen = |source| StartupError::Listen { address: config.listen, source };
+        let reservation = reserve_port(config.listen).map_err(listen)?;
+        let settings = Arc::new(Settings {
+            keys,
+            origins: config.origins.clone(),
+            limits: config.limits,
+            timeouts: config.timeouts,
+            retention: config.retention,
+            outbox: config.outbox,
+            metrics_on_main_port: config.metrics_listen.is_none(),
+        });
+        let mut server = Self {
+            address: reservation.address,
+            shards,
+            generated,
+            shared: Arc::new(Shared::new(shards, random_seed())),
+            threads: Vec::new(),
+            mailboxes: Vec::new(),
+            _lock: lock,
+        };
+        match server.start_shards(config, &settings, &cores, &reservation) {
+            Ok(()) => Ok(server),
+            Err(error) => {
+                server.drain();
+                server.join();
+                Err(error)
+            }
+        }
+    }
+
+    /// Stops taking connections and closes those there are; [`Server::join`] waits for the end.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        for mailbox in &self.mailboxes {
+            mailbox.wake();
+        }
+    }
+
+    /// Connections open now.
+    pub fn connection_count(&self) -> usize {
+        self.shared.connection_count()
+    }
+
+    /// What the shards share, for metrics.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Waits until all shards have drained.
+    pub fn join(self) {
+        for thread in self.threads {
+            // A shard that panicked has ended the process already.
+            let _ = thread.join();
+        }
+    }
+
+    fn start_shards(
+        &mut self,
+        config: &Config,
+        settings: &Arc<Settings>,
+        cores: &[core_affinity::CoreId],
+        reservation: &PortReservation,
+    ) -> Result<(), StartupError> {
+        let clock = Clock::start();
+        let mut inboxes = Vec::new();
+        // All eventfds are made before the first shard parts its file table.
+        for _ in 0..self.shards {
+            let (mailbox, inbox) = mailbox(config.mailbox_envelopes_max)?;
+            self.mailboxes.push(mailbox);
+            inboxes.push(inbox);
+        }
+        let (ready, started) = crossbeam_channel::bounded(self.shards);
+        for (index, (inbox, core)) in inboxes.into_iter().zip(cores).enumerate() {
+            let plan = ShardPlan {
+                id: ShardId(index as u16),
+                core: *core,
+                address: reservation.address,
+                settings: Arc::clone(settings),
+                shared: Arc::clone(&self.shared),
+                inbox,
+                mailboxes: self.mailboxes.clone(),
+                seed: random_seed(),
+                clock,
+                drain_spread_ms: config.drain_spread_ms,
+            };
+            self.threads.push(start_shard(plan, ready.clone())?);
+        }
+        drop(ready);
+        for _ in 0..self.shards {
+            if let Ok(result) = started.recv() {
+                result?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn keys(config: &Config) -> Result<(Keys, Vec<Generated>), StartupError> {
+    let mut keys: Vec<Key> = Vec::new();
+    let mut add = |role, digest| {
+        keys.push(Key { digest, access: Access { app: DEFAULT_APP, role } });
+    };
+    for (role, key) in &config.keys {
+        add(*role, KeyDigest::of(key));
+    }
+    let is_configured = |role: Role| config.keys.iter().any(|(r, _)| *r == role);
+    let mut generated = Vec::new();
+    if !Role::ALL.into_iter().all(is_configured) {
+        generated = load_or_create(&config.data_dir)?;
+        generated.retain(|key| !is_configured(key.role));
+        for key in &generated {
+            add(key.role, key.digest);
+        }
+    }
+    Ok((Keys::new(keys), generated))
+}
+
+fn lock_data_dir(path: &PathBuf) -> Result<OwnedFd, StartupError> {
+    let failed = |source| StartupError::DataDir { path: path.clone(), source };
+    std::fs::create_dir_all(path).map_err(failed)?;
+    let lock = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(path.join("lock"))
+        .map_err(failed)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(lock.into()),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(StartupError::DataDirLocked { path: path.clone() })
+        }
+        Err(error) => Err(failed(error.into())),
+    }
+}
+
+fn check_io_uring() -> Result<(), StartupError> {
+    let Err(source) = io_uring::IoUring::new(8) else { return Ok(()) };
+    let disabled = std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled");
+    let cure = match (source.raw_os_error(), disabled.as_deref().map(str::trim)) {
+        (_, Ok("1" | "2")) => {
+            "it is switched off: sysctl kernel.io_uring_disabled=0 switches it on"
+        }
+        (Some(libc::ENOSYS), _) => {
+            "the kernel is too old (5.19 or newer is needed) or was built without it"
+        }
+        (Some(libc::EPERM | libc::EACCES), _) => {
+            "a seccomp profile forbids it, as containers often do: allow io_uring_setup, \
+             io_uring_enter and io_uring_register"
+        }
+        (Some(libc::ENOMEM), _) => "too little memory may be locked: raise ulimit -l",
+        _ => "Linux 5.19 or newer is needed",
+    };
+    Err(StartupError::IoUring { source, cure })
+}
+
+/// Raises the soft limit on open files to the hard one.
+fn raise_file_limit() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    if let Some(files) = getrlimit(Resource::Nofile).current
+        && files < FILES_WANTED
+    {
+        tracing::warn!(
+            files,
+            "few open files are allowed, each shard takes no more connections than that; raise it \
+             with ulimit -n or LimitNOFILE="
+        );
+    }
+}
+
+fn random_seed() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| crate::clock::unix_ms())
+}
