@@ -1,7 +1,7 @@
 //! One socket's life: HTTP first, then perhaps WebSocket, then closing.
 //!
-//! A [`Connection`] is a small record. All that a connection needs only while something happens on
-//! it is in [`Active`], which is made when it is needed and dropped when it is empty: an idle
+//! A `Connection` is a small record. All that a connection needs only while something happens on
+//! it is in `Active`, which is made when it is needed and dropped when it is empty: an idle
 //! connection owns no buffer.
 
 mod close;

@@ -57,7 +57,6 @@ impl Mailbox {
     ///
     /// # Errors
     /// The envelope. A shard that has ended takes everything and does nothing with it.
-    #[expect(clippy::result_large_err, reason = "the envelope is handed back, not an error made")]
     pub fn post(&self, envelope: Envelope) -> Result<(), Envelope> {
         match self.sender.try_send(envelope) {
             Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),

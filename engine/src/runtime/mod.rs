@@ -2,7 +2,7 @@
 //!
 //! Each shard is a thread pinned to its core, with its own file table, its own listener on the
 //! shared port (`SO_REUSEPORT`), and two rings: monoio's, which accepts, writes and keeps time, and
-//! one that only watches idle sockets (see [`parking`]).
+//! one that only watches idle sockets (see `parking`).
 
 mod listener;
 pub mod mailbox;
