@@ -37,6 +37,13 @@ const RETRY_MAX: Duration = Duration::from_secs(10);
 /// Silence after which a ping is sent; twice that without any answer means the server is gone.
 const HEARTBEAT: Duration = Duration::from_secs(25);
 
+/// The last position seen of a channel.
+#[derive(Clone, Debug)]
+struct Position {
+    epoch: String,
+    offset: u64,
+}
+
 /// How one connection ended.
 enum End {
     /// Everything asked for was printed.
@@ -67,7 +74,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 
 fn listen(
     arguments: &Arguments,
-    positions: &mut BTreeMap<String, Value>,
+    positions: &mut BTreeMap<String, Position>,
     left: &mut Option<u64>,
     wait: &mut Duration,
 ) -> End {
@@ -126,15 +133,19 @@ fn listen(
 fn subscribe(
     socket: &mut WebSocket<MaybeTlsStream<TcpStream>>,
     arguments: &Arguments,
-    positions: &BTreeMap<String, Value>,
+    positions: &BTreeMap<String, Position>,
 ) -> tungstenite::Result<()> {
     for channel in &arguments.channels {
-        let mut command = json!({ "type": "subscribe", "channel": channel });
-        match (positions.get(channel), arguments.last) {
-            (Some(position), _) => command["recover"] = position.clone(),
-            (None, Some(last)) => command["replay"] = json!({ "last": last }),
-            (None, None) => {}
-        }
+        let command = match (positions.get(channel), arguments.last) {
+            (Some(Position { epoch, offset }), _) => json!({
+                "type": "subscribe", "channel": channel,
+                "recover": { "epoch": epoch, "offset": offset },
+            }),
+            (None, Some(last)) => {
+                json!({ "type": "subscribe", "channel": channel, "replay": { "last": last } })
+            }
+            (None, None) => json!({ "type": "subscribe", "channel": channel }),
+        };
         socket.send(Message::text(command.to_string()))?;
     }
     Ok(())
@@ -143,10 +154,11 @@ fn subscribe(
 fn take_event(
     event: &Value,
     text: &str,
-    positions: &mut BTreeMap<String, Value>,
+    positions: &mut BTreeMap<String, Position>,
     left: &mut Option<u64>,
 ) -> Option<End> {
     let channel = event.get("channel").and_then(Value::as_str).unwrap_or_default();
+    let offset = event.get("offset").and_then(Value::as_u64).unwrap_or_default();
     match event.get("type").and_then(Value::as_str) {
         Some("subscribed") => {
             let whole = event.get("recovered").and_then(Value::as_bool);
@@ -154,13 +166,13 @@ fn take_event(
                 eprintln!("pushflo: messages of {channel} were missed and are not kept any more");
             }
             if !positions.contains_key(channel) || whole == Some(false) {
-                let position = json!({ "epoch": event["epoch"], "offset": event["offset"] });
-                positions.insert(channel.into(), position);
+                let epoch = event.get("epoch").and_then(Value::as_str).unwrap_or_default();
+                positions.insert(channel.into(), Position { epoch: epoch.into(), offset });
             }
         }
         Some("message") => {
             if let Some(position) = positions.get_mut(channel) {
-                position["offset"] = event["offset"].clone();
+                position.offset = offset;
             }
             println!("{text}");
             let _ = std::io::stdout().flush();
