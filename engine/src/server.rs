@@ -111,18 +111,32 @@ pub struct Server {
 }
 
 impl Server {
-    /// Checks the machine and starts all shards.
+    /// Checks the machine and starts all shards, each on a core of its own.
     ///
     /// # Errors
     /// [`StartupError`] with cause and cure. Nothing is left running then.
     pub fn start(config: &Config) -> Result<Self, StartupError> {
-        check_io_uring()?;
-        raise_file_limit();
-        let cores = core_affinity::get_core_ids().unwrap_or_default();
+        let mut cores = core_affinity::get_core_ids().unwrap_or_default();
         let shards = config.shards.unwrap_or(cores.len().max(1));
         if shards > cores.len() {
             return Err(StartupError::Cores { shards, cores: cores.len() });
         }
+        cores.truncate(shards);
+        Self::start_on(config, &cores)
+    }
+
+    /// As [`Server::start`], with one shard for each entry of `cores`, which may name a core more
+    /// than once.
+    ///
+    /// # Errors
+    /// As for [`Server::start`].
+    pub fn start_on(
+        config: &Config,
+        cores: &[core_affinity::CoreId],
+    ) -> Result<Self, StartupError> {
+        check_io_uring()?;
+        raise_file_limit();
+        let shards = cores.len();
         let lock = lock_data_dir(&config.data_dir)?;
         let (keys, generated) = keys(config)?;
         let listen = |source| StartupError::Listen { address: config.listen, source };
@@ -145,7 +159,7 @@ impl Server {
             mailboxes: Vec::new(),
             _lock: lock,
         };
-        match server.start_shards(config, &settings, &cores, &reservation) {
+        match server.start_shards(config, &settings, cores, &reservation) {
             Ok(()) => Ok(server),
             Err(error) => {
                 server.drain();

@@ -112,7 +112,7 @@ impl Shard {
     /// Goes on with a closing connection once its last bytes are written, and reads on where that
     /// had to wait for the write.
     pub(crate) fn after_write(&mut self, connection: ConnectionKey) {
-        let limits = self.settings.limits;
+        let (limits, draining) = (self.settings.limits, self.is_draining());
         let Some(c) = self.connections.get_mut(connection) else { return };
         if c.active.as_ref().is_some_and(|active| active.is_paused) && c.wants_bytes(&limits) {
             self.resumed.push(connection);
@@ -121,6 +121,10 @@ impl Shard {
         let idle = c.active.as_ref().is_none_or(|active| {
             !active.is_writing && active.out.is_empty() && active.unfinished.is_none()
         });
+        if draining && c.phase == Phase::Http && c.is_quiet() {
+            self.half_close(connection);
+            return;
+        }
         let Phase::Closing { half_closed, .. } = &mut c.phase else { return };
         if idle && c.peer_done {
             self.forget_connection(connection);

@@ -13,13 +13,15 @@ pub(super) struct Drain {
     waiting: Vec<ConnectionKey>,
     /// The tick by which all have been told.
     until: u32,
+    /// The tick at which whoever is still there is cut off.
+    deadline: u32,
     /// How long clients are to wait at most before they come back.
     spread_ms: u64,
 }
 
 impl Shard {
     /// Takes no more connections and closes those there are within `spread_ms`. The shard is done
-    /// when [`Shard::is_drained`]; whoever has not left some seconds after the spread is cut off.
+    /// when [`Shard::is_drained`]; whoever has not left two linger times after the spread is cut off.
     pub fn drain(&mut self, spread_ms: u64) {
         if self.drain.is_some() {
             return;
@@ -38,7 +40,8 @@ impl Shard {
         }
         self.random.shuffle(&mut waiting);
         let until = self.now.tick.saturating_add(if spread_ms == 0 { 0 } else { ticks(spread_ms) });
-        self.drain = Some(Drain { waiting, until, spread_ms });
+        let deadline = until.saturating_add(2 * self.settings.timeouts.linger);
+        self.drain = Some(Drain { waiting, until, deadline, spread_ms });
         self.continue_drain();
         self.settle();
     }
@@ -60,10 +63,18 @@ impl Shard {
         let rest = drain.waiting.len().saturating_sub(share);
         let now: Vec<ConnectionKey> = drain.waiting.drain(rest..).collect();
         let spread_ms = drain.spread_ms;
+        let overdue: Vec<ConnectionKey> = if self.now.tick >= drain.deadline {
+            self.connections.keys().collect()
+        } else {
+            Vec::new()
+        };
         for connection in now {
             // Clients come back at different times, the later the more of them there were.
             let retry_ms = self.random.u64(0..=spread_ms.max(1_000));
             self.close_websocket(connection, CloseReason::going_away(retry_ms));
+        }
+        for connection in overdue {
+            self.forget_connection(connection);
         }
     }
 }
