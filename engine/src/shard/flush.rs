@@ -5,7 +5,7 @@
 
 use super::Shard;
 use super::batch::Batch;
-use super::id::{ConnectionKey, SubscriptionKey, TailKey};
+use super::id::{ConnectionKey, TailKey};
 use crate::connection::CloseReason;
 
 impl Shard {
@@ -53,16 +53,14 @@ impl Shard {
         let Some(tail) = self.tails.get_mut(key) else { return };
         tail.behind = tail.behind.saturating_sub(1);
         if tail.behind == 0 && !tail.is_dirty {
-            let before = tail.bytes();
             tail.trim(tail.end());
-            self.count_tail_bytes(before, 0);
+            self.count_tail_bytes(key);
         }
     }
 
     fn flush_tail(&mut self, key: TailKey) {
         let tail_bytes_max = self.settings.limits.tail_bytes_max;
         let Some(tail) = self.tails.get_mut(key) else { return };
-        let before = tail.bytes();
         tail.is_dirty = false;
         tail.seal();
         let end = tail.end();
@@ -86,8 +84,7 @@ impl Shard {
             }
         }
         tail.trim(slowest);
-        let after = tail.bytes();
-        self.count_tail_bytes(before, after);
+        self.count_tail_bytes(key);
         for connection in too_slow {
             self.metrics().slow_consumers_total.increment();
             self.close_websocket(connection, CloseReason::TOO_SLOW);
@@ -136,12 +133,11 @@ impl Shard {
         Some(batch)
     }
 
-    /// Whether a subscription still has something to send; for assertions of the simulation.
-    pub fn is_behind(&self, key: SubscriptionKey) -> bool {
-        self.subscriptions.get(key).is_some_and(|subscription| subscription.is_behind)
-    }
-
-    fn count_tail_bytes(&self, before: u64, after: u64) {
-        self.metrics().tail_bytes.add(after.wrapping_sub(before));
+    /// Brings the metric up to what the tail holds.
+    fn count_tail_bytes(&mut self, key: TailKey) {
+        let Some(tail) = self.tails.get_mut(key) else { return };
+        let change = tail.bytes().wrapping_sub(tail.counted_bytes);
+        tail.counted_bytes = tail.bytes();
+        self.metrics().tail_bytes.add(change);
     }
 }

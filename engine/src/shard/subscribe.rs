@@ -259,6 +259,7 @@ impl Shard {
             && let Some(tail) = self.tails.remove(key)
         {
             self.tail_of.remove(&tail.channel);
+            self.metrics().tail_bytes.add(tail.counted_bytes.wrapping_neg());
         }
     }
 

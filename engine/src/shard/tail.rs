@@ -29,6 +29,8 @@ pub(super) struct Tail {
     pub(super) is_dirty: bool,
     /// Subscribers with something to send.
     pub(super) behind: u32,
+    /// Bytes held as the metric has them.
+    pub(super) counted_bytes: u64,
     blocks: VecDeque<Block>,
     /// The number of the first block.
     first: u64,
@@ -58,6 +60,7 @@ impl Tail {
             pending: 0,
             is_dirty: false,
             behind: 0,
+            counted_bytes: 0,
             blocks: VecDeque::new(),
             first: 0,
             open: Vec::new(),
