@@ -1,7 +1,7 @@
 //! A real server on a port of its own, with known keys, gone when it is dropped.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pushflo_engine::config::{Config, Overrides};
 use pushflo_engine::server::Server;
@@ -41,18 +41,6 @@ pub fn config(data: &Path, extra: &str) -> Config {
     Config::load(Some(&file), Overrides::default()).unwrap()
 }
 
-/// The built program, beside the test's own executable.
-pub fn binary() -> PathBuf {
-    let mut path = std::env::current_exe().unwrap();
-    path.pop();
-    if path.ends_with("deps") {
-        path.pop();
-    }
-    let path = path.join("pushflo");
-    assert!(path.exists(), "{} is missing: cargo build --workspace makes it", path.display());
-    path
-}
-
 impl TestServer {
     pub fn drain(&self) {
         self.server.as_ref().unwrap().drain();
@@ -67,8 +55,9 @@ impl TestServer {
     pub fn metric(&self, name: &str) -> u64 {
         let text = crate::http::get(self.address, "/metrics", None).text();
         let series = format!("{name}{{");
-        let lines = text.lines().filter(|line| line.starts_with(&series));
-        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with(&series)).collect();
+        assert!(!lines.is_empty(), "there is no metric {name}");
+        lines.iter().map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum()
     }
 }
 

@@ -6,8 +6,10 @@ mod messages;
 mod publish;
 mod websocket;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
-use pushflo_protocol::http::Request;
+use pushflo_protocol::http::{Request, percent_decode};
 use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal};
 
 use crate::auth::{Access, Role};
@@ -34,9 +36,13 @@ impl Shard {
             ("GET", "/ws") => self.upgrade(id, request, unanswered),
             ("POST", "/api/v1/publish") => self.publish(id, request),
             (method, path) => match (method, channel_messages(path)) {
-                ("POST", Some(slug)) => self.publish_message(id, request, slug),
-                ("GET", Some(slug)) => self.messages(id, request, slug),
-                _ => Err(not_found(method, path)),
+                ("POST", Some(slug)) => self.publish_message(id, request, &slug),
+                ("GET", Some(slug)) => self.messages(id, request, &slug),
+                _ => {
+                    let reply = no_route(method, path);
+                    self.metrics().refused(reply.0);
+                    Ok(Answering::Now(reply.1))
+                }
             },
         };
         result.unwrap_or_else(|refusal| {
@@ -121,21 +127,33 @@ fn preflight() -> Reply {
     }
 }
 
-/// The slug in `/api/v1/channels/SLUG/messages`.
-fn channel_messages(path: &str) -> Option<&str> {
-    path.strip_prefix("/api/v1/channels/")?.strip_suffix("/messages")
+/// The slug in `/api/v1/channels/SLUG/messages`, percent-decoded.
+fn channel_messages(path: &str) -> Option<Cow<'_, str>> {
+    let slug = path.strip_prefix("/api/v1/channels/")?.strip_suffix("/messages")?;
+    Some(percent_decode(slug))
 }
 
 fn slug(text: &str) -> Result<ChannelSlug, Refusal> {
     ChannelSlug::parse(text).map_err(|error| Refusal::field("channel", error.to_string()))
 }
 
-fn not_found(method: &str, path: &str) -> Refusal {
-    const PATHS: [&str; 6] = ["/health", "/metrics", "/", "/live", "/ws", "/api/v1/publish"];
+/// The answer where no route fits: 405 with the methods there are (RFC 9110 section 15.5.6), or 404.
+fn no_route(method: &str, path: &str) -> (ErrorCode, Reply) {
     let shown: String = path.chars().take(80).collect();
-    if PATHS.contains(&path) || channel_messages(path).is_some() {
-        let text = format!("{shown} does not take {}", method.chars().take(16).collect::<String>());
-        return Refusal::new(ErrorCode::MethodNotAllowed, text);
-    }
-    Refusal::new(ErrorCode::NotFound, format!("there is nothing at {shown}"))
+    let allow = match path {
+        "/health" | "/metrics" | "/" | "/live" | "/ws" => Some("Allow: GET, HEAD, OPTIONS"),
+        "/api/v1/publish" => Some("Allow: POST, OPTIONS"),
+        _ => channel_messages(path).map(|_| "Allow: GET, HEAD, POST, OPTIONS"),
+    };
+    let Some(allow) = allow else {
+        let text = format!("there is nothing at {shown}");
+        let refusal = Refusal::new(ErrorCode::NotFound, text);
+        return (refusal.code, Reply::refusal(&refusal));
+    };
+    let method: String = method.chars().take(16).collect();
+    let refusal =
+        Refusal::new(ErrorCode::MethodNotAllowed, format!("{shown} does not take {method}"));
+    let mut reply = Reply::refusal(&refusal);
+    reply.headers.push(allow.into());
+    (refusal.code, reply)
 }

@@ -114,13 +114,12 @@ impl Shard {
         self.post(request.shard, Envelope::Answer(Box::new((request, outcome))));
     }
 
-    /// A page of history as the JSON of the answer.
+    /// A page of history as the JSON of the answer. A channel that nobody used yet has none, which
+    /// is an answer and not an error.
     pub(super) fn home_page(&self, channel: &ChannelKey, query: &PageQuery) -> Outcome {
-        let Some(&key) = self.home_of.get(channel) else {
-            let text = format!("there is no channel {:?} yet", channel.slug.as_str());
-            return Err(Refusal::new(ErrorCode::NotFound, text));
-        };
-        let (items, total) = self.history.page(key, query);
+        let key = self.home_of.get(channel);
+        let (items, total) =
+            key.map_or_else(Default::default, |key| self.history.page(*key, query));
         let mut body = br#"{"success":true,"data":{"items":["#.to_vec();
         for (index, message) in items.iter().enumerate() {
             if index > 0 {

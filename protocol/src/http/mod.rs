@@ -3,5 +3,5 @@
 mod request;
 mod response;
 
-pub use request::{Progress, Request, RequestReader};
+pub use request::{Progress, Request, RequestReader, percent_decode};
 pub use response::{CONTINUE, Response, date};

@@ -330,8 +330,9 @@ fn chunk_size(line: &[u8]) -> Result<usize, Refusal> {
         .ok_or_else(|| invalid("a chunk size must be 1 to 8 hexadecimal digits"))
 }
 
-/// Decodes `%XX`; `+` stays, since keys and tokens may hold it.
-fn percent_decode(text: &str) -> Cow<'_, str> {
+/// Decodes `%XX` (RFC 3986 section 2.1) where that gives UTF-8; `+` stays, since keys and tokens may
+/// hold it.
+pub fn percent_decode(text: &str) -> Cow<'_, str> {
     if !text.contains('%') {
         return Cow::Borrowed(text);
     }

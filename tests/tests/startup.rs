@@ -1,0 +1,292 @@
+//! The program as a user meets it: greeting, start-up errors with their cure, signals, and the
+//! other commands.
+
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Output;
+
+use pushflo_tests::client::Subscriber;
+use pushflo_tests::http::{HttpClient, get, publish_body};
+use pushflo_tests::program::{Program, command, run};
+use pushflo_tests::server::{PUBLISH_KEY, SECRET_KEY};
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+/// The one line of an error, after checking that the exit code says so too.
+fn error(output: &Output) -> String {
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let text = String::from_utf8(output.stderr.clone()).unwrap();
+    assert!(text.starts_with("pushflo: ") && !text.contains("panicked"), "{text}");
+    text
+}
+
+fn says(output: &Output, all: &[&str]) {
+    let text = error(output);
+    for words in all {
+        assert!(text.contains(words), "{text:?} does not say {words:?}");
+    }
+}
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+#[test]
+fn the_first_start_makes_keys_and_shows_them_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let (mut program, address) = Program::serve(&data, &[]);
+    let key = |line: String| line.split_whitespace().last().unwrap().to_owned();
+    let publish = key(program.line_with("  publish "));
+    let secret = key(program.line_with("  secret "));
+    let mgmt = key(program.line_with("  mgmt "));
+    assert!(publish.starts_with("pub_") && secret.starts_with("sec_") && mgmt.starts_with("mgmt_"));
+    let page = program.line_with("/live#");
+    assert!(page.contains(&publish) && page.contains(&address.to_string()), "{page}");
+    program.line_with("curl http://");
+    let authorization = program.line_with("-H");
+    assert!(authorization.contains(&format!("Bearer {secret}")), "{authorization}");
+    // The body of the curl line is what it says.
+    let body = program.line_with("-d ");
+    let body = body.trim().strip_prefix("-d '").unwrap().strip_suffix('\'').unwrap();
+    let mut http = HttpClient::connect(address);
+    assert_eq!(http.publish(&secret, body).status, 200);
+    // Only the owner reads the file, and no secret stands in it.
+    let file = data.join("keys.toml");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let kept = std::fs::read_to_string(&file).unwrap();
+    assert!(!kept.contains(&secret) && !kept.contains(&mgmt), "{kept}");
+    drop(http);
+    program.signal(Signal::TERM);
+    assert!(program.output().status.success());
+    // The second start knows them and shows nothing.
+    let (mut program, address) = Program::serve(&data, &[]);
+    assert_eq!(HttpClient::connect(address).publish(&secret, body).status, 200);
+    assert_eq!(HttpClient::connect(address).publish(&publish, body).status, 403);
+    program.signal(Signal::INT);
+    let output = program.output();
+    assert!(output.status.success());
+    let rest = String::from_utf8(output.stdout).unwrap();
+    assert!(!rest.contains("sec_") && rest.contains("/live"), "{rest}");
+    // A damaged file is told and not overwritten.
+    std::fs::write(&file, "publish = 3").unwrap();
+    let output = run(&["--listen", "127.0.0.1:0", "--data-dir", text(&data)]);
+    says(&output, &["keys.toml", "is damaged", "restore it, or remove it"]);
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "publish = 3");
+}
+
+#[test]
+fn a_taken_port_and_a_used_folder_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("a");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let output = run(&["--listen", &address, "--data-dir", text(&data)]);
+    says(&output, &[&address, "another program listens there", "--listen"]);
+    // Another pushflo listens with SO_REUSEPORT; its port is taken all the same.
+    let (_program, address) = Program::serve(&data, &[]);
+    let other = folder.path().join("b");
+    let output = run(&["--listen", &address.to_string(), "--data-dir", text(&other)]);
+    says(&output, &["another program listens there"]);
+    let output = run(&["--listen", "127.0.0.1:0", "--data-dir", text(&data)]);
+    says(&output, &["in use by another pushflo", "--data-dir"]);
+    let output = run(&["--listen", "192.0.2.1:7070", "--data-dir", text(&other)]);
+    says(&output, &["this machine does not have that address"]);
+    assert_eq!(get(address, "/health", None).status, 200);
+}
+
+#[test]
+fn a_folder_that_cannot_be_used_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    for path in [file.clone(), file.join("below"), "/proc/pushflo".into()] {
+        let output = run(&["--listen", "127.0.0.1:0", "--data-dir", text(&path)]);
+        says(&output, &["cannot use the data folder", text(&path), "--data-dir"]);
+    }
+}
+
+#[test]
+fn mistakes_in_the_configuration_name_file_line_and_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pushflo.toml");
+    let none = folder.path().join("none.toml");
+    for (toml, all) in [
+        ("listen = 'nowhere'", &["listen = nowhere", "must be an address and a port"][..]),
+        ("\n\nlimt = 3", &["pushflo.toml", "line 3", "limt"]),
+        ("shards = 'two'", &["pushflo.toml", "line 1", "shards"]),
+        ("shards = 0", &["shards = 0", "from 1 to 1024"]),
+        ("[limits]\npayload_bytes = 1", &["limits.payload_bytes = 1", "from 64"]),
+        ("[limits]\nconnections = -1", &["line 2", "connections"]),
+        ("[timeouts]\nping_ms = 1", &["timeouts.ping_ms = 1"]),
+        ("[keys]\nsecret = 'pub_0123456789abcdef'", &["keys.secret", "must start with sec_"]),
+        ("[keys]\nsecret = 'sec_short'", &["keys.secret", "at least 16"]),
+        ("listen = ", &["pushflo.toml", "line 1"]),
+    ] {
+        std::fs::write(&file, toml).unwrap();
+        for check in [&["check-config", "--config", text(&file)][..], &["--config", text(&file)]] {
+            let output = run(check);
+            says(&output, all);
+            assert!(!error(&output).contains("0123456789"), "a key is repeated");
+        }
+    }
+    says(&run(&["check-config", "--config", text(&none)]), &["none.toml", "No such file"]);
+    std::fs::write(&file, "listen = '127.0.0.1:7999'\nshards = 2\n[limits]\nconnections = 7")
+        .unwrap();
+    let output = run(&["check-config", "--config", text(&file)]);
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stdout).unwrap().contains("127.0.0.1:7999"));
+    // The environment wins over the file, the command line over both.
+    let mut over = command(&["check-config", "--config", text(&file)]);
+    over.env("PUSHFLO_LISTEN", "127.0.0.1:7998");
+    let output = Program::spawn(over).output();
+    assert!(String::from_utf8(output.stdout).unwrap().contains("127.0.0.1:7998"));
+    let mut over =
+        command(&["check-config", "--config", text(&file), "--listen", "127.0.0.1:7997"]);
+    over.env("PUSHFLO_LISTEN", "127.0.0.1:7998");
+    let output = Program::spawn(over).output();
+    assert!(String::from_utf8(output.stdout).unwrap().contains("127.0.0.1:7997"));
+}
+
+#[test]
+fn more_shards_than_cores_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let output =
+        run(&["--listen", "127.0.0.1:0", "--shards", "999", "--data-dir", text(folder.path())]);
+    says(&output, &["999 shards", "a core of its own", "--shards"]);
+}
+
+/// Without io_uring the start fails in words; here the memory that may be locked is none, or the
+/// kernel forbids the call, as container runtimes do.
+#[test]
+fn a_kernel_without_io_uring_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = without_io_uring(folder.path());
+    says(&output, &["io_uring does not work here", "seccomp"]);
+}
+
+/// Runs the server under a seccomp filter that refuses `io_uring_setup` with EPERM.
+fn without_io_uring(data: &Path) -> Output {
+    // A filter of four instructions, installed by Python since a test may not use unsafe code.
+    const SCRIPT: &str = r"
+import ctypes, os, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+number = 425  # io_uring_setup, the same on every architecture
+code = [(0x20, 0, 0, 0), (0x15, 0, 1, number), (0x06, 0, 0, 0x00050000 | 1), (0x06, 0, 0, 0x7fff0000)]
+program = b''.join(struct.pack('HBBI', *line) for line in code)
+buffer = ctypes.create_string_buffer(program)
+class Filter(ctypes.Structure):
+    _fields_ = [('len', ctypes.c_ushort), ('filter', ctypes.c_void_p)]
+wanted = Filter(len(code), ctypes.addressof(buffer))
+assert libc.prctl(38, 1, 0, 0, 0) == 0
+assert libc.prctl(22, 2, ctypes.byref(wanted), 0, 0) == 0
+os.execv(sys.argv[1], sys.argv[1:])
+";
+    let program = pushflo_tests::program::path();
+    std::process::Command::new("python3")
+        .args(["-c", SCRIPT, text(&program), "--listen", "127.0.0.1:0", "--data-dir", text(data)])
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn a_second_signal_stops_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("pushflo.toml");
+    std::fs::write(&config, "drain_spread_ms = 600000").unwrap();
+    let (mut program, address) = Program::serve(folder.path(), &["--config", text(&config)]);
+    let publish = program.line_with("  publish ");
+    let _held = Subscriber::connect_with(address, publish.split_whitespace().last().unwrap());
+    program.signal(Signal::TERM);
+    // Draining has begun once nobody may connect.
+    while std::net::TcpStream::connect(address).is_ok() {}
+    program.signal(Signal::TERM);
+    assert_eq!(program.output().status.code(), Some(130));
+}
+
+#[test]
+fn publish_and_subscribe_from_the_command_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, address) = serve_with_keys(folder.path(), "127.0.0.1:0");
+    let url = format!("http://{address}");
+    let publish = |channel: &str, content: &str| {
+        run(&["publish", channel, content, "--url", &url, "--key", SECRET_KEY])
+    };
+    let mut subscribed = subscribe(&url, &["a", "b"]);
+    // It has subscribed when a message says that it was delivered to somebody.
+    let delivered = |output: &Output| {
+        let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+        answer["delivered"].as_u64().unwrap()
+    };
+    while delivered(&publish("a", "0")) == 0 || delivered(&publish("b", "0")) == 0 {}
+    assert!(publish("a", r#"{"n": 12345678901234567890}"#).status.success());
+    let line = subscribed.line_with("12345678901234567890");
+    assert!(line.contains(r#""channel":"a""#), "{line}");
+    publish("b", "not JSON");
+    subscribed.line_with(r#""not JSON""#);
+    says(&publish("a b", "1"), &["400", "' '"]);
+    says(&run(&["publish", "a", "1", "--url", &url, "--key", PUBLISH_KEY]), &["403", "sec_"]);
+    says(
+        &run(&["publish", "a", "1", "--url", "http://127.0.0.1:1", "--key", SECRET_KEY]),
+        &["cannot reach http://127.0.0.1:1"],
+    );
+    subscribed.signal(Signal::INT);
+    subscribed.output();
+}
+
+/// Restarts the server under a subscriber, which comes back by itself.
+#[test]
+fn the_subscribe_command_reconnects() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut server, address) = serve_with_keys(folder.path(), "127.0.0.1:0");
+    let url = format!("http://{address}");
+    let mut subscribed = subscribe(&url, &["c"]);
+    let publish = |content: &Value| {
+        let answer = HttpClient::connect(address).publish(SECRET_KEY, &publish_body("c", content));
+        answer.json()["data"]["delivered"].as_u64().unwrap()
+    };
+    while publish(&json!("before")) == 0 {}
+    subscribed.line_with("before");
+    server.signal(Signal::TERM);
+    assert!(server.output().status.success());
+    let (_server, _) = serve_with_keys(folder.path(), &address.to_string());
+    while publish(&json!("after")) == 0 {}
+    subscribed.line_with("after");
+}
+
+fn serve_with_keys(data: &Path, listen: &str) -> (Program, std::net::SocketAddr) {
+    let config = data.join("pushflo.toml");
+    std::fs::write(&config, "drain_spread_ms = 0").unwrap();
+    let mut command =
+        command(&["--listen", listen, "--data-dir", text(data), "--config", text(&config)]);
+    command.env("PUSHFLO_PUBLISH_KEY", PUBLISH_KEY).env("PUSHFLO_SECRET_KEY", SECRET_KEY);
+    let mut program = Program::spawn(command);
+    let address = program.address();
+    (program, address)
+}
+
+fn subscribe(url: &str, channels: &[&str]) -> Program {
+    let mut arguments = vec!["subscribe", "--url", url, "--key", PUBLISH_KEY];
+    arguments.extend(channels);
+    Program::spawn(command(&arguments))
+}
+
+#[test]
+fn help_and_version_are_printed() {
+    for (arguments, words) in [
+        (&["--help"][..], "check-config"),
+        (&["serve", "--help"], "PUSHFLO_DATA_DIR"),
+        (&["publish", "--help"], "PUSHFLO_SECRET_KEY"),
+        (&["subscribe", "--help"], "PUSHFLO_PUBLISH_KEY"),
+        (&["--version"], env!("CARGO_PKG_VERSION")),
+    ] {
+        let output = run(arguments);
+        assert!(output.status.success());
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(text.contains(words), "{arguments:?}: {text}");
+    }
+    for wrong in [&["fly"][..], &["--listen"], &["--shards", "many"], &["publish", "c"]] {
+        assert_eq!(run(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
