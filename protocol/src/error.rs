@@ -23,6 +23,8 @@ pub enum ErrorCode {
     PayloadTooLarge,
     /// The request's head is over its limit.
     HeadTooLarge,
+    /// The address speaks only WebSocket, of the one version there is.
+    UpgradeRequired,
     /// The request did not arrive in time.
     RequestTimeout,
     /// Too many in a time.
@@ -37,7 +39,7 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// All codes, for tables such as metrics.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ValidationError,
         Self::Unauthorized,
         Self::Forbidden,
@@ -46,6 +48,7 @@ impl ErrorCode {
         Self::Conflict,
         Self::PayloadTooLarge,
         Self::HeadTooLarge,
+        Self::UpgradeRequired,
         Self::RequestTimeout,
         Self::RateLimited,
         Self::QuotaExceeded,
@@ -56,7 +59,10 @@ impl ErrorCode {
     /// The code as it stands on the wire.
     pub fn as_str(self) -> &'static str {
         match self {
-            Self::ValidationError | Self::HeadTooLarge | Self::RequestTimeout => "VALIDATION_ERROR",
+            Self::ValidationError
+            | Self::HeadTooLarge
+            | Self::UpgradeRequired
+            | Self::RequestTimeout => "VALIDATION_ERROR",
             Self::Unauthorized => "UNAUTHORIZED",
             Self::Forbidden => "FORBIDDEN",
             Self::NotFound | Self::MethodNotAllowed => "NOT_FOUND",
@@ -80,6 +86,7 @@ impl ErrorCode {
             Self::Conflict => "conflict",
             Self::PayloadTooLarge => "payload_too_large",
             Self::HeadTooLarge => "head_too_large",
+            Self::UpgradeRequired => "upgrade_required",
             Self::RequestTimeout => "request_timeout",
             Self::RateLimited => "rate_limited",
             Self::QuotaExceeded => "quota_exceeded",
@@ -99,6 +106,7 @@ impl ErrorCode {
             Self::RequestTimeout => 408,
             Self::Conflict => 409,
             Self::PayloadTooLarge => 413,
+            Self::UpgradeRequired => 426,
             Self::HeadTooLarge => 431,
             Self::RateLimited | Self::QuotaExceeded => 429,
             Self::Overloaded => 503,

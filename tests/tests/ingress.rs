@@ -197,7 +197,7 @@ fn wrong_requests_are_refused_and_the_connection_goes_on() {
             ("BREW", "/api/v1/channels/c/messages", 405, "NOT_FOUND", "does not take BREW"),
             ("POST", "/api/v1/channels/a%20b/messages", 400, "VALIDATION_ERROR", "' '"),
             ("POST", "/api/v1/channels//messages", 400, "VALIDATION_ERROR", "channel"),
-            ("GET", "/ws", 400, "VALIDATION_ERROR", "WebSocket"),
+            ("GET", "/ws", 426, "VALIDATION_ERROR", "WebSocket"),
         ] {
             client.send(&request(method, target, Some(MANAGE_KEY), "{}"));
             let answer = client.answer().unwrap();

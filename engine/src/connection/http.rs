@@ -68,6 +68,12 @@ impl Reply {
         if refusal.code == ErrorCode::Unauthorized {
             reply.headers.push("WWW-Authenticate: Bearer".into());
         }
+        if refusal.code == ErrorCode::UpgradeRequired {
+            // RFC 9110 section 15.5.22 and RFC 6455 section 4.4.
+            reply.headers.push("Connection: Upgrade".into());
+            reply.headers.push("Upgrade: websocket".into());
+            reply.headers.push("Sec-WebSocket-Version: 13".into());
+        }
         reply
     }
 }

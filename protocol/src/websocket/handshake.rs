@@ -22,8 +22,9 @@ pub fn accept(request: &Request<'_>) -> Result<String, Refusal> {
     if request.http_10 {
         return Err(fail("a WebSocket handshake needs HTTP/1.1"));
     }
+    let upgrade = |message: &'static str| Refusal::new(ErrorCode::UpgradeRequired, message);
     if !is_upgrade(request) {
-        return Err(fail(
+        return Err(upgrade(
             "this is a WebSocket address: the header 'Upgrade: websocket' is missing",
         ));
     }
@@ -34,7 +35,7 @@ pub fn accept(request: &Request<'_>) -> Result<String, Refusal> {
         return Err(fail("a WebSocket handshake has no body"));
     }
     if request.header("sec-websocket-version") != Some(b"13") {
-        return Err(fail("the header 'Sec-WebSocket-Version: 13' is missing"));
+        return Err(upgrade("the header 'Sec-WebSocket-Version: 13' is missing"));
     }
     let mut keys = request.headers("sec-websocket-key");
     let (Some(key), None) = (keys.next(), keys.next()) else {
