@@ -31,8 +31,12 @@ pub fn depth(text: &str) -> usize {
 /// # Errors
 /// A validation error that says what was expected and where.
 pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, Refusal> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        let code = crate::ErrorCode::ValidationError;
+    let code = crate::ErrorCode::ValidationError;
+    // All of it is checked, also what is skipped over; the parser then need not look again.
+    let text = str::from_utf8(bytes).map_err(|error| {
+        Refusal::new(code, format!("{what} is not UTF-8 at byte {}", error.valid_up_to()))
+    })?;
+    serde_json::from_str(text).map_err(|error| {
         if bytes.iter().all(u8::is_ascii_whitespace) {
             return Refusal::new(code, format!("{what} is empty, a JSON object is expected"));
         }
@@ -72,6 +76,14 @@ pub(crate) fn unsigned<'de, D: Deserializer<'de>>(d: D) -> Result<u64, D::Error>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_skipped_over_is_utf8_too() {
+        #[derive(Debug, Deserialize)]
+        struct Empty {}
+        let refusal = parse::<Empty>(b"{\"unknown\":\"m\xff\"}", "the body").unwrap_err();
+        assert_eq!(refusal.message, "the body is not UTF-8 at byte 13");
+    }
 
     #[test]
     fn depth_counts_brackets_outside_strings() {

@@ -173,6 +173,11 @@ fn wrong_requests_are_refused_and_the_connection_goes_on() {
             let answer = client.publish(SECRET_KEY, body);
             refused(&answer, status, code, words);
         }
+        let mut broken = request("POST", "/api/v1/publish", Some(SECRET_KEY), r#"{"x":"?"}"#);
+        let mark = broken.iter().rposition(|&byte| byte == b'?').unwrap();
+        broken[mark] = 0xff;
+        client.send(&broken);
+        refused(&client.answer().unwrap(), 400, "VALIDATION_ERROR", "not UTF-8 at byte 6");
         client.send(&request("POST", "/api/v1/publish", Some(SECRET_KEY), "\u{feff}{}"));
         refused(&client.answer().unwrap(), 400, "VALIDATION_ERROR", "the body");
         let queries = [
