@@ -58,6 +58,8 @@ pub struct Overrides {
     pub data_dir: Option<PathBuf>,
     /// `shards`
     pub shards: Option<usize>,
+    /// `cores`
+    pub cores: Option<Vec<usize>>,
     /// Keys by role.
     pub keys: Vec<(Role, String)>,
 }
@@ -73,6 +75,8 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// How many shards; `None`: one for each core.
     pub shards: Option<usize>,
+    /// The cores that shards are pinned to, in turn; empty: all this process may use.
+    pub cores: Vec<usize>,
     /// How long a drain spreads its closes.
     pub drain_spread_ms: u64,
     /// Configured keys; a role without one gets a generated key.
@@ -98,6 +102,7 @@ struct File {
     metrics_listen: Option<String>,
     data_dir: Option<PathBuf>,
     shards: Option<usize>,
+    cores: Option<Vec<usize>>,
     drain_spread_ms: Option<u64>,
     allowed_origins: Option<Vec<String>>,
     keys: KeysSection,
@@ -190,6 +195,7 @@ impl Config {
                 .or(file.data_dir)
                 .unwrap_or_else(|| DATA_DIR_DEFAULT.into()),
             shards,
+            cores: overrides.cores.or(file.cores).unwrap_or_default(),
             drain_spread_ms: range("drain_spread_ms", file.drain_spread_ms, 0, 3_600_000, 5_000)?,
             keys: keys(file.keys, overrides.keys)?,
             origins: file.allowed_origins.map_or(AllowedOrigins::All, AllowedOrigins::List),

@@ -69,7 +69,7 @@ pub enum StartupError {
     },
     /// More shards than cores.
     #[error(
-        "{shards} shards were asked for, but there are {cores} cores for them; a shard needs a core of its own, so lower --shards"
+        "{shards} shards were asked for, but there are {cores} cores for them; a shard needs a core of its own, so lower --shards, or name the cores they are to share with --cores"
     )]
     Cores {
         /// Shards asked for.
@@ -77,12 +77,24 @@ pub enum StartupError {
         /// Cores this process may use.
         cores: usize,
     },
+    /// A core that was named is not there, or not for this process.
+    #[error("there is no core {core} for this process; --cores may name {}", list(.cores))]
+    NoSuchCore {
+        /// The core.
+        core: usize,
+        /// Those there are.
+        cores: Vec<usize>,
+    },
     /// A shard did not start.
     #[error(transparent)]
     Shard(#[from] ShardError),
     /// The machine is out of threads, descriptors or memory.
     #[error("the machine has no more resources: {0}")]
     Resources(#[from] io::Error),
+}
+
+fn list(cores: &[usize]) -> String {
+    cores.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }
 
 fn listen_cure(error: &io::Error) -> &'static str {
@@ -116,12 +128,23 @@ impl Server {
     /// # Errors
     /// [`StartupError`] with cause and cure. Nothing is left running then.
     pub fn start(config: &Config) -> Result<Self, StartupError> {
-        let mut cores = core_affinity::get_core_ids().unwrap_or_default();
-        let shards = config.shards.unwrap_or(cores.len().max(1));
-        if shards > cores.len() {
-            return Err(StartupError::Cores { shards, cores: cores.len() });
+        let there = core_affinity::get_core_ids().unwrap_or_default();
+        let named: Result<Vec<_>, _> = config
+            .cores
+            .iter()
+            .map(|&core| {
+                let found = there.iter().find(|id| id.id == core).copied();
+                let cores = || there.iter().map(|id| id.id).collect();
+                found.ok_or_else(|| StartupError::NoSuchCore { core, cores: cores() })
+            })
+            .collect();
+        let (named, is_named) = (named?, !config.cores.is_empty());
+        let from = if is_named { named } else { there };
+        let shards = config.shards.unwrap_or(from.len().max(1));
+        if !is_named && shards > from.len() {
+            return Err(StartupError::Cores { shards, cores: from.len() });
         }
-        cores.truncate(shards);
+        let cores: Vec<_> = from.iter().cycle().take(shards).copied().collect();
         Self::start_on(config, &cores)
     }
 

@@ -96,6 +96,9 @@ pub(crate) struct Parameters {
     /// Writes everything measured to this file as JSON; - is standard output
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+    /// Writes a report with plots to this file; it needs nothing else to be read
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
 }
 
 /// How fast publishes are sent.

@@ -1,4 +1,4 @@
-//! What a run found: a table for people, JSON for programs.
+//! What a run found: a table for people, JSON for programs, a page with plots for both.
 #![allow(clippy::print_stdout, reason = "the table is the program's output")]
 
 use std::fs::File;
@@ -8,9 +8,10 @@ use std::path::Path;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
+use crate::html::{self, Plot, Series};
 use crate::plan::Plan;
 use crate::process::Machine;
-use crate::run::Measured;
+use crate::run::{Measured, Sample};
 use crate::worker::Findings;
 
 /// A generating thread that waits less than this may be what limits the run.
@@ -103,10 +104,24 @@ impl Report {
 
     /// Prints the table.
     pub(crate) fn print(&self) {
+        println!("{}", self.title());
+        for (name, value) in self.rows() {
+            println!("  {name:<26} {value}");
+        }
+        for note in self.notes() {
+            println!("  {note}");
+        }
+    }
+
+    fn title(&self) -> String {
+        format!("{} against {}", self.plan.scenario, self.plan.server)
+    }
+
+    fn rows(&self) -> Vec<(String, String)> {
         let Plan { subscribers, channels, payload_bytes, publishers, pipeline, .. } = &self.plan;
         let m = &self.measured;
-        let row = |name: &str, value: String| println!("  {name:<26} {value}");
-        println!("{} against {}", self.plan.scenario, self.plan.server);
+        let mut rows = Vec::new();
+        let mut row = |name: &str, value: String| rows.push((name.to_owned(), value));
         row("subscribers, channels", format!("{subscribers}, {channels}"));
         let rate = self.plan.rate.map_or("max".into(), |rate| format!("{rate}/s"));
         if *publishers > 0 {
@@ -115,35 +130,32 @@ impl Report {
                 format!("{rate}, {payload_bytes} B, {publishers} connections × {pipeline}"),
             );
         }
-        let connect_s = m.connect_ns as f64 / 1e9;
-        row("connected", format!("{} in {connect_s:.2} s", m.live));
+        row("connected", format!("{} in {:.2} s", m.live, m.connect_ns as f64 / 1e9));
         row("measured", format!("{:.2} s", self.seconds()));
         let per_second = |count: u64| count as f64 / self.seconds().max(1e-9);
+        let with_rate = |count: u64| format!("{count} ({:.0}/s)", per_second(count));
         if m.publishes > 0 {
-            row("publishes", format!("{} ({:.0}/s)", m.publishes, per_second(m.publishes)));
+            row("publishes", with_rate(m.publishes));
         }
         if m.refused > 0 {
             row("refused with 503", m.refused.to_string());
         }
         if m.deliveries > 0 {
-            row("deliveries", format!("{} ({:.0}/s)", m.deliveries, per_second(m.deliveries)));
+            row("deliveries", with_rate(m.deliveries));
         }
         if let Some(messages) = self.messages_per_flush() {
             row("messages per flush", format!("{messages:.2}"));
         }
         if let Some(server) = m.server {
-            row(
-                "server CPU",
-                format!("{:.1} % of a core", server.cpu_ns as f64 / m.measured_ns as f64 * 100.0),
-            );
+            let share = server.cpu_ns as f64 / m.measured_ns as f64 * 100.0;
+            row("server CPU", format!("{share:.2} % of a core"));
             if let Some(cpu) = self.cpu_per_unit() {
-                row("server CPU per delivery", format!("{cpu:.3} µs"));
+                let unit = if m.deliveries > 0 { "delivery" } else { "publish" };
+                row(&format!("server CPU per {unit}"), format!("{cpu:.3} µs"));
             }
             row("server memory", format!("{:.1} MB", server.resident_bytes as f64 / 1e6));
-            row(
-                "server context switches",
-                format!("{} + {}", server.voluntary_switches, server.involuntary_switches),
-            );
+            let switches = (server.voluntary_switches, server.involuntary_switches);
+            row("server context switches", format!("{} + {}", switches.0, switches.1));
         }
         if let Some(bytes) = self.memory_per_connection() {
             let slab = m.slab.1.saturating_sub(m.slab.0) as f64 / m.live.max(1) as f64;
@@ -152,30 +164,115 @@ impl Report {
                 format!("{bytes:.0} B (and {slab:.0} B in the kernel, both ends)"),
             );
         }
-        print_histogram("latency", &self.all.latency);
-        print_histogram("publish answered", &self.all.answer);
-        print_histogram("reconnect to whole", &self.all.recovery);
-        let least = m.idle.iter().copied().fold(1.0, f64::min);
+        for (name, histogram) in [
+            ("latency", &self.all.latency),
+            ("publish answered", &self.all.answer),
+            ("reconnect to whole", &self.all.recovery),
+        ] {
+            if !histogram.is_empty() {
+                row(name, in_words(histogram));
+            }
+        }
         if !m.idle.is_empty() {
-            row("generator's headroom", format!("{:.0} %", least * 100.0));
+            row("generator's headroom", format!("{:.0} %", self.headroom() * 100.0));
         }
-        if least < HEADROOM_MIN {
-            println!(
-                "  note: the generator was busy all the time and may be the limit, not the server"
-            );
+        rows
+    }
+
+    /// The share of the measured time in which the busiest generating thread waited.
+    fn headroom(&self) -> f64 {
+        self.measured.idle.iter().copied().fold(1.0, f64::min)
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let mut notes = Vec::new();
+        if self.headroom() < HEADROOM_MIN {
+            let text =
+                "note: the generator was busy all the time and may be the limit, not the server";
+            notes.push(text.into());
         }
-        if m.interrupted {
-            println!("  note: interrupted before its end");
+        if self.measured.interrupted {
+            notes.push("note: interrupted before its end".into());
         }
         let problems = self.problems();
         if problems.is_empty() {
-            println!("  every message arrived once, in order and intact");
+            notes.push("every message arrived once, in order and intact".into());
         }
-        for problem in &problems {
-            println!("  FAILED: {problem}");
-        }
-        for loss in self.all.losses.iter().take(5) {
-            println!("          {loss}");
+        notes.extend(problems.iter().map(|problem| format!("FAILED: {problem}")));
+        notes.extend(self.all.losses.iter().take(5).map(|loss| format!("        {loss}")));
+        notes
+    }
+
+    /// Writes the report with its plots as one HTML file.
+    pub(crate) fn write_html(&self, path: &Path) -> io::Result<()> {
+        let mut rows = self.rows();
+        let machine = Machine::here();
+        let text = format!("{} × {}, Linux {}", machine.cores, machine.cpu, machine.kernel);
+        rows.insert(0, ("machine".into(), text));
+        let page = html::page(&self.title(), &rows, &self.notes(), &self.plots());
+        File::create(path)?.write_all(page.as_bytes())
+    }
+
+    fn plots(&self) -> Vec<Plot<'static>> {
+        let rate = |of: fn(&Sample) -> u64| -> Vec<(f64, f64)> {
+            let pairs = self.measured.samples.windows(2);
+            pairs
+                .filter_map(|pair| {
+                    let [before, after] = pair else { return None };
+                    let seconds = after.seconds - before.seconds;
+                    Some((after.seconds, (of(after) - of(before)) as f64 / seconds.max(1e-9)))
+                })
+                .collect()
+        };
+        let deliveries = rate(|sample| sample.deliveries);
+        let flushes = rate(|sample| sample.flushes);
+        let gathered = deliveries.iter().zip(&flushes).filter(|(_, flushes)| flushes.1 > 0.0);
+        let gathered = gathered.map(|(d, f)| (d.0, d.1 / f.1)).collect();
+        let over_time = |title, y_label, name, points| Plot {
+            title,
+            x_label: "seconds",
+            y_label,
+            x_ticks: Vec::new(),
+            series: vec![Series { name, points }],
+        };
+        vec![
+            over_time("Deliveries", "per second", "deliveries", deliveries),
+            over_time("Publishes", "per second", "publishes", rate(|sample| sample.publishes)),
+            over_time("Messages gathered into one write", "messages", "messages", gathered),
+            self.latency_plot(),
+        ]
+    }
+
+    /// Percentiles on a scale on which each nine takes the same room.
+    fn latency_plot(&self) -> Plot<'static> {
+        let marks = [0.0, 50.0, 90.0, 99.0, 99.9, 99.99];
+        let place = |percentile: f64| -(1.0 - percentile / 100.0).log10();
+        let points = |histogram: &Histogram<u64>| -> Vec<(f64, f64)> {
+            if histogram.is_empty() {
+                return Vec::new();
+            }
+            (0..=200)
+                .map(|step| f64::from(step) / 50.0)
+                .map(|at| {
+                    let percentile = 100.0 * (1.0 - 10f64.powf(-at));
+                    (at, histogram.value_at_percentile(percentile) as f64 / 1e6)
+                })
+                .collect()
+        };
+        Plot {
+            title: "Latency from the intended time, by percentile",
+            x_label: "percentile",
+            y_label: "milliseconds",
+            x_ticks: marks.iter().map(|mark| (place(*mark), mark.to_string())).collect(),
+            series: [
+                ("message", &self.all.latency),
+                ("publish answered", &self.all.answer),
+                ("reconnect", &self.all.recovery),
+            ]
+            .into_iter()
+            .filter(|(_, histogram)| !histogram.is_empty())
+            .map(|(name, histogram)| Series { name, points: points(histogram) })
+            .collect(),
         }
     }
 
@@ -229,17 +326,13 @@ impl Report {
     }
 }
 
-fn print_histogram(name: &str, histogram: &Histogram<u64>) {
-    if histogram.is_empty() {
-        return;
-    }
+fn in_words(histogram: &Histogram<u64>) -> String {
+    let value = |percentile| time(histogram.value_at_percentile(percentile));
     let values: Vec<String> = PERCENTILES
         .iter()
-        .map(|(label, percentile)| {
-            format!("{label} {}", time(histogram.value_at_percentile(*percentile)))
-        })
+        .map(|(label, percentile)| format!("{label} {}", value(*percentile)))
         .collect();
-    println!("  {name:<26} {}", values.join("  "));
+    values.join("  ")
 }
 
 fn time(ns: u64) -> String {

@@ -33,6 +33,8 @@ pub(crate) struct Sample {
     pub(crate) seconds: f64,
     pub(crate) deliveries: u64,
     pub(crate) publishes: u64,
+    /// Writes with messages in them, as the server counts them.
+    pub(crate) flushes: u64,
 }
 
 /// What was measured besides the threads' findings.
@@ -77,6 +79,9 @@ pub(crate) fn run(options: &Options) -> Result<bool, Box<dyn Error>> {
     report.print();
     if let Some(path) = &parameters.json {
         report.write_json(path)?;
+    }
+    if let Some(path) = &parameters.html {
+        report.write_html(path)?;
     }
     Ok(report.is_whole())
 }
@@ -178,6 +183,7 @@ impl Leader {
                     seconds: (now_ns() - started) as f64 / 1e9,
                     deliveries: now.0 - before.0,
                     publishes: now.1 - before.1,
+                    flushes: flushes(self.plan().server).map_or(0, |(flushes, _)| flushes),
                 });
             }
         }

@@ -154,7 +154,14 @@ fn more_shards_than_cores_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let output =
         run(&["--listen", "127.0.0.1:0", "--shards", "999", "--data-dir", text(folder.path())]);
-    says(&output, &["999 shards", "a core of its own", "--shards"]);
+    says(&output, &["999 shards", "a core of its own", "--shards", "--cores"]);
+    let output = run(&["--cores", "0,9999", "--data-dir", text(folder.path())]);
+    says(&output, &["no core 9999", "--cores may name 0"]);
+    // Named cores may be shared.
+    let (mut program, address) = Program::serve(folder.path(), &["--cores", "0", "--shards", "3"]);
+    assert_eq!(get(address, "/health", None).status, 200);
+    program.signal(Signal::TERM);
+    assert!(program.output().status.success());
 }
 
 /// Without io_uring the start fails in words; here the memory that may be locked is none, or the
@@ -231,7 +238,8 @@ fn publish_and_subscribe_from_the_command_line() {
         &run(&["publish", "a", "1", "--url", "http://127.0.0.1:1", "--key", SECRET_KEY]),
         &["cannot reach http://127.0.0.1:1"],
     );
-    subscribed.signal(Signal::INT);
+    // Not SIGINT, which a job in the background may have inherited as ignored.
+    subscribed.signal(Signal::TERM);
     subscribed.output();
 }
 

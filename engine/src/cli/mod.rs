@@ -49,6 +49,10 @@ struct ServerArguments {
     /// Number of shards, each a thread with a core of its own [default: one for each core]
     #[arg(long, env = "PUSHFLO_SHARDS", value_name = "COUNT")]
     shards: Option<usize>,
+    /// Cores that the shards are pinned to, in turn, such as 2,3; more shards than cores share them
+    /// [default: all]
+    #[arg(long, env = "PUSHFLO_CORES", value_name = "LIST", value_delimiter = ',')]
+    cores: Option<Vec<usize>>,
 }
 
 /// Where a client command finds its server.
@@ -69,6 +73,7 @@ impl ServerArguments {
             listen: self.listen.clone(),
             data_dir: self.data_dir.clone(),
             shards: self.shards,
+            cores: self.cores.clone(),
             keys: Role::ALL.into_iter().filter_map(key).collect(),
         };
         Config::load(self.config.as_deref(), overrides)
