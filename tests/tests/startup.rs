@@ -5,9 +5,10 @@ use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Output;
+use std::time::Instant;
 
 use pushflo_tests::client::Subscriber;
-use pushflo_tests::http::{HttpClient, get, publish_body};
+use pushflo_tests::http::{HttpClient, PATIENCE, get, publish_body};
 use pushflo_tests::program::{Program, command, run};
 use pushflo_tests::server::{PUBLISH_KEY, SECRET_KEY};
 use rustix::process::Signal;
@@ -254,12 +255,22 @@ fn the_subscribe_command_reconnects() {
         let answer = HttpClient::connect(address).publish(SECRET_KEY, &publish_body("c", content));
         answer.json()["data"]["delivered"].as_u64().unwrap()
     };
-    while publish(&json!("before")) == 0 {}
+    let publish_to_somebody = |subscribed: &mut Program, content| {
+        let deadline = Instant::now() + PATIENCE;
+        while publish(&json!(content)) == 0 {
+            if Instant::now() > deadline {
+                subscribed.signal(Signal::TERM);
+                let output = subscribed.output();
+                panic!("nobody came: {}", String::from_utf8_lossy(&output.stderr));
+            }
+        }
+    };
+    publish_to_somebody(&mut subscribed, "before");
     subscribed.line_with("before");
     server.signal(Signal::TERM);
     assert!(server.output().status.success());
     let (_server, _) = serve_with_keys(folder.path(), &address.to_string());
-    while publish(&json!("after")) == 0 {}
+    publish_to_somebody(&mut subscribed, "after");
     subscribed.line_with("after");
 }
 

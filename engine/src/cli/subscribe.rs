@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use serde_json::{Value, json};
+use tungstenite::error::UrlError;
 use tungstenite::stream::MaybeTlsStream;
 use tungstenite::{Message, WebSocket};
 
@@ -82,7 +83,10 @@ fn listen(
     let url = format!("{base}/ws?token={}", arguments.key);
     let mut socket = match tungstenite::connect(&url) {
         Ok((socket, _)) => socket,
-        Err(tungstenite::Error::Url(error)) => return End::Refused(error.to_string()),
+        // Among the errors of an address is that nobody answers there for the moment.
+        Err(tungstenite::Error::Url(error)) if !matches!(error, UrlError::UnableToConnect(_)) => {
+            return End::Refused(error.to_string());
+        }
         Err(error) => {
             return End::Retry(format!("cannot connect to {base}: {error}"), Duration::ZERO);
         }
