@@ -72,6 +72,10 @@ impl MessageReader {
                 .map_or(Ok(None), |&first| check_first_byte(first).map(|()| None));
         };
         self.check(&header, payload_bytes)?;
+        // RFC 6455 section 5.2: the shortest form must be used.
+        if header_bytes != header.len(payload_bytes) {
+            return Err(protocol("the length is not in its shortest form"));
+        }
         let mask = header.mask.ok_or(protocol("frames of a client must be masked"))?;
         let payload_bytes = payload_bytes as usize;
         let frame_bytes = header_bytes + payload_bytes;

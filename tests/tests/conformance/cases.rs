@@ -97,12 +97,14 @@ fn framing(table: &mut Table) {
             table.bad(format!("1.5 unmasked {name} {payload:?}"), &[frame.bytes()], 1002);
         }
     }
-    // RFC 6455 section 5.2 asks senders for the shortest length; a longer one is understood.
+    // RFC 6455 section 5.2: the shortest length must be used.
     let frame = Frame::new(TEXT, COMMAND.as_bytes());
     let long = frame.bytes_with_length(126, &15u16.to_be_bytes());
-    table.good("1.6 a length in 16 bits that fits in 7", &[long], vec![answer()]);
-    let long = frame.bytes_with_length(127, &15u64.to_be_bytes());
-    table.good("1.6 a length in 64 bits that fits in 7", &[long], vec![answer()]);
+    table.bad("1.6 a length in 16 bits that fits in 7", &[long], 1002);
+    for length in [15u64, 126, 65_535] {
+        let head = Frame::new(TEXT, b"").bytes_with_length(127, &length.to_be_bytes());
+        table.bad(format!("1.6 a length of {length} in 64 bits"), &[head], 1002);
+    }
 }
 
 fn pings(table: &mut Table) {
