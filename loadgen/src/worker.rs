@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "parting the file table is unsafe where descriptors are shared")]
 
 use std::io;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
@@ -11,6 +11,9 @@ use hdrhistogram::Histogram;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::thread::UnshareFlags;
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 
 use crate::cache::FrameCache;
 use crate::clock::now_ns;
@@ -166,7 +169,8 @@ const IN_FLIGHT_MAX: usize = 1_000;
 pub(crate) struct Worker {
     shared: Arc<Shared>,
     index: usize,
-    epoll: std::os::fd::OwnedFd,
+    epoll: OwnedFd,
+    timer: OwnedFd,
     buffer: Box<[u8]>,
     cache: FrameCache,
     subscribers: Vec<Option<Subscriber>>,
@@ -190,16 +194,23 @@ pub(crate) struct Worker {
 /// Publishers' events are told from subscribers' by this bit.
 const PUBLISHER: u64 = 1 << 63;
 
+/// The timer's events.
+const TIMER: u64 = u64::MAX;
+
 impl Worker {
     /// Makes the thread's state, on the thread itself.
     pub(crate) fn new(shared: Arc<Shared>, index: usize) -> io::Result<Self> {
         // SAFETY: this thread uses no descriptor that another one makes after this.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES) }?;
         let plan = &shared.plan;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)?;
+        epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
         let histogram =
             || Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).map_err(io::Error::other);
         Ok(Self {
-            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            epoll,
+            timer,
             buffer: vec![0; BUFFER_BYTES].into(),
             cache: FrameCache::new(plan.channels, plan.payload_bytes + 200),
             subscribers: Vec::new(),
@@ -245,14 +256,11 @@ impl Worker {
             self.open_subscribers();
             let timeout_ns = self.publish();
             self.tell();
-            let timeout = Timespec { tv_sec: 0, tv_nsec: timeout_ns as i64 };
+            self.wake_in(timeout_ns)?;
             let before = now_ns();
             events.clear();
-            match epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                Some(&timeout),
-            ) {
+            let room = rustix::buffer::spare_capacity(&mut events);
+            match epoll::wait(&self.epoll, room, None) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
@@ -260,13 +268,25 @@ impl Worker {
             idle.store(idle.load(Ordering::Relaxed) + (now_ns() - before), Ordering::Relaxed);
             for event in &events {
                 let data = event.data.u64();
-                if data & PUBLISHER != 0 {
+                if data == TIMER {
+                    // Armed anew before the next wait.
+                } else if data & PUBLISHER != 0 {
                     self.publisher_ready((data & !PUBLISHER) as usize);
                 } else {
                     self.subscriber_ready(data as usize);
                 }
             }
         }
+    }
+
+    /// Has the next wait end after this time at the latest. A wait's own time-out counts in
+    /// milliseconds, which is too coarse for a latency.
+    fn wake_in(&self, ns: u64) -> io::Result<()> {
+        let never = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let after = Timespec { tv_sec: 0, tv_nsec: ns.clamp(1, 999_999_999) as i64 };
+        let once = Itimerspec { it_interval: never, it_value: after };
+        timerfd_settime(&self.timer, TimerfdTimerFlags::empty(), &once)?;
+        Ok(())
     }
 
     fn counters(&self) -> &Counters {
