@@ -3,6 +3,7 @@
 //! * [`options`], [`plan`]: what the user typed becomes one plan with every parameter in it
 //! * [`run`]: the phases of a run, from connecting to the last message
 //! * [`worker`]: a thread with its connections: [`subscriber`]s and [`publisher`]s
+//! * [`driver`]: what PushFlo and other servers speak
 //! * [`process`]: what the server's process used, [`report`], [`html`]: what people and
 //!   programs read
 #![cfg_attr(not(target_os = "linux"), allow(unused, reason = "the next line says it all"))]
@@ -11,6 +12,7 @@ compile_error!("pushflo-loadgen runs on Linux only: it needs epoll and file tabl
 
 mod cache;
 mod clock;
+mod driver;
 mod frame;
 mod html;
 mod options;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::driver::Driver;
+
 /// Puts load on a running PushFlo server, checks order, gaps, duplicates and content of every
 /// message that arrives, and measures. A run that lost anything exits with code 2.
 #[derive(Debug, Parser)]
@@ -46,11 +48,23 @@ pub(crate) struct Parameters {
     #[arg(long, env = "PUSHFLO_URL", default_value = "http://127.0.0.1:7070")]
     pub(crate) url: String,
     /// Key that may subscribe
-    #[arg(long, env = "PUSHFLO_PUBLISH_KEY", hide_env_values = true)]
+    #[arg(long, env = "PUSHFLO_PUBLISH_KEY", hide_env_values = true, default_value = "")]
     pub(crate) publish_key: String,
     /// Key that may publish
     #[arg(long, env = "PUSHFLO_SECRET_KEY", hide_env_values = true, default_value = "")]
     pub(crate) secret_key: String,
+    /// What the server speaks
+    #[arg(long, value_enum, default_value = "pushflo")]
+    pub(crate) driver: Driver,
+    /// Address to publish to, if it is another one
+    #[arg(long, value_name = "URL")]
+    pub(crate) publish_url: Option<String>,
+    /// Path of the WebSocket, with {channel} in it (plain, centrifugo, nats)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) subscribe_path: Option<String>,
+    /// Path to post to, with {channel} in it (plain)
+    #[arg(long, value_name = "PATH")]
+    pub(crate) publish_path: Option<String>,
     /// Process whose CPU, memory and context switches are measured
     #[arg(long, value_name = "PID")]
     pub(crate) server_pid: Option<u32>,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Serialize;
 use thiserror::Error;
 
+use crate::driver::Driver;
 use crate::options::{Options, Parameters, Rate, Scenario, Size};
 use crate::payload::PAYLOAD_BYTES_MIN;
 
@@ -16,7 +17,12 @@ const CONNECTIONS_PER_THREAD: usize = 15_000;
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Plan {
     pub(crate) scenario: &'static str,
+    pub(crate) driver: Driver,
     pub(crate) server: SocketAddr,
+    /// Where publishes go, if not to the same port.
+    pub(crate) publish_to: SocketAddr,
+    pub(crate) subscribe_path: Option<String>,
+    pub(crate) publish_path: Option<String>,
     #[serde(skip)]
     pub(crate) publish_key: String,
     #[serde(skip)]
@@ -45,6 +51,8 @@ pub(crate) enum PlanError {
     Address(String),
     #[error("--{0}")]
     Parameter(String),
+    #[error("set --publish-key or PUSHFLO_PUBLISH_KEY")]
+    PublishKey,
     #[error("this scenario publishes: set --secret-key or PUSHFLO_SECRET_KEY")]
     SecretKey,
 }
@@ -77,7 +85,7 @@ fn defaults(scenario: &Scenario, size: Size) -> Defaults {
         rate: Rate::PerSecond(20.0),
         seconds,
         publishers: 1,
-        pipeline: 16,
+        pipeline: 64,
         missed: 0,
     };
     match scenario {
@@ -130,7 +138,11 @@ impl Plan {
         };
         let plan = Self {
             scenario: name,
+            driver: given.driver,
             server: address(&given.url)?,
+            publish_to: address(given.publish_url.as_ref().unwrap_or(&given.url))?,
+            subscribe_path: given.subscribe_path.clone(),
+            publish_path: given.publish_path.clone(),
             publish_key: given.publish_key.clone(),
             secret_key: given.secret_key.clone(),
             server_pid: given.server_pid,
@@ -168,8 +180,16 @@ impl Plan {
             let text = format!("payload must be from {PAYLOAD_BYTES_MIN} to 1048576");
             return Err(PlanError::Parameter(text));
         }
-        if self.publishers > 0 && self.secret_key.is_empty() {
-            return Err(PlanError::SecretKey);
+        if self.driver == Driver::Pushflo {
+            if self.publishers > 0 && self.secret_key.is_empty() {
+                return Err(PlanError::SecretKey);
+            }
+            if self.publish_key.is_empty() {
+                return Err(PlanError::PublishKey);
+            }
+        } else if self.publishers > 1 || self.missed > 0 {
+            let text = "driver: without offsets only one publisher can be checked, and no recovery";
+            return Err(PlanError::Parameter(text.into()));
         }
         Ok(())
     }

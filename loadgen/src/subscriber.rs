@@ -6,6 +6,7 @@ use memchr::memmem;
 use serde::Deserialize;
 
 use crate::cache::FrameCache;
+use crate::driver::{Driver, Said};
 use crate::frame::{self, Frame};
 use crate::payload::Payload;
 
@@ -21,6 +22,8 @@ pub(crate) struct Subscriber {
     pub(crate) started_ns: u64,
     /// The beginning of a frame whose rest is still to come.
     pub(crate) partial: Vec<u8>,
+    /// The beginning of a message that a peer cut over frames.
+    pub(crate) carry: Vec<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +46,7 @@ pub(crate) struct Tally {
 
 /// What a subscriber's bytes are checked with.
 pub(crate) struct Checks<'a> {
+    pub(crate) driver: Driver,
     pub(crate) cache: &'a mut FrameCache,
     pub(crate) tally: &'a mut Tally,
     pub(crate) payload_bytes: usize,
@@ -96,6 +100,10 @@ impl Subscriber {
             }
             self.state = State::Subscribing;
             events.push(Event::Upgraded);
+            if checks.driver.subscribes_by_address() {
+                self.state = State::Live;
+                events.push(Event::Subscribed(String::new()));
+            }
             rest = rest.get(end + 4..).unwrap_or_default();
         }
         loop {
@@ -133,7 +141,12 @@ impl Subscriber {
         events: &mut Vec<Event>,
     ) {
         match frame.opcode {
-            frame::TEXT => self.text(frame.payload, whole, checks, events),
+            frame::TEXT if checks.driver == Driver::Pushflo => {
+                self.text(frame.payload, whole, checks, events);
+            }
+            frame::TEXT | frame::BINARY if checks.driver != Driver::Pushflo => {
+                self.peer(frame.payload, whole, checks, events);
+            }
             frame::PING => {
                 let mut pong = Vec::new();
                 frame::push(&mut pong, frame::PONG, frame.payload);
@@ -185,9 +198,64 @@ impl Subscriber {
         }
     }
 
+    /// A frame of another server. Its messages have no offset: the number of the publish in its
+    /// channel stands for it.
+    fn peer(
+        &mut self,
+        payload: &[u8],
+        whole: &[u8],
+        checks: &mut Checks<'_>,
+        events: &mut Vec<Event>,
+    ) {
+        let mut carried = std::mem::take(&mut self.carry);
+        let is_whole = carried.is_empty();
+        let payload = if is_whole {
+            payload
+        } else {
+            carried.extend_from_slice(payload);
+            carried.as_slice()
+        };
+        let mut all = Vec::new();
+        let taken = checks.driver.read(payload, &mut all);
+        self.carry = payload.get(taken..).unwrap_or_default().to_vec();
+        let is_alone = is_whole && self.carry.is_empty() && all.len() == 1;
+        for said in all {
+            match said {
+                Said::Subscribed if self.state != State::Live => {
+                    self.state = State::Live;
+                    events.push(Event::Subscribed(String::new()));
+                }
+                Said::Subscribed => {}
+                Said::Send(bytes) => events.push(Event::Pong(bytes)),
+                Said::Refused(reason) => events.push(Event::Closed(reason)),
+                Said::Message(content) => {
+                    let number = serde_json::from_str::<Payload<'_>>(content).map(|p| p.number);
+                    let offset = number.map_or(0, |n| n / checks.channels as u64 + 1);
+                    let frame = if is_alone { whole } else { &[] };
+                    self.content(offset, offset.wrapping_sub(1), content, frame, checks);
+                }
+            }
+        }
+    }
+
     fn message(&mut self, event: &ServerEvent<'_>, whole: &[u8], checks: &mut Checks<'_>) {
         let offset = event.offset.unwrap_or_default();
         let before = event.prev.unwrap_or(offset.wrapping_sub(1));
+        let content = event.data.map(serde_json::value::RawValue::get).unwrap_or_default();
+        // Behind a leap the offset alone does not tell that the frame is the right one.
+        let frame = if event.prev.is_none() { whole } else { &[] };
+        self.content(offset, before, content, frame, checks);
+    }
+
+    /// Checks one message; `frame` is remembered if it is right and not empty.
+    fn content(
+        &mut self,
+        offset: u64,
+        before: u64,
+        content: &str,
+        frame: &[u8],
+        checks: &mut Checks<'_>,
+    ) {
         if offset <= self.last {
             checks.tally.duplicates += 1;
             return;
@@ -196,7 +264,6 @@ impl Subscriber {
             checks.tally.gaps += 1;
         }
         self.last = offset;
-        let content = event.data.map(serde_json::value::RawValue::get).unwrap_or_default();
         let payload = serde_json::from_str::<Payload<'_>>(content);
         let is_right = |payload: &Payload<'_>| {
             payload.is_intact(content, checks.payload_bytes)
@@ -208,8 +275,8 @@ impl Subscriber {
         };
         checks.tally.delivered += 1;
         (checks.record)(payload.intended_ns);
-        if event.prev.is_none() {
-            checks.cache.insert(self.channel, offset, payload.intended_ns, whole);
+        if !frame.is_empty() {
+            checks.cache.insert(self.channel, offset, payload.intended_ns, frame);
         }
     }
 }
@@ -240,11 +307,19 @@ mod tests {
         for _ in 0..2 {
             let (socket, _) = std::os::unix::net::UnixStream::pair().unwrap();
             let (socket, state) = (socket.into(), State::Live);
-            let mut subscriber =
-                Subscriber { socket, channel: 0, state, last: 0, started_ns: 0, partial: vec![] };
+            let mut subscriber = Subscriber {
+                socket,
+                channel: 0,
+                state,
+                last: 0,
+                started_ns: 0,
+                partial: vec![],
+                carry: vec![],
+            };
             for piece in bytes.chunks(piece) {
                 let joined = [std::mem::take(&mut subscriber.partial).as_slice(), piece].concat();
                 let mut checks = Checks {
+                    driver: Driver::Pushflo,
                     cache: &mut cache,
                     tally: &mut tally,
                     payload_bytes: PAYLOAD_BYTES_MIN,

@@ -17,9 +17,10 @@ use rustix::time::{
 
 use crate::cache::FrameCache;
 use crate::clock::now_ns;
+use crate::driver::{Destination, Driver};
 use crate::frame;
 use crate::plan::Plan;
-use crate::publisher::{Answer, Publisher, Request, parse_answer};
+use crate::publisher::{Answer, Publisher};
 use crate::socket;
 use crate::subscriber::{Checks, Event, State, Subscriber, Tally};
 
@@ -315,12 +316,12 @@ impl Worker {
     }
 
     fn connect_publishers(&mut self) -> io::Result<()> {
-        let Plan { publishers, threads, server, .. } = self.shared.plan;
+        let Plan { publishers, threads, publish_to, driver, .. } = self.shared.plan;
         for publisher in (self.index..publishers).step_by(threads) {
-            let socket = socket::connect(server, publisher)?;
+            let socket = socket::connect(publish_to, publisher)?;
             let data = EventData::new_u64(PUBLISHER | self.publishers.len() as u64);
             epoll::add(&self.epoll, &socket, data, EventFlags::IN)?;
-            self.publishers.push(Some(Publisher::new(socket, publisher as u64)));
+            self.publishers.push(Some(Publisher::new(socket, publisher as u64, driver)));
         }
         Ok(())
     }
@@ -348,6 +349,7 @@ impl Worker {
                     last: self.positions.get(slot).copied().unwrap_or_default(),
                     started_ns: now_ns(),
                     partial: Vec::new(),
+                    carry: Vec::new(),
                 }),
                 Err(error) => {
                     self.lose(format!("connecting failed: {error}"));
@@ -377,7 +379,7 @@ impl Worker {
         }
         let shared = Arc::clone(&self.shared);
         let plan = &shared.plan;
-        let host = plan.server.to_string();
+        let host = plan.publish_to.to_string();
         let pace_start = shared.pace_start_ns.load(Ordering::Relaxed);
         let rate = if self.phase == Phase::Miss { None } else { plan.rate };
         let mut wait = PATIENCE_NS;
@@ -410,13 +412,13 @@ impl Worker {
                     }
                 };
                 let channel = (number % plan.channels as u64) as usize;
-                let request = Request {
+                let to = Destination {
                     channel: &plan.channel(channel),
                     host: &host,
                     key: &plan.secret_key,
-                    payload_bytes: plan.payload_bytes,
+                    path: plan.publish_path.as_deref(),
                 };
-                publisher.push(&request, channel, number, at_ns);
+                publisher.push(&to, channel, plan.payload_bytes, number, at_ns);
             }
             if !publisher.out.is_empty() {
                 // An error shows when its answers are read.
@@ -449,21 +451,30 @@ impl Worker {
         };
         let now = now_ns();
         let mut rest = self.buffer.get(..held.len() + bytes).unwrap_or_default();
-        while let Some((answer, taken)) = parse_answer(rest) {
+        while let Some((answer, taken)) = publisher.parse_answer(rest) {
             rest = rest.get(taken..).unwrap_or_default();
-            let Some((channel, at_ns)) = publisher.in_flight.pop_front() else { break };
-            match answer {
-                Answer::Published(offset) => {
-                    self.published += 1;
-                    if measuring {
-                        self.findings.answer.saturating_record(now.saturating_sub(at_ns));
-                    }
-                    if let Some(head) = self.shared.heads.get(channel) {
-                        head.fetch_max(offset, Ordering::Relaxed);
-                    }
+            let Some(request) = publisher.in_flight.pop_front() else { break };
+            let offset = match answer {
+                Answer::Published(offset) => offset,
+                Answer::Accepted => request.number / self.shared.plan.channels as u64 + 1,
+                Answer::Refused => {
+                    self.refused += 1;
+                    continue;
                 }
-                Answer::Refused => self.refused += 1,
-                Answer::Failed(_) => self.findings.failed_publishes += 1,
+                Answer::Failed(status) => {
+                    self.findings.failed_publishes += 1;
+                    if self.findings.losses.len() < LOSSES_MAX {
+                        self.findings.losses.push(format!("a publish was answered with {status}"));
+                    }
+                    continue;
+                }
+            };
+            self.published += 1;
+            if measuring {
+                self.findings.answer.saturating_record(now.saturating_sub(request.at_ns));
+            }
+            if let Some(head) = self.shared.heads.get(request.channel) {
+                head.fetch_max(offset, Ordering::Relaxed);
             }
         }
         publisher.partial = rest.to_vec();
@@ -490,6 +501,7 @@ impl Worker {
         let (measuring, latency) = (self.phase == Phase::Measure, &mut self.findings.latency);
         let mut events = Vec::new();
         let mut checks = Checks {
+            driver: self.shared.plan.driver,
             cache: &mut self.cache,
             tally: &mut self.findings.tally,
             payload_bytes: self.shared.plan.payload_bytes,
@@ -520,9 +532,13 @@ impl Worker {
         if let Ok(Err(error)) = rustix::net::sockopt::socket_error(&subscriber.socket) {
             return self.end(slot, format!("connecting failed: {error}"));
         }
-        let Plan { server, publish_key, .. } = &self.shared.plan;
+        let plan = &self.shared.plan;
+        let channel = plan.channel(subscriber.channel);
+        let path = plan.subscribe_path.as_deref();
+        let target = plan.driver.target(path, &channel, &plan.publish_key);
+        let server = plan.server;
         let mut request = format!(
-            "GET /ws?token={publish_key} HTTP/1.1\r\nHost: {server}\r\nUpgrade: websocket\r\n\
+            "GET {target} HTTP/1.1\r\nHost: {server}\r\nUpgrade: websocket\r\n\
              Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
         )
@@ -551,7 +567,10 @@ impl Worker {
                     format!(r#"{{"type":"subscribe","channel":"{channel}"}}"#)
                 };
                 let mut out = Vec::new();
-                frame::push(&mut out, frame::TEXT, command.as_bytes());
+                match self.shared.plan.driver {
+                    Driver::Pushflo => frame::push(&mut out, frame::TEXT, command.as_bytes()),
+                    other => other.push_hello(&mut out, &channel),
+                }
                 if socket::send(&subscriber.socket, &mut out).is_err() {
                     self.end(slot, "the subscription could not be sent".into());
                 }
