@@ -42,7 +42,7 @@ pub(crate) fn page(
          td:first-child{{color:#64748b}}td+td{{font-variant-numeric:tabular-nums}}\
          svg{{display:block;margin:24px 0;max-width:100%}}text{{font:12px system-ui,sans-serif;\
          fill:#475569}}.title{{font-weight:600;font-size:14px;fill:#1a1a2e}}\
-         .note{{color:#b45309}}</style></head><body><h1>{0}</h1><table>",
+         .note{{color:#b45309}}.good{{color:#047857}}</style></head><body><h1>{0}</h1><table>",
         escape(title)
     );
     for (name, value) in rows {
@@ -50,7 +50,8 @@ pub(crate) fn page(
     }
     out.push_str("</table>");
     for note in notes {
-        let _ = write!(out, "<p class=\"note\">{}</p>", escape(note));
+        let class = if note.starts_with("every") { "good" } else { "note" };
+        let _ = write!(out, "<p class=\"{class}\">{}</p>", escape(note));
     }
     for plot in plots.iter().filter(|plot| plot.series.iter().any(|s| s.points.len() > 1)) {
         plot.push_svg(&mut out);
