@@ -167,7 +167,7 @@ impl Report {
         for (name, histogram) in [
             ("latency", &self.all.latency),
             ("publish answered", &self.all.answer),
-            ("reconnect to whole", &self.all.recovery),
+            ("return to whole", &self.all.recovery),
         ] {
             if !histogram.is_empty() {
                 row(name, in_words(histogram));
@@ -267,7 +267,7 @@ impl Report {
             series: [
                 ("message", &self.all.latency),
                 ("publish answered", &self.all.answer),
-                ("reconnect", &self.all.recovery),
+                ("return", &self.all.recovery),
             ]
             .into_iter()
             .filter(|(_, histogram)| !histogram.is_empty())

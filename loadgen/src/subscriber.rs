@@ -18,8 +18,8 @@ pub(crate) struct Subscriber {
     pub(crate) state: State,
     /// The offset of the last message, or of the head at subscription.
     pub(crate) last: u64,
-    /// When it began to connect.
-    pub(crate) started_ns: u64,
+    /// Whether it has come back and got all it missed.
+    pub(crate) is_whole: bool,
     /// The beginning of a frame whose rest is still to come.
     pub(crate) partial: Vec<u8>,
     /// The beginning of a message that a peer cut over frames.
@@ -312,7 +312,7 @@ mod tests {
                 channel: 0,
                 state,
                 last: 0,
-                started_ns: 0,
+                is_whole: false,
                 partial: vec![],
                 carry: vec![],
             };

@@ -140,7 +140,7 @@ pub(crate) struct Findings {
     pub(crate) latency: Histogram<u64>,
     /// From the intended time of a publish to its answer.
     pub(crate) answer: Histogram<u64>,
-    /// From the start of a reconnect to the last missed message.
+    /// From the moment all return to a subscriber's last missed message.
     pub(crate) recovery: Histogram<u64>,
     pub(crate) tally: Tally,
     pub(crate) not_recovered: u64,
@@ -180,6 +180,9 @@ pub(crate) struct Worker {
     /// Those that are not live yet, and those that are.
     opening: usize,
     live: u64,
+    /// When all began to return. A subscriber's recovery counts from then, also where it had to
+    /// wait for its turn to connect.
+    return_ns: u64,
     /// When it was last counted who is behind.
     counted_ns: u64,
     /// The last offset of each subscriber that was dropped.
@@ -218,6 +221,7 @@ impl Worker {
             opened: 0,
             opening: 0,
             live: 0,
+            return_ns: 0,
             counted_ns: 0,
             positions: Vec::new(),
             epochs: vec![String::new(); plan.channels],
@@ -304,7 +308,10 @@ impl Worker {
                 self.subscribers.iter_mut().for_each(|subscriber| *subscriber = None);
                 self.live = 0;
             }
-            Phase::Return => self.opened = 0,
+            Phase::Return => {
+                self.opened = 0;
+                self.return_ns = now_ns();
+            }
             _ => {}
         }
     }
@@ -347,7 +354,7 @@ impl Worker {
                     channel: global % self.shared.plan.channels,
                     state: State::Connecting,
                     last: self.positions.get(slot).copied().unwrap_or_default(),
-                    started_ns: now_ns(),
+                    is_whole: false,
                     partial: Vec::new(),
                     carry: Vec::new(),
                 }),
@@ -517,9 +524,8 @@ impl Worker {
         if self.phase == Phase::Return && subscriber.state == State::Live {
             let head = self.shared.heads.get(subscriber.channel);
             let head = head.map_or(0, |head| head.load(Ordering::Relaxed));
-            if subscriber.last >= head && subscriber.started_ns > 0 {
-                let took = now.saturating_sub(std::mem::take(&mut subscriber.started_ns));
-                self.findings.recovery.saturating_record(took);
+            if subscriber.last >= head && !std::mem::replace(&mut subscriber.is_whole, true) {
+                self.findings.recovery.saturating_record(now.saturating_sub(self.return_ns));
             }
         }
         for event in events {
