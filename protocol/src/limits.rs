@@ -20,6 +20,13 @@ pub const JSON_DEPTH_MAX: usize = 128;
 /// Room around the content in a request or a frame: names, ids, JSON keys.
 pub const ENVELOPE_BYTES_MAX: usize = 4 * 1024;
 
+/// Most messages of one batch, and most items: enough to be worth a request, few enough that one
+/// request does not keep the others waiting.
+pub const BATCH_MESSAGES_MAX: usize = 1_000;
+
+/// Largest body of a batch in bytes.
+pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
+
 /// Largest message a WebSocket client may send, over all its fragments. Commands are small.
 pub const CLIENT_MESSAGE_BYTES_MAX: usize = 64 * 1024;
 
@@ -40,4 +47,5 @@ pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
 
 // A command always fits beside a full payload, and a control frame always fits into a message.
 const _: () = assert!(CONTROL_PAYLOAD_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX);
+const _: () = assert!(PAYLOAD_BYTES_MAX + ENVELOPE_BYTES_MAX <= BATCH_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX + ENVELOPE_BYTES_MAX <= CLIENT_MESSAGE_BYTES_MAX);

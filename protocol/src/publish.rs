@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 use crate::channel::ChannelSlug;
 use crate::error::{ErrorCode, Refusal};
 use crate::json;
-use crate::limits::{CLIENT_ID_BYTES_MAX, EVENT_TYPE_BYTES_MAX};
+use crate::limits::{BATCH_MESSAGES_MAX, CLIENT_ID_BYTES_MAX, EVENT_TYPE_BYTES_MAX};
 
 /// One checked publish. `content` is the sender's JSON, byte for byte.
 #[derive(Debug)]
@@ -29,24 +29,11 @@ impl<'a> Publish<'a> {
     /// # Errors
     /// A validation error, or `PAYLOAD_TOO_LARGE` where `data` is over `payload_bytes_max`.
     pub fn parse(body: &'a [u8], payload_bytes_max: usize) -> Result<Self, Refusal> {
-        #[derive(Deserialize)]
-        struct Body<'a> {
-            #[serde(borrow)]
-            channel: Option<Cow<'a, str>>,
-            #[serde(borrow)]
-            event: Option<Cow<'a, str>>,
-            #[serde(borrow, rename = "clientId")]
-            client_id: Option<Cow<'a, str>>,
-            #[serde(borrow, default, deserialize_with = "json::present")]
-            data: Option<&'a RawValue>,
-        }
         let body: Body<'_> = json::parse(body, "the body")?;
         let channel =
             body.channel.ok_or_else(|| Refusal::field("channel", "channel is required"))?;
-        let channel = ChannelSlug::parse(&channel)
-            .map_err(|error| Refusal::field("channel", error.to_string()))?;
-        let names = ("event", "data");
-        check(channel, body.event, body.client_id, body.data, names, payload_bytes_max)
+        let content = (body.event, body.client_id, body.data);
+        check(slug(&channel)?, content, ("event", "data"), payload_bytes_max)
     }
 
     /// Parses the body of `POST /api/v1/channels/:slug/messages`, `channel` being the slug.
@@ -68,16 +55,112 @@ impl<'a> Publish<'a> {
             content: Option<&'a RawValue>,
         }
         let body: Body<'_> = json::parse(body, "the body")?;
-        let names = ("eventType", "content");
-        check(channel, body.event_type, body.client_id, body.content, names, payload_bytes_max)
+        let content = (body.event_type, body.client_id, body.content);
+        check(channel, content, ("eventType", "content"), payload_bytes_max)
+    }
+
+    /// Parses the body of `POST /api/v1/publish/batch`: a JSON array of publishes, one publish, or
+    /// one a line. A publish may name several `channels` in place of its `channel`. Each message
+    /// comes with its own verdict, in the order of the body.
+    ///
+    /// # Errors
+    /// A validation error where the body as a whole is not JSON or has no message, or
+    /// `PAYLOAD_TOO_LARGE` where it has more than [`BATCH_MESSAGES_MAX`].
+    pub fn parse_batch(
+        body: &'a [u8],
+        payload_bytes_max: usize,
+    ) -> Result<Vec<Result<Self, Refusal>>, Refusal> {
+        let items = parse_items(body)?;
+        let mut messages = Vec::with_capacity(items.len());
+        for item in items {
+            match item {
+                Ok(Body { channel, channels: Some(channels), .. })
+                    if channel.is_some() || channels.is_empty() =>
+                {
+                    let text = "a publish has either a channel or channels, at least one";
+                    messages.push(Err(Refusal::field("channels", text)));
+                }
+                Ok(Body { channels: Some(channels), event, client_id, data, .. }) => {
+                    // More than the most are not looked at: the whole is refused below.
+                    for channel in channels.iter().take(BATCH_MESSAGES_MAX + 1) {
+                        let content = (event.clone(), client_id.clone(), data);
+                        messages.push(slug(channel).and_then(|slug| {
+                            check(slug, content, ("event", "data"), payload_bytes_max)
+                        }));
+                    }
+                }
+                Ok(Body { channel, event, client_id, data, .. }) => {
+                    let channel = channel
+                        .ok_or_else(|| Refusal::field("channel", "channel is required"))
+                        .and_then(|channel| slug(&channel));
+                    messages.push(channel.and_then(|slug| {
+                        let content = (event, client_id, data);
+                        check(slug, content, ("event", "data"), payload_bytes_max)
+                    }));
+                }
+                Err(refusal) => messages.push(Err(refusal)),
+            }
+            if messages.len() > BATCH_MESSAGES_MAX {
+                let text = format!("a batch has at most {BATCH_MESSAGES_MAX} messages");
+                return Err(Refusal::new(ErrorCode::PayloadTooLarge, text));
+            }
+        }
+        if messages.is_empty() {
+            return Err(Refusal::new(ErrorCode::ValidationError, "the batch has no messages"));
+        }
+        Ok(messages)
     }
 }
 
+#[derive(Deserialize)]
+struct Body<'a> {
+    #[serde(borrow)]
+    channel: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    channels: Option<Vec<Cow<'a, str>>>,
+    #[serde(borrow)]
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "clientId")]
+    client_id: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    data: Option<&'a RawValue>,
+}
+
+/// The items of a batch, each by itself right or wrong.
+fn parse_items(body: &[u8]) -> Result<Vec<Result<Body<'_>, Refusal>>, Refusal> {
+    match body.trim_ascii_start().first() {
+        // Most batches have no wrong item; only one that has is looked at item by item.
+        Some(b'[') => match json::parse::<Vec<Body<'_>>>(body, "the body") {
+            Ok(items) => Ok(items.into_iter().map(Ok).collect()),
+            Err(_) => {
+                let items: Vec<&RawValue> = json::parse(body, "the body")?;
+                Ok(items.iter().map(|i| json::parse(i.get().as_bytes(), "the item")).collect())
+            }
+        },
+        _ => match json::parse(body, "the body") {
+            Ok(only) => Ok(vec![Ok(only)]),
+            Err(refusal) => {
+                let lines = body.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii);
+                let lines: Vec<&[u8]> = lines.filter(|line| !line.is_empty()).collect();
+                match lines.as_slice() {
+                    [] | [_] => Err(refusal),
+                    lines => Ok(lines.iter().map(|l| json::parse(l, "the line")).collect()),
+                }
+            }
+        },
+    }
+}
+
+fn slug(channel: &str) -> Result<ChannelSlug, Refusal> {
+    ChannelSlug::parse(channel).map_err(|error| Refusal::field("channel", error.to_string()))
+}
+
+/// Event type, client id and content as they were sent.
+type Content<'a> = (Option<Cow<'a, str>>, Option<Cow<'a, str>>, Option<&'a RawValue>);
+
 fn check<'a>(
     channel: ChannelSlug,
-    event_type: Option<Cow<'a, str>>,
-    client_id: Option<Cow<'a, str>>,
-    content: Option<&'a RawValue>,
+    (event_type, client_id, content): Content<'a>,
     (event_field, content_field): (&'static str, &'static str),
     payload_bytes_max: usize,
 ) -> Result<Publish<'a>, Refusal> {
@@ -131,5 +214,35 @@ mod tests {
         assert_eq!(field("["), None);
         let deep = format!(r#"{{"channel":"c","data":{}{}}}"#, "[".repeat(200), "]".repeat(200));
         assert_eq!(Publish::parse(deep.as_bytes(), 1000).unwrap_err().field, Some("data"));
+    }
+    #[test]
+    fn batches_in_their_three_forms() {
+        let parse = |body: &str| {
+            Publish::parse_batch(body.as_bytes(), 10).map(|messages| {
+                let word = |message: Result<Publish<'_>, Refusal>| match message {
+                    Ok(publish) => format!("{}={}", publish.channel, publish.content),
+                    Err(refusal) => format!("!{}", refusal.field.unwrap_or("")),
+                };
+                messages.into_iter().map(word).collect::<Vec<_>>().join(" ")
+            })
+        };
+        let array = r#" [{"channel":"a","data":1},{"channel":"b","data":[2]}]"#;
+        assert_eq!(parse(array).unwrap(), "a=1 b=[2]");
+        let lines = "{\"channel\":\"a\",\"data\":1}\r\n\n{\"channel\":\"b\",\"data\":2}\n";
+        assert_eq!(parse(lines).unwrap(), "a=1 b=2");
+        assert_eq!(parse("{\n\"channels\":[\"a\",\"b c\"],\n\"data\":1}").unwrap(), "a=1 !channel");
+        let wrong =
+            r#"[{"channel":"a","data":1},7,{"data":1},{"channel":"b","data":"0123456789"}]"#;
+        assert_eq!(parse(wrong).unwrap(), "a=1 ! !channel !data");
+        assert_eq!(parse("{\"channel\":\"a\",\"data\":1}\nx").unwrap(), "a=1 !");
+        assert_eq!(parse(r#"{"channels":[],"data":1}"#).unwrap(), "!channels");
+        assert_eq!(parse(r#"{"channel":"a","channels":["b"],"data":1}"#).unwrap(), "!channels");
+        for empty in ["", " ", "[]", "[1", "x"] {
+            assert_eq!(parse(empty).unwrap_err().code, ErrorCode::ValidationError, "{empty:?}");
+        }
+        let many = |n: usize| format!("[{}]", vec![r#"{"channel":"a","data":1}"#; n].join(","));
+        assert!(parse(&many(BATCH_MESSAGES_MAX)).is_ok());
+        let too_many = parse(&many(BATCH_MESSAGES_MAX + 1)).unwrap_err();
+        assert_eq!(too_many.code, ErrorCode::PayloadTooLarge);
     }
 }

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use pushflo_protocol::http::{CONTINUE, Progress, Request, Response};
-use pushflo_protocol::limits::ENVELOPE_BYTES_MAX;
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Phase;
@@ -90,7 +89,7 @@ impl Shard {
             c.heard_tick = now;
         }
         let input = if held.is_empty() {
-            bytes
+            &mut *bytes
         } else {
             held.extend_from_slice(bytes);
             held.as_mut_slice()
@@ -115,14 +114,19 @@ impl Shard {
         ) {
             return;
         }
-        let rest = input.get(taken..).unwrap_or_default();
-        if rest.is_empty() {
+        if taken >= input.len() {
             if let Some(c) = self.connections.get_mut(connection) {
                 c.shrink();
             }
             return;
         }
-        let rest = rest.to_vec();
+        // What was held before stays in its buffer: a large request is not copied at every read.
+        let rest = if held.is_empty() {
+            bytes.get(taken..).unwrap_or_default().to_vec()
+        } else {
+            held.drain(..taken);
+            held
+        };
         let Some(c) = self.connections.get_mut(connection) else { return };
         if taken > 0 {
             c.heard_tick = now;
@@ -138,14 +142,13 @@ impl Shard {
         if bytes.is_empty() {
             return None;
         }
-        let body_bytes_max = self.settings.limits.payload_bytes_max + ENVELOPE_BYTES_MAX;
         let limits = self.settings.limits;
         let c = self.connections.get_mut(connection)?;
         if !c.wants_bytes(&limits) {
             return None;
         }
         let active = c.active();
-        match active.request_reader.read(bytes, body_bytes_max) {
+        match active.request_reader.read(bytes, |path| Self::body_bytes_max(path, &limits)) {
             Ok(Progress::More { send_continue }) => {
                 if send_continue && active.answers.is_empty() {
                     self.send(connection, Bytes::from_static(CONTINUE));

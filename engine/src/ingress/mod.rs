@@ -1,6 +1,7 @@
 //! HTTP routes: what each address does. Parsing is in the protocol crate, the connection in
 //! [`crate::connection`].
 
+mod batch;
 mod live;
 mod messages;
 mod publish;
@@ -10,12 +11,15 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use pushflo_protocol::http::{Request, percent_decode};
+use pushflo_protocol::limits::{BATCH_BYTES_MAX, ENVELOPE_BYTES_MAX};
 use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal};
 
 use crate::auth::{Access, Role};
 use crate::connection::{AllowOrigin, Answering, Reply};
 use crate::metrics;
-use crate::shard::{AllowedOrigins, RequestId, Shard};
+use crate::shard::{AllowedOrigins, Limits, RequestId, Shard};
+
+pub(crate) use batch::PendingBatch;
 
 impl Shard {
     /// Does what a request asks for. `unanswered`: earlier requests of the connection still wait.
@@ -35,6 +39,7 @@ impl Shard {
             ("GET", "/" | "/live") => Ok(Answering::Now(live::page())),
             ("GET", "/ws") => self.upgrade(id, request, unanswered),
             ("POST", "/api/v1/publish") => self.publish(id, request),
+            ("POST", batch::PATH) => self.publish_batch(id, request),
             (method, path) => match (method, channel_messages(path)) {
                 ("POST", Some(slug)) => self.publish_message(id, request, &slug),
                 ("GET", Some(slug)) => self.messages(id, request, &slug),
@@ -49,6 +54,12 @@ impl Shard {
             self.metrics().refused(refusal.code);
             Answering::Now(Reply::refusal(&refusal))
         })
+    }
+
+    /// The largest body a request to `path` may have.
+    pub(crate) fn body_bytes_max(path: &str, limits: &Limits) -> usize {
+        let one = limits.payload_bytes_max + ENVELOPE_BYTES_MAX;
+        if path == batch::PATH { one.max(BATCH_BYTES_MAX) } else { one }
     }
 
     /// What a request's key grants, if it is at least `role`.
@@ -142,7 +153,7 @@ fn no_route(method: &str, path: &str) -> (ErrorCode, Reply) {
     let shown: String = path.chars().take(80).collect();
     let allow = match path {
         "/health" | "/metrics" | "/" | "/live" | "/ws" => Some("Allow: GET, HEAD, OPTIONS"),
-        "/api/v1/publish" => Some("Allow: POST, OPTIONS"),
+        "/api/v1/publish" | batch::PATH => Some("Allow: POST, OPTIONS"),
         _ => channel_messages(path).map(|_| "Allow: GET, HEAD, POST, OPTIONS"),
     };
     let Some(allow) = allow else {

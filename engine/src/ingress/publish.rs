@@ -6,7 +6,9 @@ use pushflo_protocol::publish::Publish;
 
 use crate::auth::{AppId, Role};
 use crate::connection::{Answering, Reply};
-use crate::shard::{ChannelKey, Draft, Envelope, PublishRequest, RequestId, Shard, no_room};
+use crate::shard::{
+    ChannelKey, Draft, Envelope, NewMessage, PublishRequest, RequestId, Shard, no_room,
+};
 
 impl Shard {
     pub(super) fn publish(
@@ -39,29 +41,37 @@ impl Shard {
         publish: Publish<'_>,
         status: u16,
     ) -> Result<Answering, Refusal> {
-        let channel = ChannelKey { app, slug: publish.channel };
+        let channel = ChannelKey { app, slug: publish.channel.clone() };
         let home = self.home_shard(&channel);
         if home == self.id {
-            let draft = Draft {
-                event_type: &publish.event_type,
-                client_id: publish.client_id.as_deref(),
-                content: publish.content,
-            };
-            let body = self.home_publish(&channel, draft)?;
+            let body = self.home_publish(&channel, draft(&publish))?;
             return Ok(Answering::Now(Reply::json(status, body)));
         }
         if self.is_way_full(home) {
             return Err(no_room());
         }
-        let request = PublishRequest {
-            request: id,
-            channel,
-            event_type: publish.event_type.into(),
-            client_id: publish.client_id.map(Into::into),
-            content: publish.content.into(),
-            status,
-        };
+        let message = new_message(channel, publish);
+        let request = PublishRequest { request: id, message, status };
         self.post(home, Envelope::Publish(Box::new(request)));
         Ok(Answering::Later)
+    }
+}
+
+/// A publish to a channel whose home is here.
+pub(super) fn draft<'a>(publish: &'a Publish<'_>) -> Draft<'a> {
+    Draft {
+        event_type: &publish.event_type,
+        client_id: publish.client_id.as_deref(),
+        content: publish.content,
+    }
+}
+
+/// A publish on its way to another shard.
+pub(super) fn new_message(channel: ChannelKey, publish: Publish<'_>) -> NewMessage {
+    NewMessage {
+        channel,
+        event_type: publish.event_type.into(),
+        client_id: publish.client_id.map(Into::into),
+        content: publish.content.into(),
     }
 }

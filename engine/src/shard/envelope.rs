@@ -5,7 +5,7 @@ use pushflo_protocol::command::Start;
 use pushflo_protocol::event::Recovered;
 use pushflo_protocol::{ChannelSlug, Refusal, StreamPosition};
 
-use super::id::{ConnectionKey, HomeKey, ShardId, SubscriptionKey, TailKey};
+use super::id::{BatchKey, ConnectionKey, HomeKey, ShardId, SubscriptionKey, TailKey};
 use crate::auth::AppId;
 use crate::history::PageQuery;
 
@@ -34,6 +34,29 @@ pub struct RequestId {
 pub struct PublishRequest {
     /// Who waits for the result.
     pub request: RequestId,
+    /// What is published.
+    pub message: NewMessage,
+    /// The status of the answer if it succeeds: 200 or 201, by the route.
+    pub status: u16,
+}
+
+/// The messages of a batch whose channels have the same home shard, on their way there.
+#[derive(Clone, Debug)]
+pub struct BatchRequest {
+    /// The shard that holds the batch.
+    pub shard: ShardId,
+    /// The batch.
+    pub batch: BatchKey,
+    /// Position in the batch and message.
+    pub messages: Vec<(u32, NewMessage)>,
+}
+
+/// The results of those messages, on their way back: position and verdict as JSON.
+pub type BatchResults = Vec<(u32, Result<Bytes, Refusal>)>;
+
+/// A message that has no offset yet.
+#[derive(Clone, Debug)]
+pub struct NewMessage {
     /// The channel.
     pub channel: ChannelKey,
     /// The event type.
@@ -42,8 +65,6 @@ pub struct PublishRequest {
     pub client_id: Option<Box<str>>,
     /// The content, valid JSON.
     pub content: Box<str>,
-    /// The status of the answer if it succeeds: 200 or 201, by the route.
-    pub status: u16,
 }
 
 /// The result of a request that another shard worked on: status and JSON body, or why not.
@@ -54,6 +75,8 @@ pub type Outcome = Result<(u16, Bytes), Refusal>;
 pub enum Envelope {
     /// To the home shard: give this message its offset and send it on.
     Publish(Box<PublishRequest>),
+    /// To the home shard: give these messages their offsets and send them on.
+    PublishBatch(Box<BatchRequest>),
     /// To the home shard: a page of history is wanted.
     Page(Box<(RequestId, ChannelKey, PageQuery)>),
     /// To the home shard: one more subscriber, on this tail.
@@ -82,6 +105,8 @@ pub enum Envelope {
     },
     /// From the home shard: an answer to a publish or a page.
     Answer(Box<(RequestId, Outcome)>),
+    /// From the home shard: the results of messages of a batch.
+    BatchAnswer(Box<(BatchKey, BatchResults)>),
     /// From the home shard: the subscription starts here. What follows on the tail is new to it.
     Subscribed {
         /// The subscription.
@@ -124,7 +149,8 @@ impl Envelope {
     /// Bytes it keeps in memory besides itself.
     pub fn payload_bytes(&self) -> usize {
         match self {
-            Self::Publish(publish) => publish.content.len(),
+            Self::Publish(publish) => publish.message.content.len(),
+            Self::PublishBatch(batch) => batch.messages.iter().map(|(_, m)| m.content.len()).sum(),
             Self::Message { frame, .. } => frame.len(),
             _ => 0,
         }

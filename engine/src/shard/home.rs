@@ -14,7 +14,9 @@ use pushflo_protocol::{Epoch, ErrorCode, Offset, Refusal, StreamPosition};
 use smallvec::SmallVec;
 
 use super::Shard;
-use super::envelope::{ChannelKey, Envelope, Outcome, PublishRequest, Subscribed};
+use super::envelope::{
+    BatchRequest, ChannelKey, Envelope, NewMessage, Outcome, PublishRequest, Subscribed,
+};
 use super::id::{HomeKey, ShardId, TailKey};
 use crate::history::PageQuery;
 
@@ -104,14 +106,28 @@ impl Shard {
     }
 
     pub(super) fn home_publish_request(&mut self, publish: PublishRequest) {
-        let draft = Draft {
-            event_type: &publish.event_type,
-            client_id: publish.client_id.as_deref(),
-            content: &publish.content,
-        };
-        let outcome = self.home_publish(&publish.channel, draft).map(|body| (publish.status, body));
+        let outcome = self.home_publish_message(&publish.message);
+        let outcome = outcome.map(|body| (publish.status, body));
         let request = publish.request;
         self.post(request.shard, Envelope::Answer(Box::new((request, outcome))));
+    }
+
+    pub(super) fn home_publish_batch(&mut self, request: BatchRequest) {
+        let BatchRequest { shard, batch, messages } = request;
+        let results = messages
+            .into_iter()
+            .map(|(position, message)| (position, self.home_publish_message(&message)))
+            .collect();
+        self.post(shard, Envelope::BatchAnswer(Box::new((batch, results))));
+    }
+
+    fn home_publish_message(&mut self, message: &NewMessage) -> Result<Bytes, Refusal> {
+        let draft = Draft {
+            event_type: &message.event_type,
+            client_id: message.client_id.as_deref(),
+            content: &message.content,
+        };
+        self.home_publish(&message.channel, draft)
     }
 
     /// A page of history as the JSON of the answer. A channel that nobody used yet has none, which

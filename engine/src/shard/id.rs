@@ -10,6 +10,8 @@ slotmap::new_key_type! {
     pub struct SubscriptionKey;
     /// A shard's tail of a channel.
     pub struct TailKey;
+    /// A batch of publishes that waits for results.
+    pub struct BatchKey;
     /// A channel at its home shard.
     pub struct HomeKey;
 }

@@ -33,9 +33,12 @@ use bytes::Bytes;
 use slotmap::SlotMap;
 
 pub use batch::Batch;
-pub use envelope::{ChannelKey, Envelope, Outcome, PublishRequest, RequestId, Subscribed};
+pub use envelope::{
+    BatchRequest, BatchResults, ChannelKey, Envelope, NewMessage, Outcome, PublishRequest,
+    RequestId, Subscribed,
+};
 pub(crate) use home::{Draft, no_room};
-pub use id::{ConnectionKey, HomeKey, ShardId, SubscriptionKey, TailKey};
+pub use id::{BatchKey, ConnectionKey, HomeKey, ShardId, SubscriptionKey, TailKey};
 pub use outbox::{Outbox, OutboxLimits};
 pub use settings::{AddressSlot, AllowedOrigins, Limits, Settings, Shared, Timeouts};
 
@@ -43,6 +46,7 @@ use crate::clock::Now;
 use crate::connection::Connection;
 use crate::hash::HashMap;
 use crate::history::History;
+use crate::ingress::PendingBatch;
 use crate::metrics::ShardMetrics;
 use drain::Drain;
 use home::HomeChannel;
@@ -68,6 +72,8 @@ pub struct Shard {
     /// Envelopes from this shard to itself, applied before the current call returns.
     local: VecDeque<Envelope>,
     outboxes: Vec<Outbox>,
+    /// Batches of publishes that wait for results of other shards.
+    pub(crate) batches: SlotMap<BatchKey, PendingBatch>,
     /// Tails with something new.
     dirty: Vec<TailKey>,
     /// Connections with something to write and no write in flight.
@@ -124,6 +130,7 @@ impl Shard {
             history: History::new(settings.retention),
             local: VecDeque::new(),
             outboxes,
+            batches: SlotMap::with_key(),
             dirty: Vec::new(),
             due: VecDeque::new(),
             closings: VecDeque::new(),
@@ -268,6 +275,7 @@ impl Shard {
     fn apply_one(&mut self, envelope: Envelope) {
         match envelope {
             Envelope::Publish(publish) => self.home_publish_request(*publish),
+            Envelope::PublishBatch(batch) => self.home_publish_batch(*batch),
             Envelope::Page(page) => {
                 let (request, channel, query) = *page;
                 let outcome = self.home_page(&channel, &query);
@@ -287,6 +295,7 @@ impl Shard {
                 let (request, outcome) = *answer;
                 self.answer(request.connection, request.sequence, outcome);
             }
+            Envelope::BatchAnswer(answer) => self.batch_answer(answer.0, answer.1),
             Envelope::Subscribed { subscription, tail, outcome } => {
                 self.subscribed(subscription, tail, outcome);
             }

@@ -66,20 +66,22 @@ enum State {
         head_bytes: usize,
         position: usize,
         body: Vec<u8>,
+        body_bytes_max: usize,
         trailers: bool,
     },
 }
 
 impl RequestReader {
     /// Looks at `buffer`, which holds everything since the last request. Once a request was
-    /// returned, the next call starts anew after the bytes it took.
+    /// returned, the next call starts anew after the bytes it took. `body_bytes_max` is asked once
+    /// for each request, with its path.
     ///
     /// # Errors
     /// The refusal to answer with; no further request can be read from this connection.
     pub fn read<'a>(
         &mut self,
         buffer: &'a [u8],
-        body_bytes_max: usize,
+        body_bytes_max: impl Fn(&str) -> usize,
     ) -> Result<Progress<'a>, Refusal> {
         if matches!(self.state, State::Head) && !self.read_head(buffer, body_bytes_max)? {
             return Ok(Progress::More { send_continue: false });
@@ -93,8 +95,8 @@ impl RequestReader {
                     None => return Ok(self.more()),
                 }
             }
-            State::Chunked { head_bytes, position, body, trailers } => {
-                if !read_chunks(buffer, position, body, trailers, body_bytes_max)? {
+            State::Chunked { head_bytes, position, body, body_bytes_max, trailers } => {
+                if !read_chunks(buffer, position, body, trailers, *body_bytes_max)? {
                     return Ok(self.more());
                 }
                 (*head_bytes, Cow::Owned(std::mem::take(body)), *position)
@@ -116,7 +118,11 @@ impl RequestReader {
     }
 
     /// Whether the head is there; then the state tells how the body is framed.
-    fn read_head(&mut self, buffer: &[u8], body_bytes_max: usize) -> Result<bool, Refusal> {
+    fn read_head(
+        &mut self,
+        buffer: &[u8],
+        body_bytes_max: impl Fn(&str) -> usize,
+    ) -> Result<bool, Refusal> {
         let Some(head_bytes) = self.find_head_end(buffer) else {
             if buffer.len() > HTTP_HEAD_BYTES_MAX {
                 return Err(head_too_large());
@@ -127,6 +133,7 @@ impl RequestReader {
             return Err(head_too_large());
         }
         let request = parse_head(buffer.get(..head_bytes).unwrap_or_default())?;
+        let body_bytes_max = body_bytes_max(request.path);
         self.state = match framing(&request)? {
             Framing::Length(length) => {
                 if length > body_bytes_max as u64 {
@@ -138,6 +145,7 @@ impl RequestReader {
                 head_bytes,
                 position: head_bytes,
                 body: Vec::new(),
+                body_bytes_max,
                 trailers: false,
             },
         };
@@ -379,7 +387,7 @@ mod tests {
         let (mut reader, mut buffer, mut out) = (RequestReader::default(), Vec::new(), Vec::new());
         for piece in bytes.chunks(step) {
             buffer.extend_from_slice(piece);
-            while let Progress::Request(request, taken) = reader.read(&buffer, 100)? {
+            while let Progress::Request(request, taken) = reader.read(&buffer, |_| 100)? {
                 out.push((request.method.into(), request.path.into(), request.body.to_vec()));
                 buffer.drain(..taken);
             }
@@ -435,15 +443,15 @@ mod tests {
         let head =
             b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
         let mut reader = RequestReader::default();
-        assert!(matches!(reader.read(head, 9), Ok(Progress::More { send_continue: true })));
-        assert!(matches!(reader.read(head, 9), Ok(Progress::More { send_continue: false })));
+        assert!(matches!(reader.read(head, |_| 9), Ok(Progress::More { send_continue: true })));
+        assert!(matches!(reader.read(head, |_| 9), Ok(Progress::More { send_continue: false })));
     }
 
     #[test]
     fn query_parameters_are_decoded() {
         let head = b"GET /ws?token=a%20b+c&x HTTP/1.1\r\nHost: h\r\n\r\n";
         let mut reader = RequestReader::default();
-        let Ok(Progress::Request(request, _)) = reader.read(head, 9) else { panic!() };
+        let Ok(Progress::Request(request, _)) = reader.read(head, |_| 9) else { panic!() };
         assert_eq!(request.query_parameter("token").as_deref(), Some("a b+c"));
         assert_eq!(request.query_parameter("x").as_deref(), Some(""));
         assert_eq!(request.query_parameter("y"), None);
