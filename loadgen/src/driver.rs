@@ -98,14 +98,10 @@ impl Driver {
         // Writing into memory cannot fail.
         let _ = match self {
             Self::Pushflo => {
-                let start = format!(r#"{{"channel":"{channel}","event":"load","data":"#);
-                push_post(
-                    out,
-                    "/api/v1/publish",
-                    host,
-                    &format!("Authorization: Bearer {key}"),
-                    &[start.as_bytes(), content, b"}"],
-                )
+                let mut body = Vec::new();
+                push_body(&mut body, channel, |out| out.extend_from_slice(content));
+                let authorization = format!("Authorization: Bearer {key}");
+                push_post(out, "/api/v1/publish", host, &authorization, &[&body])
             }
             Self::Plain => {
                 let path = path.unwrap_or("/pub/{channel}").replace("{channel}", channel);
@@ -137,6 +133,20 @@ pub(crate) struct Destination<'a> {
     pub(crate) host: &'a str,
     pub(crate) key: &'a str,
     pub(crate) path: Option<&'a str>,
+}
+
+/// Appends the body of a publish to PushFlo.
+pub(crate) fn push_body(out: &mut Vec<u8>, channel: &str, content: impl FnOnce(&mut Vec<u8>)) {
+    // Writing into memory cannot fail.
+    let _ = write!(out, r#"{{"channel":"{channel}","event":"load","data":"#);
+    content(out);
+    out.push(b'}');
+}
+
+/// Appends a batch of such bodies.
+pub(crate) fn push_batch(out: &mut Vec<u8>, host: &str, key: &str, body: &[u8]) {
+    let authorization = format!("Authorization: Bearer {key}");
+    let _ = push_post(out, "/api/v1/publish/batch", host, &authorization, &[body]);
 }
 
 fn push_post(

@@ -95,6 +95,9 @@ pub(crate) struct Parameters {
     /// Requests in flight on each of them at rate `max`
     #[arg(long)]
     pub(crate) pipeline: Option<usize>,
+    /// Messages in each request; more than 1 uses the batch call
+    #[arg(long)]
+    pub(crate) batch: Option<usize>,
     /// Messages that subscribers miss (storm)
     #[arg(long)]
     pub(crate) missed: Option<u64>,

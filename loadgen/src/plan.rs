@@ -13,6 +13,9 @@ use crate::payload::PAYLOAD_BYTES_MIN;
 /// Connections for each thread: its file table holds 20,000 on a machine with a usual limit.
 const CONNECTIONS_PER_THREAD: usize = 15_000;
 
+/// Most messages of a request: what the server takes.
+const BATCH_MAX: usize = 1_000;
+
 /// Everything a run is told.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Plan {
@@ -37,6 +40,8 @@ pub(crate) struct Plan {
     pub(crate) warm_up: Duration,
     pub(crate) publishers: usize,
     pub(crate) pipeline: usize,
+    /// Messages in each request.
+    pub(crate) batch: usize,
     /// Messages that all subscribers miss in a storm; 0: no storm.
     pub(crate) missed: u64,
     pub(crate) threads: usize,
@@ -157,6 +162,7 @@ impl Plan {
             warm_up: seconds("warm-up", given.warm_up.unwrap_or(2.0))?,
             publishers,
             pipeline: given.pipeline.unwrap_or(d.pipeline),
+            batch: given.batch.unwrap_or(1),
             missed: given.missed.unwrap_or(d.missed),
             threads: given.threads.unwrap_or(threads),
             cores: given.cores.clone(),
@@ -172,12 +178,17 @@ impl Plan {
             ("threads", self.threads),
             ("pipeline", self.pipeline),
             ("connecting", self.connecting_max),
+            ("batch", self.batch),
         ];
         if let Some((name, _)) = least.into_iter().find(|(_, value)| *value == 0) {
             return Err(PlanError::Parameter(format!("{name} must be at least 1")));
         }
         if !(PAYLOAD_BYTES_MIN..=1 << 20).contains(&self.payload_bytes) {
             let text = format!("payload must be from {PAYLOAD_BYTES_MIN} to 1048576");
+            return Err(PlanError::Parameter(text));
+        }
+        if self.batch > BATCH_MAX || (self.batch > 1 && self.driver != Driver::Pushflo) {
+            let text = format!("batch may be at most {BATCH_MAX}, and 1 with other drivers");
             return Err(PlanError::Parameter(text));
         }
         if self.driver == Driver::Pushflo {

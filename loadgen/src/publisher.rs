@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use memchr::memmem;
+use serde::Deserialize;
 
-use crate::driver::{Destination, Driver};
+use crate::driver::{self, Destination, Driver};
 use crate::payload;
 
 /// A connection that publishes.
@@ -52,22 +53,69 @@ impl Publisher {
     }
 
     /// Puts one publish into the buffer for sending.
-    pub(crate) fn push(
-        &mut self,
-        to: &Destination<'_>,
-        channel: usize,
-        payload_bytes: usize,
-        number: u64,
-        at_ns: u64,
-    ) {
+    pub(crate) fn push(&mut self, to: &Destination<'_>, payload_bytes: usize, publish: InFlight) {
         self.body.clear();
-        payload::push(&mut self.body, number, at_ns, payload_bytes);
+        payload::push(&mut self.body, publish.number, publish.at_ns, payload_bytes);
         self.driver.push_publish(&mut self.out, to, &self.body);
-        self.in_flight.push_back(InFlight { channel, number, at_ns });
+        self.in_flight.push_back(publish);
+    }
+
+    /// Adds a publish to the batch that [`Publisher::push_batch`] sends.
+    pub(crate) fn add(&mut self, channel: &str, payload_bytes: usize, publish: InFlight) {
+        self.body.push(if self.body.is_empty() { b'[' } else { b',' });
+        driver::push_body(&mut self.body, channel, |out| {
+            payload::push(out, publish.number, publish.at_ns, payload_bytes);
+        });
+        self.in_flight.push_back(publish);
+    }
+
+    /// Puts the batch into the buffer for sending.
+    pub(crate) fn push_batch(&mut self, host: &str, key: &str) {
+        self.body.push(b']');
+        driver::push_batch(&mut self.out, host, key, &self.body);
+        self.body.clear();
+    }
+
+    /// The answers that the first HTTP answer of `bytes` gives to batches or single publishes, and
+    /// its length; `None` while it is not whole.
+    pub(crate) fn parse_answers(&self, bytes: &[u8], batch: usize) -> Option<(Vec<Answer>, usize)> {
+        if batch == 1 {
+            return self.parse_answer(bytes).map(|(answer, taken)| (vec![answer], taken));
+        }
+        let (status, body, taken) = split_http(bytes)?;
+        if status != 200 {
+            let all = self.in_flight.len().min(batch);
+            return Some((vec![of_status(status); all], taken));
+        }
+        #[derive(Deserialize)]
+        struct Body {
+            data: Data,
+        }
+        #[derive(Deserialize)]
+        struct Data {
+            results: Vec<Outcome>,
+        }
+        #[derive(Deserialize)]
+        struct Outcome {
+            data: Option<Published>,
+            code: Option<String>,
+        }
+        #[derive(Deserialize)]
+        struct Published {
+            offset: u64,
+        }
+        let body: Option<Body> = serde_json::from_slice(body).ok();
+        let results = body.map(|body| body.data.results).unwrap_or_default();
+        let answer = |result: &Outcome| match (&result.data, result.code.as_deref()) {
+            (Some(published), _) => Answer::Published(published.offset),
+            (None, Some("OVERLOADED")) => Answer::Refused,
+            (None, _) => Answer::Failed(status),
+        };
+        Some((results.iter().map(answer).collect(), taken))
     }
 
     /// The first answer of `bytes` and its length; `None` while it is not whole.
-    pub(crate) fn parse_answer(&self, bytes: &[u8]) -> Option<(Answer, usize)> {
+    fn parse_answer(&self, bytes: &[u8]) -> Option<(Answer, usize)> {
         match self.driver {
             Driver::Pushflo => parse_http(bytes),
             // Their answers tell no place; the number of the publish is the message's.
@@ -89,22 +137,31 @@ impl Publisher {
 
 /// The first HTTP answer of `bytes` and its length; `None` while it is not whole.
 fn parse_http(bytes: &[u8]) -> Option<(Answer, usize)> {
-    let head_end = memmem::find(bytes, b"\r\n\r\n")? + 4;
-    let head = bytes.get(..head_end)?;
-    let status = number(head.get(9..12)?)? as u16;
-    let length =
-        find_length(head).and_then(|at| head.get(at + 16..)).and_then(number).unwrap_or(0) as usize;
-    let body = bytes.get(head_end..head_end + length)?;
+    let (status, body, taken) = split_http(bytes)?;
     let answer = match status {
         200 => {
             let at = memmem::find(body, br#""offset":"#);
             let offset = at.and_then(|at| body.get(at + 9..)).and_then(number);
             offset.map_or(Answer::Failed(status), Answer::Published)
         }
-        503 | 429 => Answer::Refused,
-        _ => Answer::Failed(status),
+        _ => of_status(status),
     };
-    Some((answer, head_end + length))
+    Some((answer, taken))
+}
+
+fn of_status(status: u16) -> Answer {
+    if matches!(status, 429 | 503) { Answer::Refused } else { Answer::Failed(status) }
+}
+
+/// Status, body and length of the first HTTP answer of `bytes`; `None` while it is not whole.
+fn split_http(bytes: &[u8]) -> Option<(u16, &[u8], usize)> {
+    let head_end = memmem::find(bytes, b"\r\n\r\n")? + 4;
+    let head = bytes.get(..head_end)?;
+    let status = number(head.get(9..12)?)? as u16;
+    let length =
+        find_length(head).and_then(|at| head.get(at + 16..)).and_then(number).unwrap_or(0) as usize;
+    let body = bytes.get(head_end..head_end + length)?;
+    Some((status, body, head_end + length))
 }
 
 /// Where `Content-Length: ` stands, in either of the usual spellings.

@@ -125,9 +125,13 @@ impl Report {
         row("subscribers, channels", format!("{subscribers}, {channels}"));
         let rate = self.plan.rate.map_or("max".into(), |rate| format!("{rate}/s"));
         if *publishers > 0 {
+            let batch = match self.plan.batch {
+                1 => String::new(),
+                batch => format!(" × {batch} messages"),
+            };
             row(
                 "publishing",
-                format!("{rate}, {payload_bytes} B, {publishers} connections × {pipeline}"),
+                format!("{rate}, {payload_bytes} B, {publishers} connections × {pipeline}{batch}"),
             );
         }
         row("connected", format!("{} in {:.2} s", m.live, m.connect_ns as f64 / 1e9));

@@ -166,10 +166,7 @@ impl Leader {
             let delivered = leader.shared.sum(|c| &c.delivered);
             (delivered, leader.shared.sum(|c| &c.published), leader.shared.sum(|c| &c.refused))
         };
-        let idle = |leader: &Self| -> Vec<u64> {
-            leader.shared.workers.iter().map(|w| w.idle_ns.load(Ordering::Relaxed)).collect()
-        };
-        let (before, idle_before, started) = (count(self), idle(self), now_ns());
+        let (before, idle_before, started) = (count(self), self.idle_ns(), now_ns());
         self.shared.enter(Phase::Measure);
         let until = started + self.plan().duration.as_nanos() as u64;
         let every = (self.plan().duration / 100).max(Duration::from_millis(100)).as_nanos() as u64;
@@ -187,7 +184,7 @@ impl Leader {
                 });
             }
         }
-        let (after, idle_after) = (count(self), idle(self));
+        let after = count(self);
         let server_after = pid.and_then(Usage::of);
         self.measured.measured_ns = now_ns() - started;
         self.measured.deliveries = after.0 - before.0;
@@ -197,9 +194,18 @@ impl Leader {
         let flushes_after = flushes(self.plan().server);
         self.measured.flushes =
             flushes_before.zip(flushes_after).map(|(a, b)| (b.0 - a.0, b.1 - a.1));
+        self.count_idle(&idle_before);
+    }
+
+    /// How long each thread has waited so far.
+    fn idle_ns(&self) -> Vec<u64> {
+        self.shared.workers.iter().map(|w| w.idle_ns.load(Ordering::Relaxed)).collect()
+    }
+
+    fn count_idle(&mut self, before: &[u64]) {
         let length = self.measured.measured_ns as f64;
-        self.measured.idle =
-            idle_before.iter().zip(&idle_after).map(|(a, b)| (b - a) as f64 / length).collect();
+        let shares = before.iter().zip(self.idle_ns()).map(|(a, b)| (b - a) as f64 / length);
+        self.measured.idle = shares.collect();
     }
 
     /// Waits until everything that was published has arrived everywhere.
@@ -219,11 +225,13 @@ impl Leader {
         let pid = self.plan().server_pid;
         let (server_before, delivered, started) =
             (pid.and_then(Usage::of), self.shared.sum(|c| &c.delivered), now_ns());
+        let idle_before = self.idle_ns();
         self.settle(Phase::Return, 2 * DRAIN_PATIENCE);
         self.measured.return_ns = now_ns() - started;
         let server_after = pid.and_then(Usage::of);
         self.measured.server = server_before.zip(server_after).map(|(a, b)| b.since(a));
         self.measured.measured_ns = self.measured.return_ns;
+        self.count_idle(&idle_before);
         self.measured.deliveries = self.shared.sum(|c| &c.delivered) - delivered;
         self.measured.publishes = wanted;
         self.measured.live = self.shared.sum(|c| &c.live);

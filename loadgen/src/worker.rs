@@ -20,7 +20,7 @@ use crate::clock::now_ns;
 use crate::driver::{Destination, Driver};
 use crate::frame;
 use crate::plan::Plan;
-use crate::publisher::{Answer, Publisher};
+use crate::publisher::{Answer, InFlight, Publisher};
 use crate::socket;
 use crate::subscriber::{Checks, Event, State, Subscriber, Tally};
 
@@ -392,40 +392,49 @@ impl Worker {
         let mut wait = PATIENCE_NS;
         for publisher in self.publishers.iter_mut().flatten() {
             loop {
-                let (number, at_ns) = match rate {
+                let batch = plan.batch as u64;
+                let (numbers, at_ns) = match rate {
                     Some(rate) => {
-                        let due = pace_start + (publisher.next as f64 * 1e9 / rate) as u64;
+                        let first = publisher.next * batch;
+                        let due = pace_start + (first as f64 * 1e9 / rate) as u64;
                         let now = now_ns();
                         if due > now {
                             wait = wait.min(due - now);
                             break;
                         }
-                        if publisher.in_flight.len() >= IN_FLIGHT_MAX {
+                        if publisher.in_flight.len() >= IN_FLIGHT_MAX * plan.batch {
                             break;
                         }
-                        let number = publisher.next;
                         publisher.next += plan.publishers as u64;
-                        (number, due)
+                        (first..first + batch, due)
                     }
                     None => {
-                        if publisher.in_flight.len() >= plan.pipeline {
+                        if publisher.in_flight.len() >= plan.pipeline * plan.batch {
                             break;
                         }
-                        let number = shared.taken.fetch_add(1, Ordering::Relaxed);
-                        if number >= shared.quota.load(Ordering::Relaxed) {
+                        let quota = shared.quota.load(Ordering::Relaxed);
+                        let first = shared.taken.fetch_add(batch, Ordering::Relaxed);
+                        if first >= quota {
                             break;
                         }
-                        (number, now_ns())
+                        (first..(first + batch).min(quota), now_ns())
                     }
                 };
-                let channel = (number % plan.channels as u64) as usize;
-                let to = Destination {
-                    channel: &plan.channel(channel),
-                    host: &host,
-                    key: &plan.secret_key,
-                    path: plan.publish_path.as_deref(),
-                };
-                publisher.push(&to, channel, plan.payload_bytes, number, at_ns);
+                for number in numbers {
+                    let index = (number % plan.channels as u64) as usize;
+                    let (channel, publish) =
+                        (&plan.channel(index), InFlight { channel: index, number, at_ns });
+                    if plan.batch > 1 {
+                        publisher.add(channel, plan.payload_bytes, publish);
+                        continue;
+                    }
+                    let (key, path) = (&plan.secret_key, plan.publish_path.as_deref());
+                    let to = Destination { channel, host: &host, key, path };
+                    publisher.push(&to, plan.payload_bytes, publish);
+                }
+                if plan.batch > 1 {
+                    publisher.push_batch(&host, &plan.secret_key);
+                }
             }
             if !publisher.out.is_empty() {
                 // An error shows when its answers are read.
@@ -458,8 +467,12 @@ impl Worker {
         };
         let now = now_ns();
         let mut rest = self.buffer.get(..held.len() + bytes).unwrap_or_default();
-        while let Some((answer, taken)) = publisher.parse_answer(rest) {
+        let mut answers = Vec::new();
+        while let Some((some, taken)) = publisher.parse_answers(rest, self.shared.plan.batch) {
             rest = rest.get(taken..).unwrap_or_default();
+            answers.extend(some);
+        }
+        for answer in answers {
             let Some(request) = publisher.in_flight.pop_front() else { break };
             let offset = match answer {
                 Answer::Published(offset) => offset,
