@@ -3,11 +3,16 @@
 //! They give no offsets, so a message's place is its number among the publishes of its channel,
 //! which holds with one publishing connection.
 
+use std::borrow::Cow;
 use std::io::Write as _;
 
 use clap::ValueEnum;
+use hmac::{Hmac, Mac as _};
+use md5::{Digest as _, Md5};
 use memchr::memmem;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
+use sha2::Sha256;
 
 use crate::frame;
 
@@ -23,6 +28,8 @@ pub(crate) enum Driver {
     Centrifugo,
     /// NATS over WebSocket
     Nats,
+    /// The Pusher protocol: Sockudo, Soketi. Its keys are the app's, its id is in the publish path
+    Pusher,
 }
 
 /// What a peer's frame means.
@@ -31,7 +38,7 @@ pub(crate) enum Said<'a> {
     /// The subscription stands.
     Subscribed,
     /// A message with this content.
-    Message(&'a str),
+    Message(Cow<'a, str>),
     /// These bytes are to be sent.
     Send(Vec<u8>),
     /// The server says no.
@@ -47,6 +54,7 @@ impl Driver {
             (Self::Plain, None) => format!("/sub/{channel}"),
             (Self::Centrifugo, None) => "/connection/websocket".into(),
             (Self::Nats, None) => "/".into(),
+            (Self::Pusher, None) => format!("/app/{key}?protocol=7&client=loadgen&version=1"),
         }
     }
 
@@ -54,6 +62,11 @@ impl Driver {
     pub(crate) fn push_hello(self, out: &mut Vec<u8>, channel: &str) {
         match self {
             Self::Pushflo | Self::Plain => {}
+            Self::Pusher => {
+                let text =
+                    format!(r#"{{"event":"pusher:subscribe","data":{{"channel":"{channel}"}}}}"#);
+                frame::push(out, frame::TEXT, text.as_bytes());
+            }
             Self::Centrifugo => {
                 frame::push(out, frame::TEXT, br#"{"id":1,"connect":{}}"#);
                 let text = format!(r#"{{"id":2,"subscribe":{{"channel":"{channel}"}}}}"#);
@@ -78,8 +91,11 @@ impl Driver {
     pub(crate) fn read<'a>(self, payload: &'a [u8], said: &mut Vec<Said<'a>>) -> usize {
         match self {
             Self::Pushflo => {}
-            Self::Plain => said.extend(str::from_utf8(payload).ok().map(Said::Message)),
+            Self::Plain => {
+                said.extend(str::from_utf8(payload).ok().map(|text| Said::Message(text.into())));
+            }
             Self::Centrifugo => read_centrifugo(payload, said),
+            Self::Pusher => read_pusher(payload, said),
             Self::Nats => return read_nats(payload, said),
         }
         payload.len()
@@ -94,7 +110,7 @@ impl Driver {
 
     /// Appends one publish.
     pub(crate) fn push_publish(self, out: &mut Vec<u8>, to: &Destination<'_>, content: &[u8]) {
-        let Destination { channel, host, key, path } = to;
+        let Destination { channel, host, app, key, path } = to;
         // Writing into memory cannot fail.
         let _ = match self {
             Self::Pushflo => {
@@ -117,6 +133,14 @@ impl Driver {
                     &[start.as_bytes(), content, b"}"],
                 )
             }
+            Self::Pusher => {
+                let content = String::from_utf8_lossy(content);
+                let body = json!({ "name": "load", "channel": channel, "data": content });
+                let path = path.unwrap_or("/apps/load/events");
+                let body = body.to_string();
+                let target = sign_pusher(path, app, key, body.as_bytes());
+                push_post(out, &target, host, "Accept: */*", &[body.as_bytes()])
+            }
             Self::Nats => {
                 let begun = write!(out, "PUB {channel} {}\r\n", content.len());
                 out.extend_from_slice(content);
@@ -131,6 +155,8 @@ impl Driver {
 pub(crate) struct Destination<'a> {
     pub(crate) channel: &'a str,
     pub(crate) host: &'a str,
+    /// The key of subscribers, which some name when they publish too.
+    pub(crate) app: &'a str,
     pub(crate) key: &'a str,
     pub(crate) path: Option<&'a str>,
 }
@@ -195,12 +221,59 @@ fn read_centrifugo<'a>(payload: &'a [u8], said: &mut Vec<Said<'a>>) {
         match serde_json::from_slice::<Reply<'_>>(line) {
             Ok(Reply { error: Some(error), .. }) => said.push(Said::Refused(error.get().into())),
             Ok(Reply { push: Some(Push { publication: Some(publication) }), .. }) => {
-                said.push(Said::Message(publication.data.get()));
+                said.push(Said::Message(publication.data.get().into()));
             }
             Ok(Reply { id: Some(2), .. }) => said.push(Said::Subscribed),
             Ok(_) => {}
             Err(error) => said.push(Said::Refused(error.to_string())),
         }
+    }
+}
+
+/// The target of a signed request, as Pusher's HTTP API wants it.
+fn sign_pusher(path: &str, app_key: &str, secret: &str, body: &[u8]) -> String {
+    let seconds = std::time::UNIX_EPOCH.elapsed().map_or(0, |time| time.as_secs());
+    let digest = hex(&Md5::digest(body));
+    let query =
+        format!("auth_key={app_key}&auth_timestamp={seconds}&auth_version=1.0&body_md5={digest}");
+    let signature = Hmac::<Sha256>::new_from_slice(secret.as_bytes()).map(|mut mac| {
+        mac.update(format!("POST\n{path}\n{query}").as_bytes());
+        hex(&mac.finalize().into_bytes())
+    });
+    format!("{path}?{query}&auth_signature={}", signature.unwrap_or_default())
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn read_pusher<'a>(payload: &'a [u8], said: &mut Vec<Said<'a>>) {
+    #[derive(Deserialize)]
+    struct Event<'a> {
+        #[serde(borrow)]
+        event: Cow<'a, str>,
+        #[serde(borrow)]
+        data: Option<&'a serde_json::value::RawValue>,
+    }
+    match serde_json::from_slice::<Event<'_>>(payload) {
+        Ok(Event { event, data }) => match &*event {
+            "load" => {
+                // The content is text within the text.
+                let content = data.and_then(|data| serde_json::from_str::<String>(data.get()).ok());
+                said.extend(content.map(|content| Said::Message(content.into())));
+            }
+            "pusher_internal:subscription_succeeded" => said.push(Said::Subscribed),
+            "pusher:ping" => {
+                let mut pong = Vec::new();
+                frame::push(&mut pong, frame::TEXT, br#"{"event":"pusher:pong","data":{}}"#);
+                said.push(Said::Send(pong));
+            }
+            "pusher:error" => {
+                said.push(Said::Refused(String::from_utf8_lossy(payload).into_owned()));
+            }
+            _ => {}
+        },
+        Err(error) => said.push(Said::Refused(error.to_string())),
     }
 }
 
@@ -219,7 +292,7 @@ fn read_nats<'a>(payload: &'a [u8], said: &mut Vec<Said<'a>>) -> usize {
             };
             let Some(content) = rest.get(bytes..bytes + length + 2) else { break };
             let content = content.get(..length).and_then(|content| str::from_utf8(content).ok());
-            said.extend(content.map(Said::Message));
+            said.extend(content.map(|content| Said::Message(content.into())));
             bytes += length + 2;
         } else if line == "PING" {
             let mut pong = Vec::new();
@@ -245,10 +318,21 @@ mod tests {
         said
     }
 
+    /// The example of Pusher's documentation of its HTTP API.
+    #[test]
+    fn signatures_of_pusher() {
+        let body = br#"{"name":"foo","channels":["project-3"],"data":"{\"some\":\"data\"}"}"#;
+        assert_eq!(hex(&Md5::digest(body)), "ec365a775a4cd0599faeb73354201b6f");
+        let target = sign_pusher("/apps/3/events", "key", "secret", body);
+        assert!(target.starts_with("/apps/3/events?auth_key=key&auth_timestamp="), "{target}");
+        assert_eq!(target.rsplit('=').next().map(str::len), Some(64));
+    }
+
     #[test]
     fn frames_of_other_servers() {
         let text = b"{\"id\":2,\"subscribe\":{}}\n{\"push\":{\"channel\":\"c\",\"pub\":{\"data\":{\"n\":1}}}}\n{\"push\":{\"channel\":\"c\",\"pub\":{\"data\":2}}}";
-        let expected = [Said::Subscribed, Said::Message("{\"n\":1}"), Said::Message("2")];
+        let expected =
+            [Said::Subscribed, Said::Message("{\"n\":1}".into()), Said::Message("2".into())];
         assert_eq!(read(Driver::Centrifugo, text), expected);
         assert!(matches!(read(Driver::Centrifugo, b"{}")[..], [Said::Send(_)]));
         let text = b"PONG\r\nMSG c 1 7\r\n{\"n\":1}\r\nMSG c 1 1\r\n2\r\nPING\r\n";
@@ -257,6 +341,10 @@ mod tests {
         };
         assert_eq!([subscribed, first, second], [&expected[0], &expected[1], &expected[2]]);
         assert_eq!(Driver::Nats.read(b"MSG c 1 7\r\n{\"n\"", &mut Vec::new()), 0);
-        assert_eq!(read(Driver::Plain, b"{}"), [Said::Message("{}")]);
+        assert_eq!(read(Driver::Plain, b"{}"), [Said::Message("{}".into())]);
+        let text = br#"{"event":"load","channel":"load-0","data":"{\"n\":1}"}"#;
+        assert_eq!(read(Driver::Pusher, text), [Said::Message("{\"n\":1}".into())]);
+        let text = br#"{"event":"pusher_internal:subscription_succeeded","channel":"c"}"#;
+        assert_eq!(read(Driver::Pusher, text), [Said::Subscribed]);
     }
 }

@@ -59,10 +59,10 @@ pub(crate) struct Parameters {
     /// Address to publish to, if it is another one
     #[arg(long, value_name = "URL")]
     pub(crate) publish_url: Option<String>,
-    /// Path of the WebSocket, with {channel} in it (plain, centrifugo, nats)
+    /// Path of the WebSocket, with {channel} in it (other drivers)
     #[arg(long, value_name = "PATH")]
     pub(crate) subscribe_path: Option<String>,
-    /// Path to post to, with {channel} in it (plain)
+    /// Path to post to, with {channel} in it (plain, pusher)
     #[arg(long, value_name = "PATH")]
     pub(crate) publish_path: Option<String>,
     /// Process whose CPU, memory and context switches are measured

@@ -119,7 +119,7 @@ impl Publisher {
         match self.driver {
             Driver::Pushflo => parse_http(bytes),
             // Their answers tell no place; the number of the publish is the message's.
-            Driver::Plain | Driver::Centrifugo => {
+            Driver::Plain | Driver::Centrifugo | Driver::Pusher => {
                 let (answer, taken) = parse_http(bytes)?;
                 let is_good = |status: &u16| (200..300).contains(status);
                 Some(match answer {

@@ -229,10 +229,10 @@ impl Subscriber {
                 Said::Send(bytes) => events.push(Event::Pong(bytes)),
                 Said::Refused(reason) => events.push(Event::Closed(reason)),
                 Said::Message(content) => {
-                    let number = serde_json::from_str::<Payload<'_>>(content).map(|p| p.number);
+                    let number = serde_json::from_str::<Payload<'_>>(&content).map(|p| p.number);
                     let offset = number.map_or(0, |n| n / checks.channels as u64 + 1);
                     let frame = if is_alone { whole } else { &[] };
-                    self.content(offset, offset.wrapping_sub(1), content, frame, checks);
+                    self.content(offset, offset.wrapping_sub(1), &content, frame, checks);
                 }
             }
         }

@@ -429,7 +429,8 @@ impl Worker {
                         continue;
                     }
                     let (key, path) = (&plan.secret_key, plan.publish_path.as_deref());
-                    let to = Destination { channel, host: &host, key, path };
+                    let app = &plan.publish_key;
+                    let to = Destination { channel, host: &host, app, key, path };
                     publisher.push(&to, plan.payload_bytes, publish);
                 }
                 if plan.batch > 1 {
