@@ -65,9 +65,19 @@ pub struct Message {
     pub offset: Offset,
     /// When it got its offset, in Unix milliseconds.
     pub timestamp_ms: u64,
-    event_type: Range<u32>,
-    client_id: Range<u32>,
-    content: Range<u32>,
+    /// Where its parts stand in the frame.
+    pub layout: Layout,
+}
+
+/// Where the parts of a message stand in its frame, in bytes from the frame's start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Layout {
+    /// The event type as a JSON string, quotes included.
+    pub event_type: Range<u32>,
+    /// The client id as a JSON string, or `null`.
+    pub client_id: Range<u32>,
+    /// The content.
+    pub content: Range<u32>,
 }
 
 impl Message {
@@ -112,20 +122,18 @@ impl Message {
             id: parts.id,
             offset: parts.offset,
             timestamp_ms: parts.timestamp_ms,
-            event_type,
-            client_id,
-            content,
+            layout: Layout { event_type, client_id, content },
         }
     }
 
     /// The event type as a JSON string, quotes included.
     pub fn event_type_json(&self) -> &[u8] {
-        self.part(&self.event_type)
+        self.part(&self.layout.event_type)
     }
 
     /// The content, byte for byte as it was published.
     pub fn content(&self) -> &[u8] {
-        self.part(&self.content)
+        self.part(&self.layout.content)
     }
 
     /// Appends the message as an item of `GET /api/v1/channels/:slug/messages`.
@@ -133,7 +141,7 @@ impl Message {
         let _ = write!(out, r#"{{"id":"{}","channel":"{channel}","eventType":"#, self.id);
         out.extend_from_slice(self.event_type_json());
         out.extend_from_slice(br#","clientId":"#);
-        out.extend_from_slice(self.part(&self.client_id));
+        out.extend_from_slice(self.part(&self.layout.client_id));
         out.extend_from_slice(br#","content":"#);
         out.extend_from_slice(self.content());
         let _ = write!(
@@ -156,7 +164,7 @@ impl Message {
         let _ = write!(out, r#"{{"id":"{}","channelSlug":"{channel}","eventType":"#, self.id);
         out.extend_from_slice(self.event_type_json());
         out.extend_from_slice(br#","clientId":"#);
-        out.extend_from_slice(self.part(&self.client_id));
+        out.extend_from_slice(self.part(&self.layout.client_id));
         let _ = write!(
             out,
             r#","delivered":{delivered},"createdAt":"{}","offset":{},"epoch":"{epoch}"}}"#,

@@ -2,7 +2,7 @@
 //!
 //! The messages of a channel get their offsets in the order of the batch. Those whose home is
 //! another shard travel there together, one envelope for each shard; the answer goes out when the
-//! last shard's results are back.
+//! last result is there.
 
 use std::io::Write as _;
 
@@ -13,9 +13,10 @@ use pushflo_protocol::publish::Publish;
 
 use super::publish::{draft, new_message};
 use crate::auth::Role;
-use crate::connection::{Answering, Reply};
+use crate::connection::Answering;
 use crate::shard::{
-    BatchKey, BatchRequest, BatchResults, ChannelKey, Envelope, RequestId, Shard, ShardId, no_room,
+    BatchKey, BatchRequest, BatchResults, ChannelKey, Envelope, NewMessage, ReplyTo, RequestId,
+    Shard, ShardId, no_room,
 };
 
 /// The address of the batch call.
@@ -27,8 +28,8 @@ pub(crate) struct PendingBatch {
     request: RequestId,
     /// By position; `None` while it is on its way.
     results: Vec<Option<Result<Bytes, Refusal>>>,
-    /// Shards that have not answered.
-    shards_pending: usize,
+    /// How many are on their way.
+    pending: usize,
 }
 
 impl Shard {
@@ -40,55 +41,53 @@ impl Shard {
         let app = self.authorize(request, Role::Secret)?.app;
         let most = self.settings.limits.payload_bytes_max;
         let messages = Publish::parse_batch(&request.body, most)?;
-        let mut results = Vec::with_capacity(messages.len());
-        let mut abroad: Vec<(ShardId, Vec<(u32, _)>)> = Vec::new();
+        let (shard, count) = (self.id, messages.len());
+        let pending = PendingBatch { request: id, results: vec![None; count], pending: count };
+        let batch = self.batches.insert(pending);
+        let mut abroad: Vec<(ShardId, Vec<(u32, NewMessage)>)> = Vec::new();
         for (position, message) in messages.into_iter().enumerate() {
+            let position = position as u32;
             let publish = match message {
                 Ok(publish) => publish,
                 Err(refusal) => {
-                    results.push(Some(Err(refusal)));
+                    self.batch_answer(batch, vec![(position, Err(refusal))]);
                     continue;
                 }
             };
             let channel = ChannelKey { app, slug: publish.channel.clone() };
             let home = self.home_shard(&channel);
-            if home == self.id {
-                results.push(Some(self.home_publish(&channel, draft(&publish))));
+            if home == shard {
+                let reply_to = ReplyTo::Batch { shard, batch, position };
+                self.home_publish(&channel, draft(&publish), reply_to);
                 continue;
             }
             if self.is_way_full(home) {
-                results.push(Some(Err(no_room())));
+                self.batch_answer(batch, vec![(position, Err(no_room()))]);
                 continue;
             }
-            results.push(None);
-            let message = (position as u32, new_message(channel, publish));
+            let message = (position, new_message(channel, publish));
             match abroad.iter_mut().find(|(shard, _)| *shard == home) {
                 Some((_, messages)) => messages.push(message),
                 None => abroad.push((home, vec![message])),
             }
         }
-        if abroad.is_empty() {
-            return Ok(Answering::Now(Reply::json(200, self.batch_body(results))));
-        }
-        let shards_pending = abroad.len();
-        let batch = self.batches.insert(PendingBatch { request: id, results, shards_pending });
         for (home, messages) in abroad {
-            let request = BatchRequest { shard: self.id, batch, messages };
+            let request = BatchRequest { shard, batch, messages };
             self.post(home, Envelope::PublishBatch(Box::new(request)));
         }
         Ok(Answering::Later)
     }
 
-    /// Results of one shard.
+    /// Some results of a batch; with the last one it is answered.
     pub(crate) fn batch_answer(&mut self, key: BatchKey, results: BatchResults) {
         let Some(batch) = self.batches.get_mut(key) else { return };
         for (position, result) in results {
             if let Some(place) = batch.results.get_mut(position as usize) {
                 *place = Some(result);
+                batch.pending = batch.pending.saturating_sub(1);
             }
         }
-        batch.shards_pending = batch.shards_pending.saturating_sub(1);
-        if batch.shards_pending > 0 {
+        if batch.pending > 0 {
             return;
         }
         let Some(batch) = self.batches.remove(key) else { return };

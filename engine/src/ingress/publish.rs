@@ -5,9 +5,9 @@ use pushflo_protocol::http::Request;
 use pushflo_protocol::publish::Publish;
 
 use crate::auth::{AppId, Role};
-use crate::connection::{Answering, Reply};
+use crate::connection::Answering;
 use crate::shard::{
-    ChannelKey, Draft, Envelope, NewMessage, PublishRequest, RequestId, Shard, no_room,
+    ChannelKey, Draft, Envelope, NewMessage, PublishRequest, ReplyTo, RequestId, Shard, no_room,
 };
 
 impl Shard {
@@ -42,16 +42,17 @@ impl Shard {
         status: u16,
     ) -> Result<Answering, Refusal> {
         let channel = ChannelKey { app, slug: publish.channel.clone() };
+        let reply_to = ReplyTo::Request { request: id, status };
         let home = self.home_shard(&channel);
         if home == self.id {
-            let body = self.home_publish(&channel, draft(&publish))?;
-            return Ok(Answering::Now(Reply::json(status, body)));
+            self.home_publish(&channel, draft(&publish), reply_to);
+            return Ok(Answering::Later);
         }
         if self.is_way_full(home) {
             return Err(no_room());
         }
         let message = new_message(channel, publish);
-        let request = PublishRequest { request: id, message, status };
+        let request = PublishRequest { reply_to, message };
         self.post(home, Envelope::Publish(Box::new(request)));
         Ok(Answering::Later)
     }

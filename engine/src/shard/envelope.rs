@@ -29,15 +29,34 @@ pub struct RequestId {
     pub sequence: u32,
 }
 
+/// Who is told what became of a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReplyTo {
+    /// A request of its own.
+    Request {
+        /// The request.
+        request: RequestId,
+        /// The status of the answer if it succeeds: 200 or 201, by the route.
+        status: u16,
+    },
+    /// A batch.
+    Batch {
+        /// The shard that holds the batch.
+        shard: ShardId,
+        /// The batch.
+        batch: BatchKey,
+        /// The message's position in it.
+        position: u32,
+    },
+}
+
 /// A publish on its way to the home shard.
 #[derive(Clone, Debug)]
 pub struct PublishRequest {
     /// Who waits for the result.
-    pub request: RequestId,
+    pub reply_to: ReplyTo,
     /// What is published.
     pub message: NewMessage,
-    /// The status of the answer if it succeeds: 200 or 201, by the route.
-    pub status: u16,
 }
 
 /// The messages of a batch whose channels have the same home shard, on their way there.

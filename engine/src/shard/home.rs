@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::Shard;
 use super::envelope::{
-    BatchRequest, ChannelKey, Envelope, NewMessage, Outcome, PublishRequest, Subscribed,
+    BatchRequest, ChannelKey, Envelope, NewMessage, Outcome, PublishRequest, ReplyTo, Subscribed,
 };
 use super::id::{HomeKey, ShardId, TailKey};
 use crate::history::PageQuery;
@@ -51,25 +51,34 @@ pub(crate) struct Draft<'a> {
 }
 
 impl Shard {
-    /// Gives a message its offset and sends it to every shard with subscribers. Returns the
-    /// publish result as JSON.
-    ///
-    /// # Errors
-    /// `OVERLOADED` where a shard with subscribers has no room, `QUOTA_EXCEEDED` where there are
-    /// too many channels. The message was then not sent to anyone.
+    /// Gives a message its offset, sends it to every shard with subscribers and answers the
+    /// publisher. Where a shard with subscribers has no room, or there are too many channels, the
+    /// publisher is refused and the message is sent to nobody.
     pub(crate) fn home_publish(
         &mut self,
         channel: &ChannelKey,
         draft: Draft<'_>,
-    ) -> Result<Bytes, Refusal> {
+        reply_to: ReplyTo,
+    ) {
+        match self.give_offset(channel, draft) {
+            Ok((home, message)) => self.deliver(home, message, reply_to),
+            Err(refusal) => self.publish_done(reply_to, Err(refusal)),
+        }
+    }
+
+    fn give_offset(
+        &mut self,
+        channel: &ChannelKey,
+        draft: Draft<'_>,
+    ) -> Result<(HomeKey, Message), Refusal> {
         let key = self.home(channel)?;
         let now_ms = self.now.unix_ms;
         let random = self.random.u128(..);
-        let Some(home) = self.homes.get(key) else { return Err(no_room()) };
+        let home = self.homes.get(key).ok_or_else(no_room)?;
         if home.tails.iter().any(|audience| self.is_way_full(audience.shard)) {
             return Err(no_room());
         }
-        let Some(home) = self.homes.get_mut(key) else { return Err(no_room()) };
+        let home = self.homes.get_mut(key).ok_or_else(no_room)?;
         home.head.offset = home.head.offset.next();
         home.last_ms = home.last_ms.max(now_ms);
         let message = Message::encode(Parts {
@@ -82,6 +91,12 @@ impl Shard {
             client_id: draft.client_id,
             content: draft.content,
         });
+        Ok((key, message))
+    }
+
+    /// Sends a message to every shard with subscribers and answers its publisher.
+    fn deliver(&mut self, key: HomeKey, message: Message, reply_to: ReplyTo) {
+        let Some(home) = self.homes.get(key) else { return };
         let head = home.head;
         let mut delivered = 0;
         let mut posts: SmallVec<[(ShardId, TailKey); 4]> = SmallVec::new();
@@ -89,6 +104,9 @@ impl Shard {
             delivered += u64::from(audience.subscribers);
             posts.push((audience.shard, audience.tail));
         }
+        let mut result = br#"{"success":true,"data":"#.to_vec();
+        message.push_publish_result(&home.channel.slug, head.epoch, delivered, &mut result);
+        result.push(b'}');
         for (shard, tail) in posts {
             let frame = message.frame.clone();
             if shard == self.id {
@@ -97,37 +115,56 @@ impl Shard {
                 self.post(shard, Envelope::Message { tail, frame, head });
             }
         }
-        let mut result = br#"{"success":true,"data":"#.to_vec();
-        message.push_publish_result(&channel.slug, head.epoch, delivered, &mut result);
-        result.push(b'}');
         self.history.append(key, message);
         self.metrics().publishes_total.increment();
-        Ok(result.into())
+        self.publish_done(reply_to, Ok(result.into()));
     }
 
-    pub(super) fn home_publish_request(&mut self, publish: PublishRequest) {
-        let outcome = self.home_publish_message(&publish.message);
-        let outcome = outcome.map(|body| (publish.status, body));
-        let request = publish.request;
-        self.post(request.shard, Envelope::Answer(Box::new((request, outcome))));
+    /// Tells a publisher what became of its message: the result as JSON, or why not.
+    fn publish_done(&mut self, reply_to: ReplyTo, result: Result<Bytes, Refusal>) {
+        match reply_to {
+            ReplyTo::Request { request, status } => {
+                let outcome = result.map(|body| (status, body));
+                if request.shard == self.id {
+                    self.answer(request.connection, request.sequence, outcome);
+                } else {
+                    self.post(request.shard, Envelope::Answer(Box::new((request, outcome))));
+                }
+            }
+            ReplyTo::Batch { shard, batch, position } if shard == self.id => {
+                self.batch_answer(batch, vec![(position, result)]);
+            }
+            ReplyTo::Batch { shard, batch, position } => {
+                // All results of the turn go back in one envelope.
+                match self.batch_results.last_mut() {
+                    Some((s, b, results)) if *s == shard && *b == batch => {
+                        results.push((position, result));
+                    }
+                    _ => self.batch_results.push((shard, batch, vec![(position, result)])),
+                }
+            }
+        }
     }
 
-    pub(super) fn home_publish_batch(&mut self, request: BatchRequest) {
+    pub(super) fn home_publish_request(&mut self, publish: &PublishRequest) {
+        self.home_publish_message(&publish.message, publish.reply_to);
+    }
+
+    pub(super) fn home_publish_batch(&mut self, request: &BatchRequest) {
         let BatchRequest { shard, batch, messages } = request;
-        let results = messages
-            .into_iter()
-            .map(|(position, message)| (position, self.home_publish_message(&message)))
-            .collect();
-        self.post(shard, Envelope::BatchAnswer(Box::new((batch, results))));
+        for (position, message) in messages {
+            let reply_to = ReplyTo::Batch { shard: *shard, batch: *batch, position: *position };
+            self.home_publish_message(message, reply_to);
+        }
     }
 
-    fn home_publish_message(&mut self, message: &NewMessage) -> Result<Bytes, Refusal> {
+    fn home_publish_message(&mut self, message: &NewMessage, reply_to: ReplyTo) {
         let draft = Draft {
             event_type: &message.event_type,
             client_id: message.client_id.as_deref(),
             content: &message.content,
         };
-        self.home_publish(&message.channel, draft)
+        self.home_publish(&message.channel, draft, reply_to);
     }
 
     /// A page of history as the JSON of the answer. A channel that nobody used yet has none, which

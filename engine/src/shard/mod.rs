@@ -34,7 +34,7 @@ use slotmap::SlotMap;
 
 pub use batch::Batch;
 pub use envelope::{
-    BatchRequest, BatchResults, ChannelKey, Envelope, NewMessage, Outcome, PublishRequest,
+    BatchRequest, BatchResults, ChannelKey, Envelope, NewMessage, Outcome, PublishRequest, ReplyTo,
     RequestId, Subscribed,
 };
 pub(crate) use home::{Draft, no_room};
@@ -74,6 +74,8 @@ pub struct Shard {
     outboxes: Vec<Outbox>,
     /// Batches of publishes that wait for results of other shards.
     pub(crate) batches: SlotMap<BatchKey, PendingBatch>,
+    /// Results for batches of other shards that go back when this call returns.
+    batch_results: Vec<(ShardId, BatchKey, BatchResults)>,
     /// Tails with something new.
     dirty: Vec<TailKey>,
     /// Connections with something to write and no write in flight.
@@ -131,6 +133,7 @@ impl Shard {
             local: VecDeque::new(),
             outboxes,
             batches: SlotMap::with_key(),
+            batch_results: Vec::new(),
             dirty: Vec::new(),
             due: VecDeque::new(),
             closings: VecDeque::new(),
@@ -274,8 +277,8 @@ impl Shard {
 
     fn apply_one(&mut self, envelope: Envelope) {
         match envelope {
-            Envelope::Publish(publish) => self.home_publish_request(*publish),
-            Envelope::PublishBatch(batch) => self.home_publish_batch(*batch),
+            Envelope::Publish(publish) => self.home_publish_request(&publish),
+            Envelope::PublishBatch(batch) => self.home_publish_batch(&batch),
             Envelope::Page(page) => {
                 let (request, channel, query) = *page;
                 let outcome = self.home_page(&channel, &query);
@@ -308,6 +311,9 @@ impl Shard {
     fn settle(&mut self) {
         while let Some(envelope) = self.local.pop_front() {
             self.apply_one(envelope);
+        }
+        for (shard, batch, results) in std::mem::take(&mut self.batch_results) {
+            self.post(shard, Envelope::BatchAnswer(Box::new((batch, results))));
         }
     }
 
