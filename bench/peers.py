@@ -240,7 +240,7 @@ def run(server, program, scenario, arguments, raw, number, commands):
     """One run against a fresh server. Returns what was measured, or None."""
     environment = dict(
         os.environ, PUSHFLO_PUBLISH_KEY=PUBLISH_KEY, PUSHFLO_SECRET_KEY=SECRET_KEY,
-        GOMAXPROCS="1", TOKIO_WORKER_THREADS="1",
+        GOMAXPROCS="1", TOKIO_WORKER_THREADS="1", RUST_LOG="error",
     )
     with tempfile.TemporaryDirectory(prefix="pushflo-peers-") as folder:
         command = ["taskset", "-c", str(arguments.server_core), *server.start(program, folder)]

@@ -161,7 +161,11 @@ impl Plan {
             duration: seconds("duration", given.duration.unwrap_or(d.seconds))?,
             warm_up: seconds("warm-up", given.warm_up.unwrap_or(2.0))?,
             publishers,
-            pipeline: given.pipeline.unwrap_or(d.pipeline),
+            // Servers of the Pusher protocol may end a connection with any answer.
+            pipeline: match given.driver {
+                Driver::Pusher => 1,
+                _ => given.pipeline.unwrap_or(d.pipeline),
+            },
             batch: given.batch.unwrap_or(1),
             missed: given.missed.unwrap_or(d.missed),
             threads: given.threads.unwrap_or(threads),

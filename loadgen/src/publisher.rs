@@ -114,6 +114,11 @@ impl Publisher {
         Some((results.iter().map(answer).collect(), taken))
     }
 
+    /// Whether the server says in these answers that it ends the connection.
+    pub(crate) fn ends_with(&self, bytes: &[u8]) -> bool {
+        self.driver == Driver::Pusher && memmem::find(bytes, b"\r\nconnection: close").is_some()
+    }
+
     /// The first answer of `bytes` and its length; `None` while it is not whole.
     fn parse_answer(&self, bytes: &[u8]) -> Option<(Answer, usize)> {
         match self.driver {

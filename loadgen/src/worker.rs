@@ -468,6 +468,7 @@ impl Worker {
         };
         let now = now_ns();
         let mut rest = self.buffer.get(..held.len() + bytes).unwrap_or_default();
+        let ends = publisher.ends_with(rest);
         let mut answers = Vec::new();
         while let Some((some, taken)) = publisher.parse_answers(rest, self.shared.plan.batch) {
             rest = rest.get(taken..).unwrap_or_default();
@@ -499,6 +500,24 @@ impl Worker {
             }
         }
         publisher.partial = rest.to_vec();
+        if ends && publisher.in_flight.is_empty() {
+            self.reconnect_publisher(index);
+        }
+    }
+
+    /// Some servers end the connection with every answer.
+    fn reconnect_publisher(&mut self, index: usize) {
+        let plan = &self.shared.plan;
+        let Some(Some(publisher)) = self.publishers.get_mut(index) else { return };
+        let data = EventData::new_u64(PUBLISHER | index as u64);
+        let again = socket::connect(plan.publish_to, index).and_then(|socket| {
+            epoll::add(&self.epoll, &socket, data, EventFlags::IN)?;
+            Ok(socket)
+        });
+        match again {
+            Ok(socket) => publisher.socket = socket,
+            Err(error) => self.lose(format!("a publisher could not connect again: {error}")),
+        }
     }
 
     fn subscriber_ready(&mut self, slot: usize) {
