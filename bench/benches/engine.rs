@@ -10,7 +10,7 @@ use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pushflo_engine::auth::{Access, AppId, Key, KeyDigest, Keys, Role};
 use pushflo_engine::clock::Now;
-use pushflo_engine::history::Retention;
+use pushflo_engine::history::{Durability, Retention};
 use pushflo_engine::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use pushflo_engine::shard::{
     AllowedOrigins, ConnectionKey, Envelope, Limits, OutboxLimits, Settings, Shard, ShardId,
@@ -45,6 +45,7 @@ impl Bench {
                 channel_bytes_max: 1 << 20,
                 shard_bytes_max: 64 << 20,
             },
+            durability: Durability::Memory,
             outbox: OutboxLimits { envelopes_max: 1 << 14, bytes_max: 1 << 25 },
             metrics_on_main_port: true,
         };

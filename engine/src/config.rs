@@ -9,7 +9,7 @@ use thiserror::Error;
 
 use crate::auth::Role;
 use crate::clock::ticks;
-use crate::history::Retention;
+use crate::history::{Durability, Retention};
 use crate::shard::{AllowedOrigins, Limits, OutboxLimits, Timeouts};
 
 /// Where the server listens if nothing else is said.
@@ -60,6 +60,8 @@ pub struct Overrides {
     pub shards: Option<usize>,
     /// `cores`
     pub cores: Option<Vec<usize>>,
+    /// `history.durability`
+    pub durability: Option<String>,
     /// Keys by role.
     pub keys: Vec<(Role, String)>,
 }
@@ -89,6 +91,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// What history keeps.
     pub retention: Retention,
+    /// What an answered publish has survived.
+    pub durability: Durability,
     /// Most envelopes in a mailbox.
     pub mailbox_envelopes_max: usize,
     /// Bounds of what waits before mailboxes.
@@ -151,6 +155,7 @@ struct TimeoutsSection {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct HistorySection {
+    durability: Option<String>,
     age_ms: Option<u64>,
     messages_per_channel: Option<usize>,
     bytes_per_channel: Option<usize>,
@@ -184,6 +189,16 @@ impl Config {
             return Err(value("shards", shards.unwrap_or(0), "must be from 1 to 1024"));
         }
         let retention = file.history.validate()?;
+        let durability = match overrides.durability.or(file.history.durability).as_deref() {
+            None => Durability::default(),
+            Some("memory") => Durability::Memory,
+            Some("os") => Durability::Os,
+            Some("disk") => Durability::Disk,
+            Some(other) => {
+                let reason = "must be memory, os or disk";
+                return Err(value("history.durability", other, reason));
+            }
+        };
         Ok(Self {
             listen: address("listen", &listen)?,
             metrics_listen: file
@@ -202,6 +217,7 @@ impl Config {
             limits: file.limits.validate()?,
             timeouts: file.timeouts.validate()?,
             retention,
+            durability,
             mailbox_envelopes_max: range(
                 "limits.mailbox_envelopes",
                 file.limits.mailbox_envelopes,
@@ -421,7 +437,7 @@ mod tests {
     #[test]
     fn defaults_and_overrides() {
         let config = load("").unwrap();
-        assert_eq!(config.listen, LISTEN_DEFAULT.parse().unwrap());
+        assert_eq!(config.listen.to_string(), LISTEN_DEFAULT);
         assert_eq!(config.limits.payload_bytes_max, 32 * 1024);
         let file: File = toml::from_str("listen = '127.0.0.1:1'\nshards = 3").unwrap();
         let overrides = Overrides { listen: Some("127.0.0.1:2".into()), ..Overrides::default() };
@@ -433,6 +449,7 @@ mod tests {
     fn mistakes_name_line_and_key() {
         let error = load("listen = '127.0.0.1:1'\nlimit = 3").unwrap_err();
         assert!(error.contains("line 2") && error.contains("limit"), "{error}");
+        assert!(load("[history]\ndurability = 'ssd'").unwrap_err().contains("memory, os or disk"));
         assert!(load("shards = 0").unwrap_err().contains("from 1 to 1024"));
         assert!(load("listen = 'x'").unwrap_err().starts_with("listen = x"));
         assert!(load("[limits]\npayload_bytes = 1").unwrap_err().contains("limits.payload_bytes"));

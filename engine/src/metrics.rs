@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use pushflo_protocol::ErrorCode;
 
+use crate::shard::Shared;
+
 /// A number that one thread writes and all may read.
 #[derive(Debug, Default)]
 pub struct Number(AtomicU64);
@@ -114,8 +116,9 @@ impl ShardMetrics {
     }
 }
 
-/// All shards' numbers in the text format of Prometheus (version 0.0.4).
-pub fn render(shards: &[ShardMetrics]) -> String {
+/// All numbers in the text format of Prometheus (version 0.0.4).
+pub fn render(shared: &Shared) -> String {
+    let shards = &shared.metrics;
     let mut out = String::with_capacity(16 * 1024);
     for (name, kind, help, number) in SERIES {
         let _ = writeln!(out, "# HELP {name}{}\n# TYPE {name} {kind}", help);
@@ -130,6 +133,14 @@ pub fn render(shards: &[ShardMetrics]) -> String {
         for (code, number) in ErrorCode::ALL.iter().zip(&metrics.refusals) {
             let (reason, value) = (code.reason(), number.value());
             let _ = writeln!(out, "{name}{{shard=\"{shard}\",reason=\"{reason}\"}} {value}");
+        }
+    }
+    if let Some(log) = &shared.log {
+        for (name, kind, help, value) in log.series() {
+            let _ = writeln!(
+                out,
+                "# HELP pushflo_{name} {help}\n# TYPE pushflo_{name} {kind}\npushflo_{name} {value}"
+            );
         }
     }
     let _ = writeln!(out, "# HELP pushflo_build_info Always 1, with the version.");

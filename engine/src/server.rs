@@ -17,7 +17,9 @@ use crate::auth::{
 };
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::runtime::mailbox::{Mailbox, mailbox};
+use crate::history::Durability;
+use crate::history::log::{self, Contents, LoadedChannel, Log, LogError, LogPlan};
+use crate::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use crate::runtime::{
     PortReservation, ShardError, ShardPlan, ShardThread, reserve_port, start_shard,
 };
@@ -88,6 +90,14 @@ pub enum StartupError {
     /// A shard did not start.
     #[error(transparent)]
     Shard(#[from] ShardError),
+    /// The log cannot be opened.
+    #[error("cannot open the log {path}: {source}{}", log_cure(.source))]
+    Log {
+        /// Where it is.
+        path: PathBuf,
+        /// The cause.
+        source: LogError,
+    },
     /// The machine is out of threads, descriptors or memory.
     #[error("the machine has no more resources: {0}")]
     Resources(#[from] io::Error),
@@ -106,6 +116,15 @@ fn listen_cure(error: &io::Error) -> &'static str {
     }
 }
 
+fn log_cure(error: &LogError) -> &'static str {
+    match error {
+        LogError::Store(_) => "; history needs a disk that can be written, or --durability memory",
+        LogError::Damaged(_) => {
+            "; move it away to begin with an empty one, or restore it from a copy"
+        }
+    }
+}
+
 /// A running server.
 #[derive(Debug)]
 pub struct Server {
@@ -118,6 +137,7 @@ pub struct Server {
     shared: Arc<Shared>,
     threads: Vec<ShardThread>,
     mailboxes: Vec<Mailbox>,
+    log: Option<Log>,
     /// Released when the server is gone.
     _lock: OwnedFd,
 }
@@ -170,19 +190,37 @@ impl Server {
             limits: config.limits,
             timeouts: config.timeouts,
             retention: config.retention,
+            durability: config.durability,
             outbox: config.outbox,
             metrics_on_main_port: config.metrics_listen.is_none(),
         });
+        let (mut mailboxes, mut inboxes) = (Vec::new(), Vec::new());
+        // All eventfds are made before the first shard parts its file table.
+        for _ in 0..shards {
+            let (mailbox, inbox) = mailbox(config.mailbox_envelopes_max)?;
+            mailboxes.push(mailbox);
+            inboxes.push(inbox);
+        }
+        let mut shared = Shared::new(shards, random_seed());
+        let (log, loaded) = match config.durability {
+            Durability::Memory => (None, Vec::new()),
+            _ => {
+                let (log, opened) = open_log(config, &mailboxes)?;
+                shared = shared.with_log(&log, opened.incarnation, opened.next_log);
+                (Some(log), opened.channels)
+            }
+        };
         let mut server = Self {
             address: reservation.address,
             shards,
             generated,
-            shared: Arc::new(Shared::new(shards, random_seed())),
+            shared: Arc::new(shared),
             threads: Vec::new(),
-            mailboxes: Vec::new(),
+            mailboxes,
+            log,
             _lock: lock,
         };
-        match server.start_shards(config, &settings, cores, &reservation) {
+        match server.start_shards(config, &settings, cores, &reservation, inboxes, loaded) {
             Ok(()) => Ok(server),
             Err(error) => {
                 server.drain();
@@ -216,6 +254,9 @@ impl Server {
             // A shard that panicked has ended the process already.
             let _ = thread.join();
         }
+        if let Some(log) = self.log {
+            log.close();
+        }
     }
 
     fn start_shards(
@@ -224,17 +265,20 @@ impl Server {
         settings: &Arc<Settings>,
         cores: &[core_affinity::CoreId],
         reservation: &PortReservation,
+        inboxes: Vec<Inbox>,
+        loaded: Vec<LoadedChannel>,
     ) -> Result<(), StartupError> {
         let clock = Clock::start();
-        let mut inboxes = Vec::new();
-        // All eventfds are made before the first shard parts its file table.
-        for _ in 0..self.shards {
-            let (mailbox, inbox) = mailbox(config.mailbox_envelopes_max)?;
-            self.mailboxes.push(mailbox);
-            inboxes.push(inbox);
+        let mut channels: Vec<Vec<LoadedChannel>> = inboxes.iter().map(|_| Vec::new()).collect();
+        for channel in loaded {
+            let home = self.shared.home_shard(&channel.channel);
+            if let Some(of_shard) = channels.get_mut(home.index()) {
+                of_shard.push(channel);
+            }
         }
         let (ready, started) = crossbeam_channel::bounded(self.shards);
-        for (index, (inbox, core)) in inboxes.into_iter().zip(cores).enumerate() {
+        let inboxes = inboxes.into_iter().zip(channels).zip(cores);
+        for (index, ((inbox, channels), core)) in inboxes.enumerate() {
             let plan = ShardPlan {
                 id: ShardId(index as u16),
                 core: *core,
@@ -243,6 +287,8 @@ impl Server {
                 shared: Arc::clone(&self.shared),
                 inbox,
                 mailboxes: self.mailboxes.clone(),
+                log: self.log.as_ref().map(Log::handle),
+                channels,
                 seed: random_seed(),
                 clock,
                 drain_spread_ms: config.drain_spread_ms,
@@ -257,6 +303,21 @@ impl Server {
         }
         Ok(())
     }
+}
+
+/// Opens the log and starts its threads.
+fn open_log(config: &Config, mailboxes: &[Mailbox]) -> Result<(Log, Contents), StartupError> {
+    let path = config.data_dir.join("log");
+    let opened = log::open(&path, random_seed());
+    let opened = opened.map_err(|source| StartupError::Log { path: path.clone(), source })?;
+    let contents = opened.contents.clone();
+    let plan = LogPlan {
+        path,
+        durability: config.durability,
+        retention: config.retention,
+        mailboxes: mailboxes.to_vec(),
+    };
+    Ok((Log::start(opened, plan)?, contents))
 }
 
 fn keys(config: &Config) -> Result<(Keys, Vec<Generated>), StartupError> {

@@ -54,23 +54,25 @@ impl HttpClient {
 
     /// The next answer; `None` at the end of the stream.
     pub fn answer(&mut self) -> Option<Answer> {
+        self.try_answer()
+    }
+
+    /// The next answer; `None` if the connection ends before it is whole.
+    pub fn try_answer(&mut self) -> Option<Answer> {
         let mut line = String::new();
-        if self.reader.read_line(&mut line).ok()? == 0 {
-            return None;
-        }
-        let status = line.split(' ').nth(1).and_then(|s| s.parse().ok());
-        let status = status.unwrap_or_else(|| panic!("not a status line: {line:?}"));
+        self.reader.read_line(&mut line).ok().filter(|bytes| *bytes > 0)?;
+        let status = line.split(' ').nth(1)?.parse().ok()?;
         let mut headers = Vec::new();
         loop {
             line.clear();
-            self.reader.read_line(&mut line).unwrap();
+            self.reader.read_line(&mut line).ok().filter(|bytes| *bytes > 0)?;
             let Some((name, value)) = line.trim_end().split_once(": ") else { break };
             headers.push((name.to_owned(), value.to_owned()));
         }
         let mut answer = Answer { status, headers, body: Vec::new() };
-        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        let length = answer.header("content-length").map_or(Some(0), |text| text.parse().ok())?;
         answer.body = vec![0; length];
-        self.reader.read_exact(&mut answer.body).unwrap();
+        self.reader.read_exact(&mut answer.body).ok()?;
         Some(answer)
     }
 

@@ -53,6 +53,10 @@ struct ServerArguments {
     /// [default: all]
     #[arg(long, env = "PUSHFLO_CORES", value_name = "LIST", value_delimiter = ',')]
     cores: Option<Vec<usize>>,
+    /// What an answered publish has survived: nothing (memory), the end of the process (os), or a
+    /// power loss (disk) [default: os]
+    #[arg(long, env = "PUSHFLO_DURABILITY", value_name = "memory|os|disk")]
+    durability: Option<String>,
 }
 
 /// Where a client command finds its server.
@@ -74,6 +78,7 @@ impl ServerArguments {
             data_dir: self.data_dir.clone(),
             shards: self.shards,
             cores: self.cores.clone(),
+            durability: self.durability.clone(),
             keys: Role::ALL.into_iter().filter_map(key).collect(),
         };
         Config::load(self.config.as_deref(), overrides)

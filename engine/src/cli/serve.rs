@@ -48,7 +48,9 @@ pub(super) fn run(arguments: &ServerArguments) -> Result<(), Box<dyn Error>> {
 /// Logs go to standard error through a thread of their own, so that no shard waits for a terminal.
 fn start_logging() -> tracing_appender::non_blocking::WorkerGuard {
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
-    let filter = EnvFilter::try_from_env("PUSHFLO_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let level = std::env::var("PUSHFLO_LOG").unwrap_or_else(|_| "info".into());
+    // The store's own progress is of interest only to those who ask for it by name.
+    let filter = EnvFilter::new(format!("fjall=warn,lsm_tree=warn,{level}"));
     tracing_subscriber::fmt()
         .with_writer(writer)
         .with_env_filter(filter)
@@ -111,7 +113,7 @@ fn serve_metrics(listener: &TcpListener, shared: &Shared) {
                 break;
             }
         }
-        let body = metrics::render(&shared.metrics);
+        let body = metrics::render(shared);
         let _ = write!(
             stream,
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\

@@ -1,8 +1,8 @@
-//! History: the logs of the channels whose home is this shard.
+//! Recent messages in memory: all there is where nothing is kept on disk, and otherwise what most
+//! readers want of the log.
 //!
-//! The seam: a shard appends, expires and reads through [`History`] and never looks behind it. This
-//! one keeps everything in memory. It is bounded per channel by count, bytes and age, and over all
-//! channels by bytes: the oldest message goes first.
+//! Bounded per channel by count, bytes and age, and over all channels by bytes: the oldest message
+//! goes first.
 
 use std::collections::VecDeque;
 
@@ -10,24 +10,12 @@ use bytes::Bytes;
 use pushflo_protocol::{Message, Offset};
 use slotmap::SecondaryMap;
 
+use super::{PageQuery, Retention};
 use crate::shard::HomeKey;
 
-/// What is kept.
-#[derive(Clone, Copy, Debug)]
-pub struct Retention {
-    /// Oldest age in milliseconds; 0 keeps nothing.
-    pub age_ms_max: u64,
-    /// Most messages of one channel.
-    pub messages_max: usize,
-    /// Most bytes of one channel.
-    pub channel_bytes_max: usize,
-    /// Most bytes of all channels of one shard.
-    pub shard_bytes_max: usize,
-}
-
-/// The logs of one shard's channels.
+/// The recent messages of one shard's channels.
 #[derive(Debug)]
-pub struct History {
+pub struct Recent {
     retention: Retention,
     logs: SecondaryMap<HomeKey, Log>,
     /// All messages in the order they came, so that the oldest is found without a search. Entries
@@ -40,24 +28,11 @@ pub struct History {
 struct Log {
     messages: VecDeque<Message>,
     bytes: usize,
+    /// There are, or may be, older messages on disk.
+    is_behind: bool,
 }
 
-/// A request for a page, newest first.
-#[derive(Clone, Debug)]
-pub struct PageQuery {
-    /// Which page, from 1.
-    pub page: u64,
-    /// Messages on a page, 1 to 100.
-    pub page_size: u64,
-    /// Only this event type.
-    pub event_type: Option<String>,
-    /// Only messages later than this, in Unix milliseconds.
-    pub after_ms: Option<u64>,
-    /// Only messages earlier than this, in Unix milliseconds.
-    pub before_ms: Option<u64>,
-}
-
-impl History {
+impl Recent {
     /// Empty logs.
     pub fn new(retention: Retention) -> Self {
         Self { retention, logs: SecondaryMap::new(), order: VecDeque::new(), bytes: 0 }
@@ -68,6 +43,7 @@ impl History {
         let size = cost(&message);
         if self.retention.age_ms_max == 0 || size > self.retention.channel_bytes_max {
             self.forget(channel);
+            self.begin_behind(channel);
             return;
         }
         let Some(entry) = self.logs.entry(channel) else { return };
@@ -80,11 +56,31 @@ impl History {
             || log.bytes > self.retention.channel_bytes_max
         {
             self.bytes -= log.drop_oldest();
+            log.is_behind = true;
         }
         while self.bytes > self.retention.shard_bytes_max {
             self.drop_oldest();
         }
         self.compact_order();
+    }
+
+    /// Says that a channel has messages before the first it gets.
+    pub fn begin_behind(&mut self, channel: HomeKey) {
+        if let Some(entry) = self.logs.entry(channel) {
+            entry.or_default().is_behind = true;
+        }
+    }
+
+    /// Whether nothing older of a channel is kept elsewhere, or the oldest message here is one that
+    /// `is_before` the wanted ones.
+    pub fn reaches(&self, channel: HomeKey, is_before: impl Fn(&Message) -> bool) -> bool {
+        let Some(log) = self.logs.get(channel) else { return true };
+        !log.is_behind || log.messages.front().is_some_and(is_before)
+    }
+
+    /// How many messages of a channel there are.
+    pub fn len(&self, channel: HomeKey) -> u64 {
+        self.logs.get(channel).map_or(0, |log| log.messages.len() as u64)
     }
 
     /// Drops what has become too old at `now_ms`.
@@ -106,11 +102,15 @@ impl History {
             return (offset == head).then(Vec::new);
         }
         let log = self.logs.get(channel)?;
-        let first = log.messages.front()?.offset;
-        if first > offset.next() {
+        let start = log.messages.partition_point(|message| message.offset <= offset);
+        // The message before, or none before the first, must be the one at `offset`: offsets leap.
+        let is_next = match start.checked_sub(1).and_then(|before| log.messages.get(before)) {
+            Some(before) => before.offset == offset,
+            None => log.messages.front()?.offset == offset.next(),
+        };
+        if !is_next {
             return None;
         }
-        let start = log.messages.partition_point(|message| message.offset <= offset);
         Some(log.messages.range(start..).map(|message| message.frame.clone()).collect())
     }
 
@@ -167,8 +167,9 @@ impl History {
         if log.messages.front().is_some_and(|oldest| oldest.offset <= offset) {
             self.bytes -= log.drop_oldest();
         }
+        log.is_behind = true;
         if log.messages.is_empty() {
-            self.logs.remove(channel);
+            log.messages = VecDeque::new();
         }
     }
 
@@ -233,33 +234,33 @@ mod tests {
     fn recovery_is_whole_or_nothing() {
         let mut keys: SlotMap<HomeKey, ()> = SlotMap::with_key();
         let channel = keys.insert(());
-        let mut history = History::new(retention());
+        let mut recent = Recent::new(retention());
         for offset in 1..=15 {
-            history.append(channel, message(offset, offset));
+            recent.append(channel, message(offset, offset));
         }
         let head = Offset(15);
-        assert_eq!(history.after(channel, Offset(5), head).unwrap().len(), 10);
-        assert!(history.after(channel, Offset(4), head).is_none());
-        assert_eq!(history.after(channel, Offset(15), head).unwrap().len(), 0);
-        assert!(history.after(channel, Offset(16), head).is_none());
-        assert_eq!(history.since(channel, 14).len(), 2);
-        assert_eq!(history.last(channel, 3).len(), 3);
-        assert_eq!(history.last(channel, u64::MAX).len(), 10);
-        history.expire(110);
-        assert!(history.after(channel, Offset(8), head).is_none());
-        assert_eq!(history.after(channel, Offset(9), head).unwrap().len(), 6);
-        history.expire(1_000);
-        assert!(history.after(channel, Offset(14), head).is_none());
-        assert_eq!(history.bytes(), 0);
+        assert_eq!(recent.after(channel, Offset(5), head).unwrap().len(), 10);
+        assert!(recent.after(channel, Offset(4), head).is_none());
+        assert_eq!(recent.after(channel, Offset(15), head).unwrap().len(), 0);
+        assert!(recent.after(channel, Offset(16), head).is_none());
+        assert_eq!(recent.since(channel, 14).len(), 2);
+        assert_eq!(recent.last(channel, 3).len(), 3);
+        assert_eq!(recent.last(channel, u64::MAX).len(), 10);
+        recent.expire(110);
+        assert!(recent.after(channel, Offset(8), head).is_none());
+        assert_eq!(recent.after(channel, Offset(9), head).unwrap().len(), 6);
+        recent.expire(1_000);
+        assert!(recent.after(channel, Offset(14), head).is_none());
+        assert_eq!(recent.bytes(), 0);
     }
 
     #[test]
     fn pages_are_newest_first_with_right_totals() {
         let mut keys: SlotMap<HomeKey, ()> = SlotMap::with_key();
         let channel = keys.insert(());
-        let mut history = History::new(retention());
+        let mut recent = Recent::new(retention());
         for offset in 1..=9 {
-            history.append(channel, message(offset, offset));
+            recent.append(channel, message(offset, offset));
         }
         let query = PageQuery {
             page: 2,
@@ -268,7 +269,7 @@ mod tests {
             after_ms: Some(1),
             before_ms: None,
         };
-        let (items, total) = history.page(channel, &query);
+        let (items, total) = recent.page(channel, &query);
         assert_eq!(items.iter().map(|m| m.offset.0).collect::<Vec<_>>(), [5, 3]);
         assert_eq!(total, 4);
     }
@@ -279,14 +280,14 @@ mod tests {
         let (a, b) = (keys.insert(()), keys.insert(()));
         let size = cost(&message(1, 1));
         let shard_bytes_max = 4 * size + size / 2;
-        let mut history = History::new(Retention { shard_bytes_max, ..retention() });
+        let mut recent = Recent::new(Retention { shard_bytes_max, ..retention() });
         for offset in 1..=2 {
-            history.append(a, message(offset, offset));
+            recent.append(a, message(offset, offset));
         }
         for offset in 1..=3 {
-            history.append(b, message(offset, offset));
+            recent.append(b, message(offset, offset));
         }
-        assert_eq!(history.last(a, 9).len(), 1);
-        assert_eq!(history.last(b, 9).len(), 3);
+        assert_eq!(recent.last(a, 9).len(), 1);
+        assert_eq!(recent.last(b, 9).len(), 3);
     }
 }

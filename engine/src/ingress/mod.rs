@@ -107,18 +107,22 @@ impl Shard {
     }
 
     fn health(&self) -> Reply {
-        let draining = self.is_draining();
-        let status = if draining { "draining" } else { "ok" };
+        let log_fails = self.shared.log.as_ref().is_some_and(|log| log.is_failing());
+        let (code, status) = match (self.is_draining(), log_fails) {
+            (true, _) => (503, "draining"),
+            (_, true) => (503, "history cannot be written"),
+            _ => (200, "ok"),
+        };
         let timestamp = pushflo_protocol::time::iso8601(self.now.unix_ms);
         let body = format!(r#"{{"status":"{status}","timestamp":"{timestamp}"}}"#);
-        Reply::json(if draining { 503 } else { 200 }, body)
+        Reply::json(code, body)
     }
 
     fn metrics_page(&self) -> Reply {
         Reply {
             status: 200,
             content_type: Some("text/plain; version=0.0.4; charset=utf-8"),
-            body: metrics::render(&self.shared.metrics).into(),
+            body: metrics::render(&self.shared).into(),
             headers: Vec::new(),
         }
     }

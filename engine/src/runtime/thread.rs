@@ -18,6 +18,7 @@ use super::mailbox::{Inbox, Mailbox, Waker};
 use super::parking::Parking;
 use super::turn::{Events, Turns, TurnsParts};
 use crate::clock::{Clock, TICK_MS};
+use crate::history::log::{LoadedChannel, LogHandle};
 use crate::shard::{Settings, Shard, ShardId, Shared};
 
 /// Entries of the shard's ring: writes that one turn can start without an extra submit.
@@ -46,6 +47,10 @@ pub struct ShardPlan {
     pub inbox: Inbox,
     /// All shards' mailboxes.
     pub mailboxes: Vec<Mailbox>,
+    /// Its way to the log, if there is one.
+    pub log: Option<LogHandle>,
+    /// Its channels that the log has already.
+    pub channels: Vec<LoadedChannel>,
     /// Decides what is random in it.
     pub seed: u64,
     /// The clock all shards go by.
@@ -102,8 +107,11 @@ fn run(
         .enable_all()
         .build()
         .map_err(|error| ("make its ring", error))?;
-    let shard =
+    let mut shard =
         Shard::new(id, plan.settings, Arc::clone(&plan.shared), plan.seed, plan.clock.now());
+    for channel in plan.channels {
+        shard.load(channel);
+    }
     runtime.block_on(async move {
         let events = Rc::new(Events::default());
         let waker = Arc::clone(plan.inbox.waker());
@@ -127,6 +135,7 @@ fn run(
             clock: plan.clock,
             inbox: plan.inbox,
             mailboxes: plan.mailboxes,
+            log: plan.log,
             parking,
             events,
             drain_spread_ms: plan.drain_spread_ms,

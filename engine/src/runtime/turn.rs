@@ -17,6 +17,7 @@ use super::parking::{Arrival, Parking};
 use super::sockets::{Received, Sockets};
 use super::write::write;
 use crate::clock::Clock;
+use crate::history::log::LogHandle;
 use crate::shard::{Batch, Closing, ConnectionKey, Shard, ShardId, Shared};
 
 /// Envelopes taken in one turn; more wait for the next, so that sockets get their turn too.
@@ -54,6 +55,7 @@ pub(super) struct Turns {
     pub(super) inbox: Inbox,
     /// All shards' mailboxes by shard, its own included.
     pub(super) mailboxes: Vec<Mailbox>,
+    pub(super) log: Option<LogHandle>,
     pub(super) parking: Parking,
     pub(super) events: Rc<Events>,
     /// How long a drain spreads its closes.
@@ -74,6 +76,7 @@ pub(super) struct TurnsParts {
     pub(super) clock: Clock,
     pub(super) inbox: Inbox,
     pub(super) mailboxes: Vec<Mailbox>,
+    pub(super) log: Option<LogHandle>,
     pub(super) parking: Parking,
     pub(super) events: Rc<Events>,
     pub(super) drain_spread_ms: u64,
@@ -82,13 +85,14 @@ pub(super) struct TurnsParts {
 
 impl Turns {
     pub(super) fn new(parts: TurnsParts) -> Self {
-        let TurnsParts { shard, shared, clock, inbox, mailboxes, parking, events, .. } = parts;
+        let TurnsParts { shard, shared, clock, inbox, mailboxes, log, parking, events, .. } = parts;
         Self {
             shard,
             shared,
             clock,
             inbox,
             mailboxes,
+            log,
             parking,
             events,
             drain_spread_ms: parts.drain_spread_ms,
@@ -231,6 +235,9 @@ impl Turns {
             if sent > 0 && mailbox.wake() {
                 self.shard.metrics().wakeups_total.increment();
             }
+        }
+        if let Some(log) = &self.log {
+            left |= self.shard.post_log_calls(|call| log.post(call));
         }
         if left && !self.events.retrying.replace(true) {
             let events = Rc::clone(&self.events);

@@ -5,9 +5,10 @@ use pushflo_protocol::command::Start;
 use pushflo_protocol::event::Recovered;
 use pushflo_protocol::{ChannelSlug, Refusal, StreamPosition};
 
-use super::id::{BatchKey, ConnectionKey, HomeKey, ShardId, SubscriptionKey, TailKey};
+use super::id::{BatchKey, ConnectionKey, HomeKey, ReadKey, ShardId, SubscriptionKey, TailKey};
 use crate::auth::AppId;
 use crate::history::PageQuery;
+use crate::history::log::{Logged, ReadAnswer};
 
 /// A channel's full name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -98,14 +99,10 @@ pub enum Envelope {
     PublishBatch(Box<BatchRequest>),
     /// To the home shard: a page of history is wanted.
     Page(Box<(RequestId, ChannelKey, PageQuery)>),
-    /// To the home shard: one more subscriber, on this tail.
+    /// To the home shard: one more subscriber.
     Subscribe {
-        /// Where the subscriber is.
-        shard: ShardId,
-        /// The tail that its messages go to.
-        tail: TailKey,
-        /// The subscription that waits for the answer.
-        subscription: SubscriptionKey,
+        /// Who it is.
+        asker: Asker,
         /// The channel.
         channel: ChannelKey,
         /// What is wanted of the past.
@@ -140,6 +137,10 @@ pub enum Envelope {
         /// The subscription.
         subscription: SubscriptionKey,
     },
+    /// From the log: what became of the oldest append.
+    Logged(Logged),
+    /// From the log: what was read.
+    Read(Box<(ReadKey, ReadAnswer)>),
     /// From the home shard: the next message for a tail.
     Message {
         /// The tail.
@@ -151,6 +152,17 @@ pub enum Envelope {
     },
 }
 
+/// A subscription that waits for its home shard.
+#[derive(Clone, Copy, Debug)]
+pub struct Asker {
+    /// Where the subscriber is.
+    pub shard: ShardId,
+    /// The tail that its messages go to.
+    pub tail: TailKey,
+    /// The subscription.
+    pub subscription: SubscriptionKey,
+}
+
 /// How a subscription starts.
 #[derive(Clone, Debug)]
 pub struct Subscribed {
@@ -160,7 +172,7 @@ pub struct Subscribed {
     pub head: StreamPosition,
     /// The answer to a request for the past.
     pub past: Option<Recovered>,
-    /// The missed messages.
+    /// The frames of the missed messages; each of these may hold several.
     pub missed: Vec<Bytes>,
 }
 

@@ -12,6 +12,7 @@ impl Shard {
     /// Seals what the turn brought and finds out who is to get it. To be called once a turn, after
     /// everything that waited was applied and before [`Shard::next_write`].
     pub fn flush(&mut self) {
+        self.seal_append();
         for key in std::mem::take(&mut self.dirty) {
             self.flush_tail(key);
         }

@@ -7,6 +7,7 @@
 //!
 //! * `home`: channels whose home is here: offsets, history, who gets what
 //! * `subscribe`: subscriptions of this shard's connections
+//! * `logging`: messages on their way to the log, and reads of it
 //! * `tail`, `batch`, `flush`: recent frames, cursors, one write per connection and turn
 //! * `timer`, `drain`: time-outs, leaving in good order
 //!
@@ -18,6 +19,7 @@ mod envelope;
 mod flush;
 mod home;
 mod id;
+mod logging;
 mod outbox;
 mod settings;
 mod subscribe;
@@ -34,22 +36,23 @@ use slotmap::SlotMap;
 
 pub use batch::Batch;
 pub use envelope::{
-    BatchRequest, BatchResults, ChannelKey, Envelope, NewMessage, Outcome, PublishRequest, ReplyTo,
-    RequestId, Subscribed,
+    Asker, BatchRequest, BatchResults, ChannelKey, Envelope, NewMessage, Outcome, PublishRequest,
+    ReplyTo, RequestId, Subscribed,
 };
 pub(crate) use home::{Draft, no_room};
-pub use id::{BatchKey, ConnectionKey, HomeKey, ShardId, SubscriptionKey, TailKey};
+pub use id::{BatchKey, ConnectionKey, HomeKey, ReadKey, ShardId, SubscriptionKey, TailKey};
 pub use outbox::{Outbox, OutboxLimits};
 pub use settings::{AddressSlot, AllowedOrigins, Limits, Settings, Shared, Timeouts};
 
 use crate::clock::Now;
 use crate::connection::Connection;
 use crate::hash::HashMap;
-use crate::history::History;
+use crate::history::Recent;
 use crate::ingress::PendingBatch;
 use crate::metrics::ShardMetrics;
 use drain::Drain;
 use home::HomeChannel;
+use logging::Logging;
 use subscription::Subscription;
 use tail::Tail;
 use timer::TimerWheel;
@@ -68,7 +71,8 @@ pub struct Shard {
     tail_of: HashMap<ChannelKey, TailKey>,
     homes: SlotMap<HomeKey, HomeChannel>,
     home_of: HashMap<ChannelKey, HomeKey>,
-    history: History,
+    recent: Recent,
+    logging: Logging,
     /// Envelopes from this shard to itself, applied before the current call returns.
     local: VecDeque<Envelope>,
     outboxes: Vec<Outbox>,
@@ -129,7 +133,8 @@ impl Shard {
             tail_of: HashMap::default(),
             homes: SlotMap::with_key(),
             home_of: HashMap::default(),
-            history: History::new(settings.retention),
+            recent: Recent::new(settings.retention),
+            logging: Logging::default(),
             local: VecDeque::new(),
             outboxes,
             batches: SlotMap::with_key(),
@@ -162,7 +167,7 @@ impl Shard {
                 }
             }
         }
-        self.history.expire(now.unix_ms);
+        self.recent.expire(now.unix_ms);
         self.continue_drain();
         self.settle();
         self.update_gauges();
@@ -247,8 +252,7 @@ impl Shard {
 
     /// The shard that gives a channel's offsets.
     pub(crate) fn home_shard(&self, channel: &ChannelKey) -> ShardId {
-        let hash = self.shared.placement.hash(channel);
-        ShardId((hash % self.outboxes.len().max(1) as u64) as u16)
+        self.shared.home_shard(channel)
     }
 
     /// Whether a publish that needs the way to `shard` must be refused.
@@ -281,13 +285,13 @@ impl Shard {
             Envelope::PublishBatch(batch) => self.home_publish_batch(&batch),
             Envelope::Page(page) => {
                 let (request, channel, query) = *page;
-                let outcome = self.home_page(&channel, &query);
-                self.post(request.shard, Envelope::Answer(Box::new((request, outcome))));
+                self.home_page(request, channel, query);
             }
-            Envelope::Subscribe { shard, tail, subscription, channel, start } => {
-                let outcome = self.home_subscribe(shard, tail, channel, start);
-                self.post(shard, Envelope::Subscribed { subscription, tail, outcome });
+            Envelope::Subscribe { asker, channel, start } => {
+                self.home_subscribe(asker, &channel, start);
             }
+            Envelope::Logged(outcome) => self.logged(outcome),
+            Envelope::Read(read) => self.read_answered(read.0, read.1),
             Envelope::Unsubscribe { shard, tail, home, subscription } => {
                 self.home_unsubscribe(shard, tail, home);
                 if let Some(subscription) = subscription {
@@ -329,7 +333,7 @@ impl Shard {
 
     fn update_gauges(&self) {
         let metrics = self.metrics();
-        metrics.history_bytes.set(self.history.bytes() as u64);
+        metrics.history_bytes.set(self.recent.bytes() as u64);
         metrics.channels.set(self.homes.len() as u64);
         metrics.subscriptions.set(self.subscriptions.len() as u64);
         metrics.outbox_depth.set(self.outboxes.iter().map(|o| o.len() as u64).sum());

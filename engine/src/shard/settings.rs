@@ -1,13 +1,15 @@
 //! What a shard is configured with, and the little that all shards share.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use super::{OutboxLimits, Refused};
+use super::{ChannelKey, OutboxLimits, Refused, ShardId};
 use crate::auth::Keys;
 use crate::clock::ticks;
 use crate::hash::Placement;
-use crate::history::Retention;
+use crate::history::log::{Log, LogId, LogStatus};
+use crate::history::{Durability, Retention};
 use crate::metrics::ShardMetrics;
 
 /// Settings that do not change while the server runs.
@@ -23,6 +25,8 @@ pub struct Settings {
     pub timeouts: Timeouts,
     /// What history keeps.
     pub retention: Retention,
+    /// What an answered publish has survived.
+    pub durability: Durability,
     /// Bounds on what waits between shards.
     pub outbox: OutboxLimits,
     /// Whether `/metrics` is served on the main port.
@@ -131,8 +135,11 @@ pub struct Shared {
     pub stray: ShardMetrics,
     /// Places channels on shards.
     pub placement: Placement,
-    /// Identifies this incarnation of the in-memory logs.
-    pub incarnation: u64,
+    /// Gives channels their epochs: others for each incarnation of the log.
+    pub epochs: Placement,
+    /// What the log tells; `None` without one.
+    pub log: Option<Arc<LogStatus>>,
+    next_log: AtomicU64,
     /// The server is going away.
     pub draining: AtomicBool,
     connections: AtomicUsize,
@@ -149,17 +156,37 @@ const ADDRESS_SLOTS: usize = 1 << 16;
 pub struct AddressSlot(u16);
 
 impl Shared {
-    /// For so many shards; `seed` decides the placement of channels.
+    /// For so many shards; `seed` decides the placement of channels, and their epochs.
     pub fn new(shards: usize, seed: u64) -> Self {
         Self {
             metrics: (0..shards).map(|_| ShardMetrics::default()).collect(),
             stray: ShardMetrics::default(),
             placement: Placement::new(seed),
-            incarnation: seed.rotate_left(32),
+            epochs: Placement::new(seed.rotate_left(32)),
+            log: None,
+            next_log: AtomicU64::new(1),
             draining: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             addresses: (0..ADDRESS_SLOTS).map(|_| AtomicU32::new(0)).collect(),
         }
+    }
+
+    /// With a log that names itself `incarnation` and whose first free id is `next_log`.
+    pub fn with_log(mut self, log: &Log, incarnation: u64, next_log: u64) -> Self {
+        self.log = Some(Arc::clone(&log.status));
+        self.epochs = Placement::new(incarnation);
+        self.next_log = AtomicU64::new(next_log);
+        self
+    }
+
+    /// The shard that gives a channel's offsets.
+    pub fn home_shard(&self, channel: &ChannelKey) -> ShardId {
+        ShardId((self.placement.hash(channel) % self.metrics.len().max(1) as u64) as u16)
+    }
+
+    /// A log id that no channel has.
+    pub(super) fn new_log(&self) -> LogId {
+        LogId(self.next_log.fetch_add(1, Relaxed))
     }
 
     /// Whether the server is going away.

@@ -9,7 +9,7 @@ use pushflo_protocol::event::{self, Recovered};
 use pushflo_protocol::{ErrorCode, Refusal, StreamPosition};
 
 use super::Shard;
-use super::envelope::{ChannelKey, Envelope, Subscribed};
+use super::envelope::{Asker, ChannelKey, Envelope, Subscribed};
 use super::id::{ConnectionKey, SubscriptionKey, TailKey};
 use super::subscription::{Subscription, SubscriptionState};
 use super::tail::Tail;
@@ -118,7 +118,7 @@ impl Shard {
         let asked = std::mem::replace(&mut subscription.state, SubscriptionState::Live);
         let Subscribed { head, past, missed, .. } = *subscribed;
         self.send(connection, event::subscribed(&slug, head, past));
-        self.metrics().deliveries_total.add(missed.len() as u64);
+        self.metrics().deliveries_total.add(past.map_or(0, |past| past.replayed));
         for frame in missed {
             self.send(connection, frame);
         }
@@ -197,7 +197,8 @@ impl Shard {
             c.subscriptions.push(subscription);
         }
         let (shard, home) = (self.id, self.home_shard(&channel));
-        self.post(home, Envelope::Subscribe { shard, tail, subscription, channel, start });
+        let asker = Asker { shard, tail, subscription };
+        self.post(home, Envelope::Subscribe { asker, channel, start });
     }
 
     fn subscribe_again(&mut self, connection: ConnectionKey, key: SubscriptionKey, start: Start) {

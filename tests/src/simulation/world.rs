@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use pushflo_engine::auth::{Access, AppId, Key, KeyDigest, Keys, Role};
 use pushflo_engine::clock::Now;
-use pushflo_engine::history::Retention;
+use pushflo_engine::history::{Durability, Retention};
 use pushflo_engine::shard::{
     AllowedOrigins, Batch, Closing, ConnectionKey, Envelope, Limits, OutboxLimits, Settings, Shard,
     ShardId, Shared, Timeouts,
@@ -83,6 +83,7 @@ impl World {
                 channel_bytes_max: 1_000_000_000,
                 shard_bytes_max: 1_000_000_000,
             },
+            durability: Durability::Memory,
             outbox: OutboxLimits { envelopes_max: random.usize(1..10), bytes_max: 5_000 },
             metrics_on_main_port: true,
         });

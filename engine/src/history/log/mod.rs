@@ -1,0 +1,420 @@
+//! The log on disk, behind two threads: one writes in groups, one reads.
+//!
+//! A shard hands a [`LogCall`] over and is answered through its mailbox. A message is sent to
+//! subscribers when the log has it, so nobody ever sees one that a crash takes back; its publisher
+//! is answered then too.
+//!
+//! Invariant: the answers to a shard's appends come in the order of the appends. If one fails, all
+//! that the shard sent before it knew fail too ([`Append::term`]): a record never follows one that
+//! is missing.
+
+mod reader;
+mod record;
+mod store;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Sender, TrySendError, bounded};
+use pushflo_protocol::{Epoch, Message, Offset};
+use thiserror::Error;
+
+pub use record::Totals;
+pub use store::Past;
+
+use super::{Durability, PageQuery, Retention};
+use crate::runtime::mailbox::Mailbox;
+use crate::shard::{ChannelKey, ReadKey, RequestId, ShardId};
+use store::Store;
+
+/// Calls that wait for either thread; a shard keeps what does not fit.
+const CALLS_MAX: usize = 1024;
+
+/// A channel's place in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LogId(pub u64);
+
+/// Why the log does not do what it is asked.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// The store cannot read or write.
+    #[error("{0}")]
+    Store(String),
+    /// What is stored is not what was written.
+    #[error("the log is damaged: {0}")]
+    Damaged(String),
+}
+
+impl From<fjall::Error> for LogError {
+    fn from(error: fjall::Error) -> Self {
+        match error {
+            fjall::Error::Io(source) => Self::Store(source.to_string()),
+            fjall::Error::JournalRecovery(_)
+            | fjall::Error::InvalidTrailer
+            | fjall::Error::InvalidTag(_)
+            | fjall::Error::Decompress(_)
+            | fjall::Error::Unrecoverable => Self::Damaged(format!("{error:?}")),
+            fjall::Error::Storage(fjall_error) => Self::from_storage(&fjall_error.to_string()),
+            fjall::Error::Poisoned => Self::Store("an earlier write failed".into()),
+            other => Self::Store(format!("{other:?}")),
+        }
+    }
+}
+
+impl LogError {
+    fn from_storage(text: &str) -> Self {
+        if text.contains("Io(") { Self::Store(text.into()) } else { Self::Damaged(text.into()) }
+    }
+}
+
+/// A channel as the log has it at the start.
+#[derive(Clone, Debug)]
+pub struct LoadedChannel {
+    /// Its name.
+    pub channel: ChannelKey,
+    /// Its place in the log.
+    pub log: LogId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its last offset.
+    pub head: Offset,
+    /// The next one to give; behind a leap if the machine went down without warning.
+    pub next: Offset,
+    /// When the last message got its offset.
+    pub last_ms: u64,
+    /// All it ever had.
+    pub totals: Totals,
+}
+
+/// What a shard asks of the log.
+#[derive(Debug)]
+pub enum LogCall {
+    /// Append messages; answered with [`crate::shard::Envelope::Logged`].
+    Append(Append),
+    /// Read what a subscriber missed; answered with [`crate::shard::Envelope::Read`].
+    Read(Read),
+    /// Read a page; answered to the request.
+    Page(Box<PageCall>),
+}
+
+/// Messages of one turn of a shard.
+#[derive(Debug)]
+pub struct Append {
+    /// Whose they are.
+    pub shard: ShardId,
+    /// Raised by the shard when it learns that an append failed. Appends of a term in which one
+    /// failed all fail.
+    pub term: u32,
+    /// The messages, those of a channel in their order.
+    pub entries: Vec<Entry>,
+}
+
+/// One message on its way to the log.
+#[derive(Debug)]
+pub struct Entry {
+    /// The channel's place in the log.
+    pub log: LogId,
+    /// The offset before the message's.
+    pub prev: Offset,
+    /// The message.
+    pub message: Message,
+    /// The channel, where the log may not know it yet.
+    pub new: Option<Box<(ChannelKey, Epoch)>>,
+}
+
+/// A question about the past of a channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Read {
+    /// Who asks.
+    pub shard: ShardId,
+    /// For what.
+    pub read: ReadKey,
+    /// The channel.
+    pub log: LogId,
+    /// From where on.
+    pub from: ReadFrom,
+    /// Up to which offset; the log has it.
+    pub until: Offset,
+}
+
+/// Where reading begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReadFrom {
+    /// Behind this offset, all or nothing.
+    After(Offset),
+    /// With the first message of this time or later that is kept, but no more than so many.
+    Recent {
+        /// Unix milliseconds.
+        since_ms: u64,
+        /// Most messages.
+        messages_max: u64,
+    },
+}
+
+/// A request for a page.
+#[derive(Debug)]
+pub struct PageCall {
+    /// Who waits for it.
+    pub request: RequestId,
+    /// The channel.
+    pub channel: ChannelKey,
+    /// Its place in the log.
+    pub log: LogId,
+    /// Which page.
+    pub query: PageQuery,
+}
+
+/// What became of an append.
+pub type Logged = Result<(), LogFailure>;
+
+/// Why an append failed: a sentence for the publisher.
+#[derive(Clone, Debug)]
+pub struct LogFailure(pub Arc<str>);
+
+/// An answer to [`Read`]: `None` if any of what was asked for is not kept any more.
+pub type ReadAnswer = Result<Option<Past>, LogFailure>;
+
+/// What the log tells the rest of the server, as plain numbers.
+#[derive(Debug, Default)]
+pub struct LogStatus {
+    /// Writing fails for the moment.
+    pub is_failing: AtomicBool,
+    /// Bytes on disk.
+    pub disk_bytes: AtomicU64,
+    /// Records written.
+    pub records_total: AtomicU64,
+    /// Groups written.
+    pub groups_total: AtomicU64,
+    /// Writes that failed.
+    pub failures_total: AtomicU64,
+    /// Records dropped because no limit keeps them.
+    pub expired_total: AtomicU64,
+}
+
+/// The log as the server holds it.
+#[derive(Debug)]
+pub struct Log {
+    writer: Sender<Append>,
+    reader: Sender<ReaderCall>,
+    threads: Vec<JoinHandle<()>>,
+    /// What it tells.
+    pub status: Arc<LogStatus>,
+}
+
+/// A shard's way to the log.
+#[derive(Clone, Debug)]
+pub struct LogHandle {
+    writer: Sender<Append>,
+    reader: Sender<ReaderCall>,
+}
+
+#[derive(Debug)]
+enum ReaderCall {
+    Read(Read),
+    Page(Box<PageCall>),
+}
+
+/// What the log begins with.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    /// Names this incarnation of the log; it goes into epochs.
+    pub incarnation: u64,
+    /// The first log id that is free.
+    pub next_log: u64,
+    /// The channels.
+    pub channels: Vec<LoadedChannel>,
+}
+
+/// A log that was opened and does not run yet.
+#[derive(Debug)]
+pub struct Opened {
+    /// What it begins with.
+    pub contents: Contents,
+    store: Shelf,
+}
+
+/// The store, which the writer takes away and brings back while the disk fails.
+#[derive(Clone)]
+struct Shelf(Arc<Shelved>);
+
+#[expect(clippy::disallowed_types, reason = "the log's own threads share it, no shard does")]
+type Shelved = std::sync::RwLock<Option<Store>>;
+
+impl std::fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shelf")
+    }
+}
+
+impl Shelf {
+    fn new(store: Store) -> Self {
+        Self(Arc::new(Shelved::new(Some(store))))
+    }
+
+    /// Does something with the store, if it is there.
+    fn with<T>(&self, act: impl FnOnce(&Store) -> Result<T, LogError>) -> Result<T, LogError> {
+        let store = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match store.as_ref() {
+            Some(store) => act(store),
+            None => Err(LogError::Store("the log is closed until the disk works again".into())),
+        }
+    }
+
+    fn replace(&self, store: Option<Store>) -> Option<Store> {
+        let mut place = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        std::mem::replace(&mut *place, store)
+    }
+}
+
+/// Opens the log in `path`, or makes it; `seed` names a new one.
+///
+/// # Errors
+/// [`LogError`] with the cause.
+pub fn open(path: &Path, seed: u64) -> Result<Opened, LogError> {
+    let (store, found) = Store::open(path, seed)?;
+    if found.after_power_loss {
+        tracing::warn!(
+            "the machine went down without warning; messages of the last moments that were not \
+             synced to disk may be lost, and offsets go on behind a leap"
+        );
+    }
+    let store::Found { incarnation, channels, next_log, .. } = found;
+    let contents = Contents { incarnation, next_log, channels };
+    Ok(Opened { contents, store: Shelf::new(store) })
+}
+
+/// What the log's threads are told.
+#[derive(Clone, Debug)]
+pub struct LogPlan {
+    /// Where the log is, to open it again after a failure.
+    pub path: PathBuf,
+    /// What acknowledged messages survive.
+    pub durability: Durability,
+    /// What is kept.
+    pub retention: Retention,
+    /// All shards' mailboxes.
+    pub mailboxes: Vec<Mailbox>,
+}
+
+impl Log {
+    /// Starts the log's threads.
+    ///
+    /// # Errors
+    /// The kernel gives no threads.
+    pub fn start(opened: Opened, plan: LogPlan) -> std::io::Result<Self> {
+        let status = Arc::new(LogStatus::default());
+        let (writer, appends) = bounded(CALLS_MAX);
+        let (reader, calls) = bounded(CALLS_MAX);
+        let shelf = opened.store;
+        let (retention, mailboxes) = (plan.retention, plan.mailboxes.clone());
+        let (for_reader, for_writer) = (shelf.clone(), Arc::clone(&status));
+        let channels = opened.contents.channels;
+        let threads = vec![
+            std::thread::Builder::new().name("log-writer".into()).spawn(move || {
+                writer::Writer::new(shelf, plan, for_writer, channels).run(&appends);
+            })?,
+            std::thread::Builder::new().name("log-reader".into()).spawn(move || {
+                reader::run(&for_reader, &retention, &mailboxes, &calls);
+            })?,
+        ];
+        Ok(Self { writer, reader, threads, status })
+    }
+
+    /// A way to the log.
+    pub fn handle(&self) -> LogHandle {
+        LogHandle { writer: self.writer.clone(), reader: self.reader.clone() }
+    }
+
+    /// Writes what is left and closes the log. All handles must be gone.
+    pub fn close(self) {
+        drop((self.writer, self.reader));
+        for thread in self.threads {
+            // A panic of either thread was told when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl LogHandle {
+    /// Hands a call over, or gives it back if there is no room.
+    ///
+    /// # Errors
+    /// The call.
+    pub fn post(&self, call: LogCall) -> Result<(), LogCall> {
+        match call {
+            LogCall::Append(append) => match self.writer.try_send(append) {
+                Err(TrySendError::Full(append)) => Err(LogCall::Append(append)),
+                Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+            },
+            LogCall::Read(read) => self.post_read(ReaderCall::Read(read)),
+            LogCall::Page(page) => self.post_read(ReaderCall::Page(page)),
+        }
+    }
+
+    fn post_read(&self, call: ReaderCall) -> Result<(), LogCall> {
+        match self.reader.try_send(call) {
+            Err(TrySendError::Full(ReaderCall::Read(read))) => Err(LogCall::Read(read)),
+            Err(TrySendError::Full(ReaderCall::Page(page))) => Err(LogCall::Page(page)),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        }
+    }
+}
+
+/// Puts an answer into a shard's mailbox. Unlike a shard, the log's threads may wait for room.
+fn answer(mailboxes: &[Mailbox], shard: ShardId, envelope: crate::shard::Envelope) {
+    let Some(mailbox) = mailboxes.get(shard.index()) else { return };
+    let mut next = envelope;
+    while let Err(full) = mailbox.post(next) {
+        next = full;
+        mailbox.wake();
+        std::thread::sleep(std::time::Duration::from_micros(200));
+    }
+    mailbox.wake();
+}
+
+impl LogStatus {
+    /// Whether writing fails for the moment.
+    pub fn is_failing(&self) -> bool {
+        self.is_failing.load(Ordering::Relaxed)
+    }
+
+    /// Name, type, help text and value of each number, for metrics.
+    pub fn series(&self) -> [(&'static str, &'static str, &'static str, u64); 6] {
+        let value = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        [
+            (
+                "log_failing",
+                "gauge",
+                "1 while the log cannot be written.",
+                self.is_failing().into(),
+            ),
+            ("log_disk_bytes", "gauge", "Bytes of the log on disk.", value(&self.disk_bytes)),
+            (
+                "log_records_total",
+                "counter",
+                "Records written, each with consecutive messages of one channel.",
+                value(&self.records_total),
+            ),
+            (
+                "log_groups_total",
+                "counter",
+                "Groups they were written in, each with one write and, if asked for, one sync.",
+                value(&self.groups_total),
+            ),
+            ("log_failures_total", "counter", "Appends that failed.", value(&self.failures_total)),
+            (
+                "log_expired_total",
+                "counter",
+                "Records dropped because no limit keeps them.",
+                value(&self.expired_total),
+            ),
+        ]
+    }
+
+    fn add(number: &AtomicU64, n: u64) {
+        number.fetch_add(n, Ordering::Relaxed);
+    }
+}

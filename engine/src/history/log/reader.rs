@@ -1,0 +1,56 @@
+//! The thread that reads: what subscribers missed and memory does not hold, and pages of history.
+//! It takes one call after the other, so that ten thousand who come back at once cannot take more
+//! than this thread's time.
+
+use crossbeam_channel::Receiver;
+use pushflo_protocol::{ErrorCode, Refusal};
+
+use super::store::{Keep, Past, Store};
+use super::{LogError, LogFailure, PageCall, Read, ReadFrom, ReaderCall, Shelf, answer};
+use crate::clock;
+use crate::history::{Retention, page_body};
+use crate::runtime::mailbox::Mailbox;
+use crate::shard::Envelope;
+
+/// Runs until nobody can ask any more.
+pub(super) fn run(
+    shelf: &Shelf,
+    retention: &Retention,
+    mailboxes: &[Mailbox],
+    calls: &Receiver<ReaderCall>,
+) {
+    for call in calls {
+        let keep = Keep::new(retention, clock::unix_ms());
+        match call {
+            ReaderCall::Read(read) => {
+                let past = shelf.with(|store| past(store, &read, &keep)).map_err(|error| {
+                    tracing::error!(%error, "reading the log failed");
+                    LogFailure(error.to_string().into())
+                });
+                answer(mailboxes, read.shard, Envelope::Read(Box::new((read.read, past))));
+            }
+            ReaderCall::Page(page) => {
+                let PageCall { request, channel, log, query } = *page;
+                let items = shelf.with(|store| store.page(log, &query, &keep));
+                let outcome = match items {
+                    Ok((items, total)) => Ok((200, page_body(&channel, &query, &items, total))),
+                    Err(error) => {
+                        tracing::error!(%error, "reading the log failed");
+                        Err(Refusal::new(ErrorCode::ServerError, "history cannot be read"))
+                    }
+                };
+                answer(mailboxes, request.shard, Envelope::Answer(Box::new((request, outcome))));
+            }
+        }
+    }
+}
+
+fn past(store: &Store, read: &Read, keep: &Keep) -> Result<Option<Past>, LogError> {
+    let Read { log, from, until, .. } = *read;
+    match from {
+        ReadFrom::After(offset) => store.after(log, offset, until, keep),
+        ReadFrom::Recent { since_ms, messages_max } => {
+            store.recent(log, since_ms, messages_max, until, keep).map(Some)
+        }
+    }
+}

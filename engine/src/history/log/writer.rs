@@ -1,0 +1,324 @@
+//! The thread that writes: everything that waits goes to the disk as one group.
+//!
+//! It also trims what no limit keeps, a little at a time, and syncs in the background what nobody
+//! waits for. When the disk fails it refuses everything, and opens the log again and again until
+//! that works.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use pushflo_protocol::Message;
+
+use super::record::Totals;
+use super::store::{Keep, Oldest, Run, Store, TrimChannel};
+use super::{
+    Append, Entry, LoadedChannel, LogError, LogFailure, LogId, LogPlan, LogStatus, Shelf, answer,
+};
+use crate::clock;
+use crate::hash::HashMap;
+use crate::history::Durability;
+use crate::shard::{ChannelKey, Envelope};
+
+/// Most messages of a group. More wait for the next, so that a group does not take too long.
+const GROUP_MESSAGES_MAX: usize = 16 * 1024;
+
+/// How often it looks after what has become too old, and syncs.
+const TICK: Duration = Duration::from_millis(1000);
+
+/// Records dropped at a time.
+const TRIM_RECORDS_MAX: usize = 256;
+
+/// Channels looked at in a tick.
+const TRIM_CHANNELS_MAX: usize = 256;
+
+/// Channels with more than this share over a limit are trimmed before their turn.
+const SLACK: u64 = 8;
+
+/// What the writer knows of a channel.
+struct Known {
+    channel: ChannelKey,
+    epoch: pushflo_protocol::Epoch,
+    totals: Totals,
+    /// The oldest record on disk, as far as it is known.
+    oldest: Option<Oldest>,
+    /// Whether there are records.
+    is_stored: bool,
+}
+
+pub(super) struct Writer {
+    shelf: Shelf,
+    plan: LogPlan,
+    status: Arc<LogStatus>,
+    known: HashMap<LogId, Known>,
+    /// Whose turn it is to be looked at for what has become too old.
+    round: Vec<LogId>,
+    /// Channels that are over a limit.
+    over: Vec<LogId>,
+    /// By shard: appends of this term or an earlier one are refused.
+    refused_terms: HashMap<u16, u32>,
+    /// Why writing fails, while it does.
+    failure: Option<LogFailure>,
+    /// When it was last tried again.
+    tried_ms: u64,
+    is_synced: bool,
+}
+
+impl Writer {
+    pub(super) fn new(
+        shelf: Shelf,
+        plan: LogPlan,
+        status: Arc<LogStatus>,
+        channels: Vec<LoadedChannel>,
+    ) -> Self {
+        let known = |loaded: LoadedChannel| {
+            let LoadedChannel { channel, log, epoch, totals, .. } = loaded;
+            (log, Known { channel, epoch, totals, oldest: None, is_stored: true })
+        };
+        Self {
+            shelf,
+            plan,
+            status,
+            known: channels.into_iter().map(known).collect(),
+            round: Vec::new(),
+            over: Vec::new(),
+            refused_terms: HashMap::default(),
+            failure: None,
+            tried_ms: 0,
+            is_synced: true,
+        }
+    }
+
+    /// Runs until nobody can append any more, then closes the log.
+    pub(super) fn run(mut self, appends: &Receiver<Append>) {
+        let mut next_tick_ms = clock::unix_ms();
+        loop {
+            match appends.recv_timeout(TICK) {
+                Ok(first) => self.write(first, appends),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if let Some(log) = self.over.pop() {
+                self.trim(log);
+            }
+            let now_ms = clock::unix_ms();
+            if now_ms >= next_tick_ms || now_ms + 2 * TICK.as_millis() as u64 <= next_tick_ms {
+                next_tick_ms = now_ms + TICK.as_millis() as u64;
+                self.tick();
+            }
+        }
+        if let Some(store) = self.shelf.replace(None)
+            && let Err(error) = store.close()
+        {
+            tracing::error!(%error, "closing the log failed; it is checked at the next start");
+        }
+    }
+
+    /// Writes `first` and all that waits behind it, then answers.
+    fn write(&mut self, first: Append, appends: &Receiver<Append>) {
+        let mut group = vec![first];
+        let mut messages = group.iter().map(|append| append.entries.len()).sum::<usize>();
+        while messages < GROUP_MESSAGES_MAX
+            && let Ok(append) = appends.try_recv()
+        {
+            messages += append.entries.len();
+            group.push(append);
+        }
+        if self.failure.is_some() {
+            self.recover();
+        }
+        let is_refused = |append: &Append| {
+            self.refused_terms.get(&append.shard.0).is_some_and(|term| append.term <= *term)
+        };
+        let (refused, mut accepted): (Vec<_>, Vec<_>) = group.into_iter().partition(is_refused);
+        let result = match &self.failure {
+            None => self.append(&mut accepted),
+            Some(failure) => Err(failure.clone()),
+        };
+        if let Err(failure) = &result {
+            for append in &accepted {
+                self.refused_terms.insert(append.shard.0, append.term);
+            }
+            LogStatus::add(&self.status.failures_total, accepted.len() as u64);
+            self.failure.get_or_insert_with(|| failure.clone());
+        }
+        // What was refused came before what was accepted, shard by shard.
+        let earlier = self.failure.clone();
+        let earlier = earlier.unwrap_or_else(|| LogFailure("an earlier write failed".into()));
+        for append in refused {
+            let outcome = Err(earlier.clone());
+            answer(&self.plan.mailboxes, append.shard, Envelope::Logged(outcome));
+        }
+        for append in accepted {
+            let outcome = result.clone();
+            answer(&self.plan.mailboxes, append.shard, Envelope::Logged(outcome));
+        }
+    }
+
+    fn append(&mut self, group: &mut [Append]) -> Result<(), LogFailure> {
+        let runs = runs(group);
+        let mut batch: Vec<Run<'_>> = Vec::with_capacity(runs.len());
+        let mut totals: HashMap<LogId, Totals> = HashMap::default();
+        for run in &runs {
+            let known = self.known.get(&run.log);
+            let before = totals.get(&run.log).copied();
+            let before = before.or(known.map(|known| known.totals)).unwrap_or_default();
+            let bytes: usize = run.messages.iter().map(|message| message.frame.len()).sum();
+            let after = Totals {
+                messages: before.messages + run.messages.len() as u64,
+                bytes: before.bytes + bytes as u64,
+            };
+            let is_new = known.is_none() && !totals.contains_key(&run.log);
+            let new = run.new.as_deref().filter(|_| is_new).map(|new| (&new.0, new.1));
+            totals.insert(run.log, after);
+            batch.push(Run { log: run.log, prev: run.prev, before, messages: &run.messages, new });
+        }
+        let written = self.shelf.with(|store| store.append(&batch, self.plan.durability));
+        if let Err(error) = written {
+            return Err(self.fail(&error));
+        }
+        self.is_synced = self.plan.durability == Durability::Disk;
+        LogStatus::add(&self.status.records_total, batch.len() as u64);
+        LogStatus::add(&self.status.groups_total, 1);
+        let retention = self.plan.retention;
+        for run in runs {
+            if let Some(new) = run.new
+                && !self.known.contains_key(&run.log)
+            {
+                let (channel, epoch) = *new;
+                let known = Known {
+                    channel,
+                    epoch,
+                    totals: Totals::default(),
+                    oldest: None,
+                    is_stored: true,
+                };
+                self.known.insert(run.log, known);
+            }
+            let Some(known) = self.known.get_mut(&run.log) else { continue };
+            known.totals = totals.get(&run.log).copied().unwrap_or(known.totals);
+            known.is_stored = true;
+            let first = Oldest { before: Totals::default(), last_ms: 0 };
+            let before = known.oldest.unwrap_or(first).before;
+            let (messages, bytes) =
+                (retention.messages_max as u64, retention.channel_bytes_max as u64);
+            if known.totals.messages - before.messages > messages + messages / SLACK
+                || known.totals.bytes - before.bytes > bytes + bytes / SLACK
+            {
+                self.over.push(run.log);
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a failure. The store is put away: after a failed write only a new look at the disk
+    /// tells what is on it.
+    fn fail(&mut self, error: &LogError) -> LogFailure {
+        tracing::error!(%error, "writing the log failed; publishes are refused until it works");
+        self.status.is_failing.store(true, Relaxed);
+        drop(self.shelf.replace(None));
+        self.tried_ms = clock::unix_ms();
+        let failure = LogFailure(format!("history cannot be written: {error}").into());
+        self.failure = Some(failure.clone());
+        failure
+    }
+
+    /// Opens the log again, once a tick.
+    fn recover(&mut self) {
+        let now_ms = clock::unix_ms();
+        if now_ms.abs_diff(self.tried_ms) < TICK.as_millis() as u64 {
+            return;
+        }
+        self.tried_ms = now_ms;
+        match Store::open(&self.plan.path, 0).and_then(|(store, found)| {
+            for loaded in found.channels {
+                let known = self.known.get(&loaded.log).map_or(0, |known| known.totals.messages);
+                if loaded.totals.messages > known {
+                    store.cut(loaded.log, known)?;
+                }
+            }
+            // Room enough to sync what is there is room enough to go on.
+            store.sync()?;
+            Ok(store)
+        }) {
+            Ok(store) => {
+                self.shelf.replace(Some(store));
+                self.failure = None;
+                self.status.is_failing.store(false, Relaxed);
+                tracing::info!("the log can be written again");
+            }
+            Err(error) => tracing::debug!(%error, "the log cannot be opened yet"),
+        }
+    }
+
+    fn tick(&mut self) {
+        if self.failure.is_some() {
+            self.recover();
+            return;
+        }
+        if !self.is_synced && self.shelf.with(Store::sync).is_ok() {
+            self.is_synced = true;
+        }
+        let disk_bytes = self.shelf.with(|store| Ok(store.disk_bytes())).unwrap_or(0);
+        self.status.disk_bytes.store(disk_bytes, Relaxed);
+        if self.round.is_empty() {
+            self.round = self.known.keys().copied().collect();
+        }
+        let since_ms = Keep::new(&self.plan.retention, clock::unix_ms()).since_ms;
+        for _ in 0..TRIM_CHANNELS_MAX {
+            let Some(log) = self.round.pop() else { break };
+            let Some(known) = self.known.get(&log) else { continue };
+            if known.is_stored && known.oldest.is_none_or(|oldest| oldest.last_ms < since_ms) {
+                self.trim(log);
+            }
+        }
+    }
+
+    fn trim(&mut self, log: LogId) {
+        let keep = Keep::new(&self.plan.retention, clock::unix_ms());
+        let Some(known) = self.known.get_mut(&log) else { return };
+        let channel =
+            TrimChannel { channel: &known.channel, log, epoch: known.epoch, totals: known.totals };
+        match self.shelf.with(|store| store.trim(&channel, &keep, TRIM_RECORDS_MAX)) {
+            Ok(trimmed) => {
+                known.oldest = trimmed.oldest;
+                known.is_stored = trimmed.oldest.is_some();
+                LogStatus::add(&self.status.expired_total, trimmed.dropped as u64);
+                if trimmed.more {
+                    self.over.push(log);
+                }
+            }
+            Err(error) => {
+                self.fail(&error);
+            }
+        }
+    }
+}
+
+/// Messages of one channel whose offsets follow each other.
+struct OwnedRun {
+    log: LogId,
+    prev: pushflo_protocol::Offset,
+    messages: Vec<Message>,
+    new: Option<Box<(ChannelKey, pushflo_protocol::Epoch)>>,
+}
+
+/// Gathers the messages of a group into runs, taking them out of it.
+fn runs(group: &mut [Append]) -> Vec<OwnedRun> {
+    let mut runs: Vec<OwnedRun> = Vec::new();
+    let mut open: HashMap<LogId, usize> = HashMap::default();
+    for append in group {
+        for Entry { log, prev, message, new } in append.entries.drain(..) {
+            if let Some(run) = open.get(&log).and_then(|&index| runs.get_mut(index))
+                && run.messages.last().is_some_and(|last| last.offset.next() == message.offset)
+            {
+                run.messages.push(message);
+                continue;
+            }
+            open.insert(log, runs.len());
+            runs.push(OwnedRun { log, prev, messages: vec![message], new });
+        }
+    }
+    runs
+}
