@@ -138,8 +138,8 @@ pub struct Server {
     threads: Vec<ShardThread>,
     mailboxes: Vec<Mailbox>,
     log: Option<Log>,
-    /// Released when the server is gone.
-    _lock: OwnedFd,
+    /// Held as long as the server is there.
+    lock: OwnedFd,
 }
 
 impl Server {
@@ -218,7 +218,7 @@ impl Server {
             threads: Vec::new(),
             mailboxes,
             log,
-            _lock: lock,
+            lock,
         };
         match server.start_shards(config, &settings, cores, &reservation, inboxes, loaded) {
             Ok(()) => Ok(server),
@@ -257,6 +257,8 @@ impl Server {
         if let Some(log) = self.log {
             log.close();
         }
+        // The shards' file tables had copies of it, and may outlive their threads by a moment.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 
     fn start_shards(

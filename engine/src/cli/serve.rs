@@ -50,7 +50,7 @@ fn start_logging() -> tracing_appender::non_blocking::WorkerGuard {
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     let level = std::env::var("PUSHFLO_LOG").unwrap_or_else(|_| "info".into());
     // The store's own progress is of interest only to those who ask for it by name.
-    let filter = EnvFilter::new(format!("fjall=warn,lsm_tree=warn,{level}"));
+    let filter = EnvFilter::new(format!("fjall=warn,fjall::journal=off,lsm_tree=warn,{level}"));
     tracing_subscriber::fmt()
         .with_writer(writer)
         .with_env_filter(filter)

@@ -10,6 +10,7 @@
 
 mod reader;
 mod record;
+mod repair;
 mod store;
 mod writer;
 
@@ -50,23 +51,28 @@ pub enum LogError {
 
 impl From<fjall::Error> for LogError {
     fn from(error: fjall::Error) -> Self {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(error) = cause {
+            if let Some(io) = error.downcast_ref::<std::io::Error>() {
+                return Self::from_io(io);
+            }
+            cause = error.source();
+        }
         match error {
-            fjall::Error::Io(source) => Self::Store(source.to_string()),
-            fjall::Error::JournalRecovery(_)
-            | fjall::Error::InvalidTrailer
-            | fjall::Error::InvalidTag(_)
-            | fjall::Error::Decompress(_)
-            | fjall::Error::Unrecoverable => Self::Damaged(format!("{error:?}")),
-            fjall::Error::Storage(fjall_error) => Self::from_storage(&fjall_error.to_string()),
+            fjall::Error::Io(io) => Self::from_io(&io),
             fjall::Error::Poisoned => Self::Store("an earlier write failed".into()),
-            other => Self::Store(format!("{other:?}")),
+            fjall::Error::Locked => Self::Store("another process has it open".into()),
+            other => Self::Damaged(format!("{other:?}")),
         }
     }
 }
 
 impl LogError {
-    fn from_storage(text: &str) -> Self {
-        if text.contains("Io(") { Self::Store(text.into()) } else { Self::Damaged(text.into()) }
+    /// What the kernel refuses is the disk's fault; a file that is missing, too short or not what
+    /// was written is damage.
+    fn from_io(error: &std::io::Error) -> Self {
+        let is_refused = error.raw_os_error().is_some_and(|code| code != libc::ENOENT);
+        if is_refused { Self::Store(error.to_string()) } else { Self::Damaged(error.to_string()) }
     }
 }
 
@@ -269,22 +275,33 @@ impl Shelf {
     }
 }
 
-/// Opens the log in `path`, or makes it; `seed` names a new one.
+/// Opens the log in `path`, or makes it; `seed` names a new one. A damaged log is repaired as far as
+/// that goes.
 ///
 /// # Errors
 /// [`LogError`] with the cause.
 pub fn open(path: &Path, seed: u64) -> Result<Opened, LogError> {
-    let (store, found) = Store::open(path, seed)?;
-    if found.after_power_loss {
+    let repair::Repaired { store, found, is_cut } = repair::open(path, seed)?;
+    let store::Found { incarnation, mut channels, next_log, after_power_loss } = found;
+    if after_power_loss {
         tracing::warn!(
             "the machine went down without warning; messages of the last moments that were not \
-             synced to disk may be lost, and offsets go on behind a leap"
+             synced to disk may be lost"
         );
     }
-    let store::Found { incarnation, channels, next_log, .. } = found;
+    if after_power_loss || is_cut {
+        // Somebody may have seen offsets that the log has lost.
+        for channel in &mut channels {
+            channel.next = Offset(channel.head.0 + LEAP + 1);
+        }
+    }
     let contents = Contents { incarnation, next_log, channels };
     Ok(Opened { contents, store: Shelf::new(store) })
 }
+
+/// Offsets that are passed over when some may have been lost: more than can be given between two
+/// syncs.
+const LEAP: u64 = 1 << 24;
 
 /// What the log's threads are told.
 #[derive(Clone, Debug)]

@@ -26,9 +26,6 @@ const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Blocks of tables kept in memory.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
-/// Offsets that are passed over after a power loss: more than can be given between two syncs.
-pub(super) const LEAP: u64 = 1 << 24;
-
 /// The log on disk.
 pub(super) struct Store {
     database: Database,
@@ -81,8 +78,8 @@ pub struct Past {
 }
 
 impl Store {
-    /// Opens the log in `path`, or makes it. `incarnation` names it if it is new.
-    pub(super) fn open(path: &Path, incarnation: u64) -> Result<(Self, Found), LogError> {
+    /// Opens the log in `path`, or makes it. `seed` names it if it is new.
+    pub(super) fn open(path: &Path, seed: u64) -> Result<(Self, Found), LogError> {
         let database = Database::builder(path)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES_MAX)
@@ -98,15 +95,15 @@ impl Store {
         let stored =
             stored.and_then(|bytes| bytes.as_ref().try_into().ok().map(u64::from_be_bytes));
         if stored.is_none() {
-            store.state.insert("incarnation", incarnation.to_be_bytes())?;
+            store.state.insert("incarnation", seed.to_be_bytes())?;
         }
         let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let opened_in = store.state.get("open")?;
         let after_power_loss = opened_in.is_some_and(|earlier| earlier.as_ref() != boot);
-        let (channels, next_log) = store.load(after_power_loss)?;
+        let (channels, next_log) = store.load(seed)?;
         store.state.insert("open", &boot)?;
         store.database.persist(PersistMode::SyncAll)?;
-        let incarnation = stored.unwrap_or(incarnation);
+        let incarnation = stored.unwrap_or(seed);
         Ok((store, Found { incarnation, channels, after_power_loss, next_log }))
     }
 
@@ -116,36 +113,58 @@ impl Store {
         Ok(self.database.persist(PersistMode::SyncAll)?)
     }
 
-    fn load(&self, after_power_loss: bool) -> Result<(Vec<LoadedChannel>, u64), LogError> {
-        let (mut channels, mut next_log) = (Vec::new(), 1);
+    fn load(&self, seed: u64) -> Result<(Vec<LoadedChannel>, u64), LogError> {
+        let (mut channels, mut next_log, mut lost) = (Vec::new(), 1, Vec::new());
         for guard in self.channels.iter() {
             let (key, value) = guard.into_inner()?;
             let entry = rkyv::from_bytes::<ChannelEntry, ArchiveError>(&value)
                 .map_err(|error| LogError::Damaged(format!("a channel: {error}")))?;
-            let name = parse_channel(&key)?;
-            let log = LogId(entry.log);
+            let channel = parse_channel(&key)?;
+            let (log, epoch) = (LogId(entry.log), Epoch(entry.epoch));
             next_log = next_log.max(entry.log + 1);
-            let last = self.edge(log, true)?;
-            let (head, last_ms, totals) = match last {
-                Some(record) => (record.last, record.last_ms, record.after),
-                None => {
+            let (head, last_ms, totals) = match self.edge(log, true) {
+                Ok(Some(record)) => (record.last, record.last_ms, record.after),
+                Ok(None) => {
                     let totals = Totals { messages: entry.messages, bytes: entry.bytes };
                     (Offset(entry.head), entry.last_ms, totals)
                 }
+                Err(LogError::Damaged(reason)) => {
+                    lost.push((channel, epoch, reason));
+                    continue;
+                }
+                Err(error) => return Err(error),
             };
-            // What subscribers saw before a power loss may not have reached the disk.
-            let leap = if after_power_loss { LEAP } else { 0 };
-            channels.push(LoadedChannel {
-                channel: name,
-                log,
-                epoch: Epoch(entry.epoch),
-                head,
-                next: Offset(head.0 + leap + 1),
-                last_ms,
-                totals,
-            });
+            let next = head.next();
+            channels.push(LoadedChannel { channel, log, epoch, head, next, last_ms, totals });
+        }
+        for (channel, epoch, reason) in lost {
+            channels.push(self.begin_anew(channel, epoch, LogId(next_log), seed, &reason)?);
+            next_log += 1;
         }
         Ok((channels, next_log))
+    }
+
+    /// A channel whose end cannot be read: nobody knows what was said last, so it begins again, in
+    /// another epoch.
+    fn begin_anew(
+        &self,
+        channel: ChannelKey,
+        epoch: Epoch,
+        log: LogId,
+        seed: u64,
+        reason: &str,
+    ) -> Result<LoadedChannel, LogError> {
+        tracing::error!(
+            channel = channel.slug.as_str(),
+            reason,
+            "a channel's history cannot be read and is lost; it begins a new epoch"
+        );
+        let epoch = Epoch(epoch.0.wrapping_add(seed | 1));
+        let (head, messages, bytes) = (0, 0, 0);
+        let entry = ChannelEntry { log: log.0, epoch: epoch.0, head, last_ms: 0, messages, bytes };
+        self.channels.insert(channel_key(&channel), encode(&entry)?)?;
+        let (head, next, totals) = (Offset(0), Offset(1), Totals::default());
+        Ok(LoadedChannel { channel, log, epoch, head, next, last_ms: 0, totals })
     }
 
     /// Appends runs, all or none of them.

@@ -1,0 +1,161 @@
+//! What is done about a log that is not as it was written.
+//!
+//! A crash in the middle of a write leaves a torn end, which the store cuts off by itself; here it
+//! is noticed, so that offsets go on behind a leap. A journal with damage in its middle is cut back
+//! to the last whole write. If that does not help, the log is set aside and an empty one begun. In
+//! each case it is said what happened, and nothing is deleted.
+
+use std::fs::{self, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use fjall::Database;
+
+use super::LogError;
+use super::store::{Found, Store};
+
+/// A log that was opened, with what was lost on the way.
+pub(super) struct Repaired {
+    pub(super) store: Store,
+    pub(super) found: Found,
+    /// Messages may have been lost that somebody has seen.
+    pub(super) is_cut: bool,
+}
+
+/// Opens the log, and repairs it where that is needed.
+pub(super) fn open(path: &Path, seed: u64) -> Result<Repaired, LogError> {
+    let written = active_journal(path).map(|journal| (written_bytes(&journal), journal));
+    match Store::open(path, seed) {
+        Ok((store, found)) => {
+            let is_cut = written.is_some_and(|(written, journal)| {
+                let left = fs::metadata(&journal).map_or(written, |about| about.len());
+                if left < written {
+                    tracing::warn!(
+                        bytes = written - left,
+                        "the end of the log was torn and is cut off: a write that was under way \
+                         when the server ended"
+                    );
+                }
+                left < written
+            });
+            Ok(Repaired { store, found, is_cut })
+        }
+        Err(LogError::Damaged(reason)) => {
+            tracing::error!(reason, "the log is damaged; looking for what of it is whole");
+            repair(path, seed)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn repair(path: &Path, seed: u64) -> Result<Repaired, LogError> {
+    let io = |error: io::Error| LogError::Store(error.to_string());
+    for journal in journals(path) {
+        let bytes = fs::metadata(&journal).map_err(io)?.len();
+        let whole = whole_bytes(&journal, path).map_err(io)?;
+        if whole < bytes {
+            let copy = journal.with_extension("jnl.damaged");
+            fs::copy(&journal, &copy).map_err(io)?;
+            File::options()
+                .write(true)
+                .open(&journal)
+                .and_then(|f| f.set_len(whole))
+                .map_err(io)?;
+            tracing::error!(
+                journal = %journal.display(),
+                copy = %copy.display(),
+                whole,
+                "a journal was cut back to its last whole write; what was behind it is lost from \
+                 history and kept in the copy"
+            );
+        }
+    }
+    if let Ok((store, found)) = Store::open(path, seed) {
+        return Ok(Repaired { store, found, is_cut: true });
+    }
+    let aside = free_name(path);
+    fs::rename(path, &aside).map_err(io)?;
+    tracing::error!(
+        aside = %aside.display(),
+        "the log cannot be repaired: it is set aside and an empty one begun; channels begin a new \
+         epoch"
+    );
+    let (store, found) = Store::open(path, seed)?;
+    Ok(Repaired { store, found, is_cut: false })
+}
+
+/// How much of a journal, from its start, the store can read. It is asked, with copies of ever
+/// better guesses in a folder of its own: the format is its own affair.
+fn whole_bytes(journal: &Path, path: &Path) -> io::Result<u64> {
+    let scratch = path.with_extension("repair");
+    let reads = |bytes: u64| -> io::Result<bool> {
+        let _ = fs::remove_dir_all(&scratch);
+        let make = Database::builder(&scratch).worker_threads(1).open();
+        drop(make.map_err(|error| io::Error::other(error.to_string()))?);
+        let name = scratch.join("0.jnl");
+        let mut copy = File::create(&name)?;
+        io::copy(&mut File::open(journal)?.take(bytes), &mut copy)?;
+        copy.flush()?;
+        Ok(Database::builder(&scratch).worker_threads(1).open().is_ok())
+    };
+    let (mut good, mut bad) = (0, fs::metadata(journal)?.len() + 1);
+    while bad - good > 1 {
+        let guess = if good == 0 && bad == fs::metadata(journal)?.len() + 1 {
+            bad - 1
+        } else {
+            good + (bad - good) / 2
+        };
+        if reads(guess)? {
+            good = guess;
+        } else {
+            bad = guess;
+        }
+    }
+    let _ = fs::remove_dir_all(&scratch);
+    Ok(good)
+}
+
+fn journals(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
+    let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    files.filter(|path| path.extension().is_some_and(|e| e == "jnl")).collect()
+}
+
+fn active_journal(path: &Path) -> Option<PathBuf> {
+    let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u64>().ok();
+    journals(path).into_iter().max_by_key(number)
+}
+
+/// Where the last byte stands that is not zero: journals are longer than what is written in them.
+fn written_bytes(path: &Path) -> u64 {
+    const STEP: u64 = 1 << 20;
+    let find = || -> io::Result<u64> {
+        let mut file = File::open(path)?;
+        let mut end = file.metadata()?.len();
+        let mut chunk = Vec::new();
+        while end > 0 {
+            let start = end.saturating_sub(STEP);
+            file.seek(SeekFrom::Start(start))?;
+            chunk.clear();
+            (&mut file).take(end - start).read_to_end(&mut chunk)?;
+            if let Some(last) = chunk.iter().rposition(|&byte| byte != 0) {
+                return Ok(start + last as u64 + 1);
+            }
+            end = start;
+        }
+        Ok(0)
+    };
+    find().unwrap_or(0)
+}
+
+/// `log.damaged-1`, `log.damaged-2` and so on, beside the log.
+fn free_name(path: &Path) -> PathBuf {
+    let mut number = 1;
+    loop {
+        let name = path.with_extension(format!("damaged-{number}"));
+        if !name.exists() {
+            return name;
+        }
+        number += 1;
+    }
+}
