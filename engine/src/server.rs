@@ -206,7 +206,8 @@ impl Server {
             Durability::Memory => (None, Vec::new()),
             _ => {
                 let (log, opened) = open_log(config, &mailboxes)?;
-                shared = shared.with_log(&log, opened.incarnation, opened.next_log);
+                shared =
+                    shared.with_log(Arc::clone(&log.status), opened.incarnation, opened.next_log);
                 (Some(log), opened.channels)
             }
         };

@@ -8,7 +8,7 @@ use super::{ChannelKey, OutboxLimits, Refused, ShardId};
 use crate::auth::Keys;
 use crate::clock::ticks;
 use crate::hash::Placement;
-use crate::history::log::{Log, LogId, LogStatus};
+use crate::history::log::{LogId, LogStatus};
 use crate::history::{Durability, Retention};
 use crate::metrics::ShardMetrics;
 
@@ -172,8 +172,8 @@ impl Shared {
     }
 
     /// With a log that names itself `incarnation` and whose first free id is `next_log`.
-    pub fn with_log(mut self, log: &Log, incarnation: u64, next_log: u64) -> Self {
-        self.log = Some(Arc::clone(&log.status));
+    pub fn with_log(mut self, status: Arc<LogStatus>, incarnation: u64, next_log: u64) -> Self {
+        self.log = Some(status);
         self.epochs = Placement::new(incarnation);
         self.next_log = AtomicU64::new(next_log);
         self

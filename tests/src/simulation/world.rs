@@ -7,6 +7,7 @@ use std::sync::Arc;
 use fastrand::Rng;
 use pushflo_engine::auth::{Access, AppId, Key, KeyDigest, Keys, Role};
 use pushflo_engine::clock::Now;
+use pushflo_engine::history::log::LoadedChannel;
 use pushflo_engine::history::{Durability, Retention};
 use pushflo_engine::shard::{
     AllowedOrigins, Batch, Closing, ConnectionKey, Envelope, Limits, OutboxLimits, Settings, Shard,
@@ -14,6 +15,7 @@ use pushflo_engine::shard::{
 };
 
 use super::client::{Link, Publisher, Subscriber, Tally, ViewState};
+use super::log::ModelLog;
 use super::oracle::Oracle;
 use crate::server::{PUBLISH_KEY, SECRET_KEY};
 
@@ -26,6 +28,11 @@ const REST_ROUNDS: usize = 20_000;
 struct World {
     random: Rng,
     now: Now,
+    settings: Arc<Settings>,
+    /// Decides where channels live, and their epochs.
+    placement: u64,
+    log: ModelLog,
+    crashes: u64,
     shards: Vec<Shard>,
     mailboxes: Vec<VecDeque<Envelope>>,
     mailbox_max: usize,
@@ -57,6 +64,7 @@ pub fn run(seed: u64) -> Tally {
         ("recoveries", oracle.recoveries),
         ("gaps", oracle.gaps),
         ("too slow", oracle.too_slow),
+        ("crashes", world.crashes),
     ])
 }
 
@@ -65,6 +73,7 @@ impl World {
         let mut random = Rng::with_seed(seed);
         let shards = random.usize(1..=4);
         let may_forget = random.u8(..) < 64;
+        let has_log = random.bool();
         let key =
             |key, role| Key { digest: KeyDigest::of(key), access: Access { app: AppId(0), role } };
         let settings = Arc::new(Settings {
@@ -81,25 +90,25 @@ impl World {
                 age_ms_max: 1_000_000_000,
                 messages_max: if may_forget { 5 } else { 1_000_000 },
                 channel_bytes_max: 1_000_000_000,
-                shard_bytes_max: 1_000_000_000,
+                // With a log, memory need not hold it all.
+                shard_bytes_max: if has_log { random.usize(0..5_000) } else { 1_000_000_000 },
             },
-            durability: Durability::Memory,
+            durability: if has_log { Durability::Os } else { Durability::Memory },
             outbox: OutboxLimits { envelopes_max: random.usize(1..10), bytes_max: 5_000 },
             metrics_on_main_port: true,
         });
-        let shared = Arc::new(Shared::new(shards, random.u64(..)));
         let now = Now { unix_ms: 1_700_000_000_000, tick: 0 };
-        let cores = (0..shards)
-            .map(|id| {
-                let (settings, shared) = (Arc::clone(&settings), Arc::clone(&shared));
-                Shard::new(ShardId(id as u16), settings, shared, random.u64(..), now)
-            })
-            .collect();
+        let placement = random.u64(..);
+        let log = ModelLog::new(if may_forget { 5 } else { usize::MAX });
         let channels = random.usize(1..=3);
-        Self {
+        let mut world = Self {
             now,
-            shards: cores,
-            mailboxes: (0..shards).map(|_| VecDeque::new()).collect(),
+            settings,
+            placement,
+            log,
+            crashes: 0,
+            shards: Vec::new(),
+            mailboxes: Vec::new(),
             mailbox_max: random.usize(1..8),
             writes: BTreeMap::new(),
             subscribers: (0..random.usize(1..=5)).map(|_| Subscriber::new(channels)).collect(),
@@ -110,11 +119,72 @@ impl World {
             next_content: 0,
             oracle: Oracle::default(),
             random,
+        };
+        world.start(shards, Vec::new());
+        world
+    }
+
+    /// New shards, with what the log has.
+    fn start(&mut self, shards: usize, loaded: Vec<LoadedChannel>) {
+        let shared = Shared::new(shards, self.placement).with_log(
+            Arc::default(),
+            self.placement,
+            self.log.next_log(),
+        );
+        let shared = Arc::new(shared);
+        self.shards = (0..shards)
+            .map(|id| {
+                let (settings, shared) = (Arc::clone(&self.settings), Arc::clone(&shared));
+                let seed = self.random.u64(..);
+                Shard::new(ShardId(id as u16), settings, shared, seed, self.now)
+            })
+            .collect();
+        for channel in loaded {
+            let home = shared.home_shard(&channel.channel);
+            self.shards[home.index()].load(channel);
+        }
+        self.mailboxes = (0..shards).map(|_| VecDeque::new()).collect();
+    }
+
+    fn has_log(&self) -> bool {
+        self.settings.durability != Durability::Memory
+    }
+
+    /// The machine goes down and comes back, on as many shards as the seed says.
+    fn crash(&mut self) {
+        self.crashes += 1;
+        self.writes.clear();
+        self.subscribers.iter_mut().for_each(|subscriber| subscriber.link = None);
+        self.publishers.iter_mut().for_each(|publisher| publisher.link = None);
+        let leap = if self.random.bool() { 0 } else { 1 << 24 };
+        let loaded = self.log.crash(leap);
+        let shards = self.random.usize(1..=4);
+        self.start(shards, loaded);
+    }
+
+    fn log_acts(&mut self) {
+        if !self.has_log() {
+            return;
+        }
+        match self.random.u16(..) {
+            // A disk that fails works again before long.
+            0..10_000 if self.log.is_failing => self.log.is_failing = false,
+            0..200 => self.log.is_failing = true,
+            200..500 => self.crash(),
+            _ => {
+                self.log_answers();
+            }
         }
     }
 
+    fn log_answers(&mut self) -> bool {
+        let Some((shard, envelope)) = self.log.act(&mut self.random) else { return false };
+        self.mailboxes[shard.index()].push_back(envelope);
+        true
+    }
+
     fn step(&mut self) {
-        match self.random.u8(0..20) {
+        match self.random.u8(0..23) {
             0..=2 => self.subscriber_acts(),
             3..=5 => self.publisher_acts(),
             6..=9 => self.bytes_arrive(),
@@ -122,6 +192,7 @@ impl World {
             12..=14 => self.shard_turns(),
             15..=16 => self.write_ends(),
             17..=18 => self.client_reads(),
+            19..=21 => self.log_acts(),
             _ => self.time_passes(),
         }
     }
@@ -264,6 +335,8 @@ impl World {
             });
             moved |= sent > 0;
         }
+        let log = &mut self.log;
+        self.shards[shard].post_log_calls(|call| log.post(call).inspect(|()| moved = true));
         self.closings(shard);
         moved
     }
@@ -372,8 +445,9 @@ impl World {
 
     /// Lets everything under way arrive.
     fn come_to_rest(&mut self) {
+        self.log.is_failing = false;
         for _ in 0..REST_ROUNDS {
-            let mut moved = false;
+            let mut moved = self.log_answers();
             for which in 0..self.subscribers.len() + self.publishers.len() {
                 moved |= self.deliver(which, usize::MAX);
                 moved |= self.read(which, usize::MAX);

@@ -1,0 +1,136 @@
+//! A model of the log: what the shards may ask of the real one, answered from a list in memory that
+//! outlives them. It is slow when the seed says so, and fails, and is forgotten at its old end.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use fastrand::Rng;
+use pushflo_engine::history::log::{
+    Append, Entry, LoadedChannel, LogCall, LogFailure, LogId, Past, Read, ReadFrom, Totals,
+};
+use pushflo_engine::shard::{ChannelKey, Envelope, ShardId};
+use pushflo_protocol::{Epoch, Message, Offset};
+
+/// Calls that wait at most; the shards keep the rest.
+const CALLS_MAX: usize = 4;
+
+#[derive(Debug, Default)]
+pub struct ModelLog {
+    channels: BTreeMap<LogId, Channel>,
+    appends: VecDeque<Append>,
+    questions: VecDeque<LogCall>,
+    refused_terms: BTreeMap<ShardId, u32>,
+    pub is_failing: bool,
+    /// Most messages of a channel; the oldest go.
+    messages_max: usize,
+}
+
+#[derive(Debug)]
+struct Channel {
+    name: ChannelKey,
+    epoch: Epoch,
+    /// The last offset, also of what was forgotten.
+    head: Offset,
+    messages: VecDeque<(Offset, Message)>,
+}
+
+impl ModelLog {
+    pub fn new(messages_max: usize) -> Self {
+        Self { messages_max, ..Self::default() }
+    }
+
+    pub fn post(&mut self, call: LogCall) -> Result<(), LogCall> {
+        match call {
+            LogCall::Append(append) if self.appends.len() < CALLS_MAX => {
+                self.appends.push_back(append);
+                Ok(())
+            }
+            LogCall::Read(_) | LogCall::Page(_) if self.questions.len() < CALLS_MAX => {
+                self.questions.push_back(call);
+                Ok(())
+            }
+            full => Err(full),
+        }
+    }
+
+    /// Answers one call, an append or a question as the seed says.
+    pub fn act(&mut self, random: &mut Rng) -> Option<(ShardId, Envelope)> {
+        if self.questions.is_empty() || (random.bool() && !self.appends.is_empty()) {
+            let append = self.appends.pop_front()?;
+            return Some((append.shard, Envelope::Logged(self.append(append))));
+        }
+        match self.questions.pop_front()? {
+            LogCall::Read(read) => {
+                let answer = Ok(self.read(&read));
+                Some((read.shard, Envelope::Read(Box::new((read.read, answer)))))
+            }
+            other => panic!("nobody asks for {other:?}"),
+        }
+    }
+
+    fn append(&mut self, append: Append) -> Result<(), LogFailure> {
+        let failure = || LogFailure("the disk is full".into());
+        let refused = self.refused_terms.get(&append.shard);
+        if refused.is_some_and(|term| append.term <= *term) {
+            return Err(failure());
+        }
+        if self.is_failing {
+            self.refused_terms.insert(append.shard, append.term);
+            return Err(failure());
+        }
+        for Entry { log, prev, message, new } in append.entries {
+            let channel = self.channels.entry(log).or_insert_with(|| {
+                let (name, epoch) = *new.expect("the log does not know the channel");
+                Channel { name, epoch, head: Offset(0), messages: VecDeque::new() }
+            });
+            assert_eq!(channel.head, prev, "a hole in the log");
+            assert!(message.offset > prev);
+            channel.head = message.offset;
+            channel.messages.push_back((prev, message));
+            while channel.messages.len() > self.messages_max {
+                channel.messages.pop_front();
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, read: &Read) -> Option<Past> {
+        let channel = &self.channels[&read.log];
+        assert!(read.until <= channel.head, "a reader is ahead of the log");
+        let all: Vec<&(Offset, Message)> =
+            channel.messages.iter().filter(|(_, m)| m.offset <= read.until).collect();
+        let from = match read.from {
+            ReadFrom::After(offset) if offset == read.until => all.len(),
+            ReadFrom::After(offset) => all.iter().position(|(prev, _)| *prev == offset)?,
+            ReadFrom::Recent { messages_max, .. } => {
+                all.len().saturating_sub(usize::try_from(messages_max).unwrap_or(usize::MAX))
+            }
+        };
+        let frames: Vec<u8> =
+            all[from..].iter().flat_map(|(_, message)| message.frame.to_vec()).collect();
+        let messages = (all.len() - from) as u64;
+        Some(Past { frames: vec![Bytes::from(frames)], messages })
+    }
+
+    /// The machine goes down: what was not appended is gone. Returns what the log has.
+    pub fn crash(&mut self, leap: u64) -> Vec<LoadedChannel> {
+        self.appends.clear();
+        self.questions.clear();
+        self.refused_terms.clear();
+        let loaded = |(log, channel): (&LogId, &Channel)| LoadedChannel {
+            channel: channel.name.clone(),
+            log: *log,
+            epoch: channel.epoch,
+            head: channel.head,
+            next: Offset(channel.head.0 + leap + 1),
+            last_ms: 0,
+            totals: Totals::default(),
+        };
+        self.channels.iter().map(loaded).collect()
+    }
+
+    /// The first id that is free.
+    pub fn next_log(&self) -> u64 {
+        self.channels.keys().next_back().map_or(1, |log| log.0 + 1)
+    }
+}
