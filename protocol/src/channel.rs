@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
+use crate::error::Refusal;
 use crate::limits::SLUG_BYTES_MAX;
 
 /// The name of a channel inside its app. Cheap to clone and to send between threads.
@@ -33,6 +34,12 @@ pub enum SlugError {
         /// Where it stands, in bytes from the start.
         position: usize,
     },
+}
+
+impl From<SlugError> for Refusal {
+    fn from(error: SlugError) -> Self {
+        Self::field("channel", error.to_string())
+    }
 }
 
 impl ChannelSlug {

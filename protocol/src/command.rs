@@ -106,7 +106,7 @@ impl Frame<'_> {
     fn channel(&self) -> Result<ChannelSlug, Refusal> {
         let text = self.channel.as_deref();
         let text = text.ok_or_else(|| Refusal::field("channel", "channel is required"))?;
-        ChannelSlug::parse(text).map_err(|error| Refusal::field("channel", error.to_string()))
+        Ok(ChannelSlug::parse(text)?)
     }
 
     fn start(&self) -> Result<Start, Refusal> {

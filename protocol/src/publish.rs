@@ -33,7 +33,7 @@ impl<'a> Publish<'a> {
         let channel =
             body.channel.ok_or_else(|| Refusal::field("channel", "channel is required"))?;
         let content = (body.event, body.client_id, body.data);
-        check(slug(&channel)?, content, ("event", "data"), payload_bytes_max)
+        check(ChannelSlug::parse(&channel)?, content, ("event", "data"), payload_bytes_max)
     }
 
     /// Parses the body of `POST /api/v1/channels/:slug/messages`, `channel` being the slug.
@@ -84,15 +84,15 @@ impl<'a> Publish<'a> {
                     // More than the most are not looked at: the whole is refused below.
                     for channel in channels.iter().take(BATCH_MESSAGES_MAX + 1) {
                         let content = (event.clone(), client_id.clone(), data);
-                        messages.push(slug(channel).and_then(|slug| {
-                            check(slug, content, ("event", "data"), payload_bytes_max)
-                        }));
+                        messages.push(ChannelSlug::parse(channel).map_err(Refusal::from).and_then(
+                            |slug| check(slug, content, ("event", "data"), payload_bytes_max),
+                        ));
                     }
                 }
                 Ok(Body { channel, event, client_id, data, .. }) => {
                     let channel = channel
                         .ok_or_else(|| Refusal::field("channel", "channel is required"))
-                        .and_then(|channel| slug(&channel));
+                        .and_then(|channel| Ok(ChannelSlug::parse(&channel)?));
                     messages.push(channel.and_then(|slug| {
                         let content = (event, client_id, data);
                         check(slug, content, ("event", "data"), payload_bytes_max)
@@ -149,10 +149,6 @@ fn parse_items(body: &[u8]) -> Result<Vec<Result<Body<'_>, Refusal>>, Refusal> {
             }
         },
     }
-}
-
-fn slug(channel: &str) -> Result<ChannelSlug, Refusal> {
-    ChannelSlug::parse(channel).map_err(|error| Refusal::field("channel", error.to_string()))
 }
 
 /// Event type, client id and content as they were sent.

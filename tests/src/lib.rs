@@ -5,3 +5,8 @@ pub mod http;
 pub mod program;
 pub mod server;
 pub mod simulation;
+
+/// A number that whoever runs the tests may set in the environment.
+pub fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}

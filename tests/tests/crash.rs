@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use pushflo_tests::client::Subscriber;
 use pushflo_tests::http::{HttpClient, get, publish_body, request};
+use pushflo_tests::number;
 use pushflo_tests::program::{Program, command};
 use pushflo_tests::server::{PUBLISH_KEY, SECRET_KEY};
 use rustix::process::Signal;
@@ -41,10 +42,6 @@ impl World {
 
 /// What a publisher was told: channel, offset, content.
 type Acknowledged = Vec<(String, u64, String)>;
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
-}
 
 fn serve(data: &std::path::Path, durability: &str) -> (Program, SocketAddr) {
     let data_dir = data.to_str().unwrap();
@@ -208,7 +205,7 @@ fn history(address: SocketAddr, channel: &str) -> Vec<(u64, String)> {
 }
 
 fn crash_many_times(durability: &str) {
-    let seed = number("PUSHFLO_SEED", fastrand::u64(..));
+    let seed = number("PUSHFLO_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("PUSHFLO_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let data = tempfile::tempdir().unwrap();
@@ -221,7 +218,7 @@ fn crash_many_times(durability: &str) {
         .map(|n| CHANNELS[n % CHANNELS.len()])
         .map(|channel| (channel, follow(Arc::clone(&world), channel)))
         .collect();
-    for _ in 0..number("PUSHFLO_CRASHES", 10) {
+    for _ in 0..number("PUSHFLO_CRASHES").unwrap_or(10) {
         thread::sleep(Duration::from_millis(random.u64(20..400)));
         program.signal(Signal::KILL);
         drop(program);

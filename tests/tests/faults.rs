@@ -11,14 +11,11 @@ use std::time::{Duration, Instant};
 
 use pushflo_tests::client::Subscriber;
 use pushflo_tests::http::{HttpClient, PATIENCE, get, post, publish_body};
+use pushflo_tests::number;
 use pushflo_tests::program::{Program, command, path};
 use pushflo_tests::server::{PUBLISH_KEY, SECRET_KEY};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap())
-}
 
 fn serve(mut command: std::process::Command) -> (Program, SocketAddr) {
     command.env("PUSHFLO_PUBLISH_KEY", PUBLISH_KEY).env("PUSHFLO_SECRET_KEY", SECRET_KEY);
@@ -201,7 +198,7 @@ fn damage(file: &Path, random: &mut fastrand::Rng) -> String {
 /// true, no offset is given twice, and it goes on.
 #[test]
 fn damaged_files_never_make_history_lie() {
-    let seed = number("PUSHFLO_SEED", fastrand::u64(..));
+    let seed = number("PUSHFLO_SEED").unwrap_or_else(|| fastrand::u64(..));
     println!("PUSHFLO_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
     let folder = tempfile::tempdir().unwrap();
@@ -214,7 +211,7 @@ fn damaged_files_never_make_history_lie() {
     program.signal(Signal::KILL);
     drop(program);
     let all = files(&original.join("log"));
-    for round in 0..number("PUSHFLO_DAMAGES", 6) {
+    for round in 0..number("PUSHFLO_DAMAGES").unwrap_or(6) {
         let data = folder.path().join("damaged");
         copy(&original, &data);
         let file = &all[random.usize(..all.len())];

@@ -7,14 +7,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
+use pushflo_tests::number;
 use pushflo_tests::simulation::client::Tally;
 use pushflo_tests::simulation::run;
 
 const SEEDS: u64 = 10_000;
-
-fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap())
-}
 
 #[test]
 fn nothing_is_lost_doubled_or_reordered_in_ten_thousand_worlds() {

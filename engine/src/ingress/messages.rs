@@ -1,7 +1,7 @@
 //! `GET /api/v1/channels/:slug/messages`: history, newest first.
 
-use pushflo_protocol::Refusal;
 use pushflo_protocol::http::Request;
+use pushflo_protocol::{ChannelSlug, Refusal};
 
 use crate::auth::Role;
 use crate::connection::Answering;
@@ -22,7 +22,7 @@ impl Shard {
         slug: &str,
     ) -> Result<Answering, Refusal> {
         let access = self.authorize(request, Role::Secret)?;
-        let channel = ChannelKey { app: access.app, slug: super::slug(slug)? };
+        let channel = ChannelKey { app: access.app, slug: ChannelSlug::parse(slug)? };
         let query = page_query(request)?;
         let home = self.home_shard(&channel);
         if self.is_way_full(home) {

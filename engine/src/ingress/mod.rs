@@ -12,7 +12,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use pushflo_protocol::http::{Request, percent_decode};
 use pushflo_protocol::limits::{BATCH_BYTES_MAX, ENVELOPE_BYTES_MAX};
-use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal};
+use pushflo_protocol::{ErrorCode, Refusal};
 
 use crate::auth::{Access, Role};
 use crate::connection::{AllowOrigin, Answering, Reply};
@@ -146,10 +146,6 @@ fn preflight() -> Reply {
 fn channel_messages(path: &str) -> Option<Cow<'_, str>> {
     let slug = path.strip_prefix("/api/v1/channels/")?.strip_suffix("/messages")?;
     Some(percent_decode(slug))
-}
-
-fn slug(text: &str) -> Result<ChannelSlug, Refusal> {
-    ChannelSlug::parse(text).map_err(|error| Refusal::field("channel", error.to_string()))
 }
 
 /// The answer where no route fits: 405 with the methods there are (RFC 9110 section 15.5.6), or 404.

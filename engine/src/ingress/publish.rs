@@ -1,8 +1,8 @@
 //! `POST /api/v1/publish` and `POST /api/v1/channels/:slug/messages`.
 
-use pushflo_protocol::Refusal;
 use pushflo_protocol::http::Request;
 use pushflo_protocol::publish::Publish;
+use pushflo_protocol::{ChannelSlug, Refusal};
 
 use crate::auth::{AppId, Role};
 use crate::connection::Answering;
@@ -29,7 +29,7 @@ impl Shard {
     ) -> Result<Answering, Refusal> {
         let access = self.authorize(request, Role::Secret)?;
         let most = self.settings.limits.payload_bytes_max;
-        let publish = Publish::parse_message(super::slug(slug)?, &request.body, most)?;
+        let publish = Publish::parse_message(ChannelSlug::parse(slug)?, &request.body, most)?;
         self.send_home(id, access.app, publish, 201)
     }
 

@@ -4,12 +4,13 @@
 //! waits for. When the disk fails it refuses everything, and opens the log again and again until
 //! that works.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
-use pushflo_protocol::Message;
+use pushflo_protocol::{Epoch, Message, Offset};
 
 use super::record::Totals;
 use super::store::{Keep, Oldest, Run, Store, TrimChannel};
@@ -39,12 +40,18 @@ const SLACK: u64 = 8;
 /// What the writer knows of a channel.
 struct Known {
     channel: ChannelKey,
-    epoch: pushflo_protocol::Epoch,
+    epoch: Epoch,
     totals: Totals,
     /// The oldest record on disk, as far as it is known.
     oldest: Option<Oldest>,
     /// Whether there are records.
     is_stored: bool,
+}
+
+impl Known {
+    fn new(channel: ChannelKey, epoch: Epoch, totals: Totals) -> Self {
+        Self { channel, epoch, totals, oldest: None, is_stored: true }
+    }
 }
 
 pub(super) struct Writer {
@@ -54,8 +61,8 @@ pub(super) struct Writer {
     known: HashMap<LogId, Known>,
     /// Whose turn it is to be looked at for what has become too old.
     round: Vec<LogId>,
-    /// Channels that are over a limit.
-    over: Vec<LogId>,
+    /// Channels that are over a limit, each once.
+    over: BTreeSet<LogId>,
     /// By shard: appends of this term or an earlier one are refused.
     refused_terms: HashMap<u16, u32>,
     /// Why writing fails, while it does.
@@ -74,7 +81,7 @@ impl Writer {
     ) -> Self {
         let known = |loaded: LoadedChannel| {
             let LoadedChannel { channel, log, epoch, totals, .. } = loaded;
-            (log, Known { channel, epoch, totals, oldest: None, is_stored: true })
+            (log, Known::new(channel, epoch, totals))
         };
         Self {
             shelf,
@@ -82,7 +89,7 @@ impl Writer {
             status,
             known: channels.into_iter().map(known).collect(),
             round: Vec::new(),
-            over: Vec::new(),
+            over: BTreeSet::new(),
             refused_terms: HashMap::default(),
             failure: None,
             tried_ms: 0,
@@ -99,7 +106,7 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if let Some(log) = self.over.pop() {
+            if let Some(log) = self.over.pop_first() {
                 self.trim(log);
             }
             let now_ms = clock::unix_ms();
@@ -136,12 +143,11 @@ impl Writer {
             None => self.append(&mut accepted),
             Some(failure) => Err(failure.clone()),
         };
-        if let Err(failure) = &result {
+        if result.is_err() {
             for append in &accepted {
                 self.refused_terms.insert(append.shard.0, append.term);
             }
             LogStatus::add(&self.status.failures_total, accepted.len() as u64);
-            self.failure.get_or_insert_with(|| failure.clone());
         }
         // What was refused came before what was accepted, shard by shard.
         let earlier = self.failure.clone();
@@ -183,18 +189,10 @@ impl Writer {
         LogStatus::add(&self.status.groups_total, 1);
         let retention = self.plan.retention;
         for run in runs {
-            if let Some(new) = run.new
-                && !self.known.contains_key(&run.log)
-            {
+            if let Some(new) = run.new {
                 let (channel, epoch) = *new;
-                let known = Known {
-                    channel,
-                    epoch,
-                    totals: Totals::default(),
-                    oldest: None,
-                    is_stored: true,
-                };
-                self.known.insert(run.log, known);
+                let known = || Known::new(channel, epoch, Totals::default());
+                self.known.entry(run.log).or_insert_with(known);
             }
             let Some(known) = self.known.get_mut(&run.log) else { continue };
             known.totals = totals.get(&run.log).copied().unwrap_or(known.totals);
@@ -206,7 +204,7 @@ impl Writer {
             if known.totals.messages - before.messages > messages + messages / SLACK
                 || known.totals.bytes - before.bytes > bytes + bytes / SLACK
             {
-                self.over.push(run.log);
+                self.over.insert(run.log);
             }
         }
         Ok(())
@@ -286,7 +284,7 @@ impl Writer {
                 known.is_stored = trimmed.oldest.is_some();
                 LogStatus::add(&self.status.expired_total, trimmed.dropped as u64);
                 if trimmed.more {
-                    self.over.push(log);
+                    self.over.insert(log);
                 }
             }
             Err(error) => {
@@ -299,9 +297,9 @@ impl Writer {
 /// Messages of one channel whose offsets follow each other.
 struct OwnedRun {
     log: LogId,
-    prev: pushflo_protocol::Offset,
+    prev: Offset,
     messages: Vec<Message>,
-    new: Option<Box<(ChannelKey, pushflo_protocol::Epoch)>>,
+    new: Option<Box<(ChannelKey, Epoch)>>,
 }
 
 /// Gathers the messages of a group into runs, taking them out of it.
