@@ -176,6 +176,11 @@ impl Plan {
         Ok((plan, given))
     }
 
+    /// The grain of what is told over time.
+    pub(crate) fn interval(&self) -> Duration {
+        (self.duration / 50).max(Duration::from_millis(100))
+    }
+
     fn check(&self) -> Result<(), PlanError> {
         let least = [
             ("channels", self.channels),

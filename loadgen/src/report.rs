@@ -12,7 +12,7 @@ use crate::html::{self, Plot, Series};
 use crate::plan::Plan;
 use crate::process::Machine;
 use crate::run::{Measured, Sample};
-use crate::worker::Findings;
+use crate::worker::{Findings, histogram};
 
 /// A generating thread that waits less than this may be what limits the run.
 const HEADROOM_MIN: f64 = 0.05;
@@ -27,13 +27,20 @@ pub(crate) struct Report {
     measured: Measured,
     /// All threads' findings in one.
     all: Findings,
+    /// All latencies, over all threads and the whole time.
+    latency: Histogram<u64>,
 }
 
 impl Report {
     pub(crate) fn new(plan: Plan, measured: Measured, findings: Vec<Findings>) -> io::Result<Self> {
         let merged = findings.into_iter().map(Ok).reduce(|all: io::Result<Findings>, one| {
             let (mut all, one) = (all?, one?);
-            all.latency.add(&one.latency).map_err(io::Error::other)?;
+            for (index, latency) in one.latency.into_iter().enumerate() {
+                match all.latency.get_mut(index) {
+                    Some(of_all) => of_all.add(&latency).map_err(io::Error::other)?,
+                    None => all.latency.push(latency),
+                }
+            }
             all.answer.add(&one.answer).map_err(io::Error::other)?;
             all.recovery.add(&one.recovery).map_err(io::Error::other)?;
             all.tally.delivered += one.tally.delivered;
@@ -49,7 +56,11 @@ impl Report {
             Ok(all)
         });
         let all = merged.ok_or_else(|| io::Error::other("no thread ran"))??;
-        Ok(Self { plan, measured, all })
+        let mut latency = histogram()?;
+        for part in &all.latency {
+            latency.add(part).map_err(io::Error::other)?;
+        }
+        Ok(Self { plan, measured, all, latency })
     }
 
     /// Whether every message arrived once, in order and intact, at everyone.
@@ -169,7 +180,7 @@ impl Report {
             );
         }
         for (name, histogram) in [
-            ("latency", &self.all.latency),
+            ("latency", &self.latency),
             ("publish answered", &self.all.answer),
             ("return to whole", &self.all.recovery),
         ] {
@@ -243,8 +254,35 @@ impl Report {
             over_time("Deliveries", "per second", "deliveries", deliveries),
             over_time("Publishes", "per second", "publishes", rate(|sample| sample.publishes)),
             over_time("Messages gathered into one write", "messages", "messages", gathered),
+            self.latency_over_time_plot(),
             self.latency_plot(),
         ]
+    }
+
+    /// The middle of each interval in seconds, and its latencies.
+    fn intervals(&self) -> impl Iterator<Item = (f64, &Histogram<u64>)> {
+        let seconds = self.plan.interval().as_secs_f64();
+        let intervals = self.all.latency.iter().enumerate().filter(|(_, h)| !h.is_empty());
+        intervals.map(move |(index, histogram)| ((index as f64 + 0.5) * seconds, histogram))
+    }
+
+    fn latency_over_time(&self) -> Value {
+        let interval = |(seconds, histogram)| json!({ "seconds": seconds, "latencyNanoseconds": percentiles(histogram) });
+        self.intervals().map(interval).collect()
+    }
+
+    fn latency_over_time_plot(&self) -> Plot<'static> {
+        let series = |name, percentile| {
+            let value = |h: &Histogram<u64>| h.value_at_percentile(percentile) as f64 / 1e6;
+            Series { name, points: self.intervals().map(|(at, h)| (at, value(h))).collect() }
+        };
+        Plot {
+            title: "Latency over time",
+            x_label: "seconds",
+            y_label: "milliseconds",
+            x_ticks: Vec::new(),
+            series: vec![series("p50", 50.0), series("p99", 99.0), series("max", 100.0)],
+        }
     }
 
     /// Percentiles on a scale on which each nine takes the same room.
@@ -269,7 +307,7 @@ impl Report {
             y_label: "milliseconds",
             x_ticks: marks.iter().map(|mark| (place(*mark), mark.to_string())).collect(),
             series: [
-                ("message", &self.all.latency),
+                ("message", &self.latency),
                 ("publish answered", &self.all.answer),
                 ("return", &self.all.recovery),
             ]
@@ -312,9 +350,10 @@ impl Report {
                 m.server.map(|s| [s.voluntary_switches, s.involuntary_switches]),
             "memoryPerConnectionBytes": self.memory_per_connection(),
             "kernelSlabBytes": m.slab.1.saturating_sub(m.slab.0),
-            "latencyNanoseconds": percentiles(&self.all.latency),
+            "latencyNanoseconds": percentiles(&self.latency),
             "answerNanoseconds": percentiles(&self.all.answer),
             "recoveryNanoseconds": percentiles(&self.all.recovery),
+            "latencyOverTime": self.latency_over_time(),
             "generatorIdleShares": m.idle,
             "samples": m.samples,
             "checked": {

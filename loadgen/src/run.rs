@@ -169,7 +169,7 @@ impl Leader {
         let (before, idle_before, started) = (count(self), self.idle_ns(), now_ns());
         self.shared.enter(Phase::Measure);
         let until = started + self.plan().duration.as_nanos() as u64;
-        let every = (self.plan().duration / 100).max(Duration::from_millis(100)).as_nanos() as u64;
+        let every = self.plan().interval().as_nanos() as u64;
         let mut next = started + every;
         while now_ns() < until && !self.is_interrupted() {
             std::thread::sleep(LOOK);
@@ -215,18 +215,18 @@ impl Leader {
 
     /// Waits until everything that was published has arrived everywhere.
     fn drain(&mut self) {
-        self.settle(Phase::Drain, DRAIN_PATIENCE);
+        self.enter(Phase::Drain);
+        self.wait(DRAIN_PATIENCE, |shared| shared.sum(|c| &c.in_flight) == 0);
+        self.settle(Phase::Settle, DRAIN_PATIENCE);
     }
 
     fn storm(&mut self) {
         // A first message on each channel, so that there is a position to recover from.
-        self.enter(Phase::Miss);
-        self.settle(Phase::Drain, DRAIN_PATIENCE);
-        self.enter(Phase::Drop);
-        let before = self.shared.sum(|c| &c.published);
-        self.enter(Phase::Miss);
         let wanted = self.plan().missed * self.plan().channels as u64;
-        self.wait(DRAIN_PATIENCE, |shared| shared.sum(|c| &c.published) >= before + wanted);
+        self.publish_all(wanted);
+        self.drain();
+        self.enter(Phase::Drop);
+        self.publish_all(wanted);
         let pid = self.plan().server_pid;
         let (server_before, delivered, started) =
             (pid.and_then(Usage::of), self.shared.sum(|c| &c.delivered), now_ns());
@@ -242,13 +242,17 @@ impl Leader {
         self.measured.live = self.shared.sum(|c| &c.live);
     }
 
-    /// Enters a phase and waits until nobody is behind and no answer is missing.
+    /// Publishes so many messages.
+    fn publish_all(&mut self, wanted: u64) {
+        let before = self.shared.sum(|c| &c.published);
+        self.enter(Phase::Miss);
+        self.wait(DRAIN_PATIENCE, |shared| shared.sum(|c| &c.published) >= before + wanted);
+    }
+
+    /// Enters a phase and waits until nobody is behind.
     fn settle(&mut self, phase: Phase, patience: Duration) {
-        self.wait(patience, |shared| shared.sum(|c| &c.in_flight) == 0);
         self.enter(phase);
-        self.wait(patience, |shared| {
-            shared.sum(|c| &c.in_flight) == 0 && shared.sum(|c| &c.behind) == 0
-        });
+        self.wait(patience, |shared| shared.sum(|c| &c.behind) == 0);
     }
 
     /// Enters a phase; returns when all threads have.

@@ -33,8 +33,10 @@ pub(crate) enum Phase {
     /// Publish, but measure nothing yet.
     WarmUp,
     Measure,
-    /// Publish nothing more, receive the rest.
+    /// Publish nothing more, receive the answers that are left.
     Drain,
+    /// All answers are there, so it is known what the last message of each channel is: receive it.
+    Settle,
     /// Drop all subscribers.
     Drop,
     /// Publish what they miss.
@@ -45,11 +47,12 @@ pub(crate) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Connect,
         Self::WarmUp,
         Self::Measure,
         Self::Drain,
+        Self::Settle,
         Self::Drop,
         Self::Miss,
         Self::Return,
@@ -84,7 +87,7 @@ pub(crate) struct Counters {
     pub(crate) published: AtomicU64,
     pub(crate) refused: AtomicU64,
     pub(crate) in_flight: AtomicU64,
-    /// Subscribers that have not seen their channel's head yet; counted while draining.
+    /// Subscribers that have not seen their channel's head yet; counted while settling.
     pub(crate) behind: AtomicU64,
     /// The phase for which `behind` and `live` hold.
     pub(crate) seen: AtomicU8,
@@ -136,8 +139,9 @@ impl Shared {
 
 /// What a thread has measured when it ends.
 pub(crate) struct Findings {
-    /// From the intended time of a publish to its receipt, in nanoseconds.
-    pub(crate) latency: Histogram<u64>,
+    /// From the intended time of a publish to its receipt, in nanoseconds: one histogram for each
+    /// [`Plan::interval`] of the measured time.
+    pub(crate) latency: Vec<Histogram<u64>>,
     /// From the intended time of a publish to its answer.
     pub(crate) answer: Histogram<u64>,
     /// From the moment all return to a subscriber's last missed message.
@@ -183,6 +187,8 @@ pub(crate) struct Worker {
     /// When all began to return. A subscriber's recovery counts from then, also where it had to
     /// wait for its turn to connect.
     return_ns: u64,
+    /// When measuring began.
+    measure_ns: u64,
     /// When it was last counted who is behind.
     counted_ns: u64,
     /// The last offset of each subscriber that was dropped.
@@ -210,8 +216,6 @@ impl Worker {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK)?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
-        let histogram =
-            || Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).map_err(io::Error::other);
         Ok(Self {
             epoll,
             timer,
@@ -222,12 +226,13 @@ impl Worker {
             opening: 0,
             live: 0,
             return_ns: 0,
+            measure_ns: 0,
             counted_ns: 0,
             positions: Vec::new(),
             epochs: vec![String::new(); plan.channels],
             publishers: Vec::new(),
             findings: Findings {
-                latency: histogram()?,
+                latency: Vec::new(),
                 answer: histogram()?,
                 recovery: histogram()?,
                 tally: Tally::default(),
@@ -259,6 +264,7 @@ impl Worker {
                 return Ok(self.findings);
             }
             self.open_subscribers();
+            self.begin_interval()?;
             let timeout_ns = self.publish();
             self.tell();
             self.wake_in(timeout_ns)?;
@@ -308,12 +314,23 @@ impl Worker {
                 self.subscribers.iter_mut().for_each(|subscriber| *subscriber = None);
                 self.live = 0;
             }
+            Phase::Measure => self.measure_ns = now_ns(),
             Phase::Return => {
                 self.opened = 0;
                 self.return_ns = now_ns();
             }
             _ => {}
         }
+    }
+
+    /// Begins the next histogram of latencies when it is time.
+    fn begin_interval(&mut self) -> io::Result<()> {
+        let latency = &mut self.findings.latency;
+        let begun = latency.len() as u64 * self.shared.plan.interval().as_nanos() as u64;
+        if self.phase == Phase::Measure && now_ns() >= self.measure_ns + begun {
+            latency.push(histogram()?);
+        }
+        Ok(())
     }
 
     /// Subscribers of the run that are this thread's: every `threads`-th.
@@ -382,7 +399,8 @@ impl Worker {
     fn publish(&mut self) -> u64 {
         const PATIENCE_NS: u64 = 20_000_000;
         if !self.phase.publishes() || self.publishers.is_empty() {
-            return if self.phase == Phase::Drain { 1_000_000 } else { PATIENCE_NS };
+            let ends = matches!(self.phase, Phase::Drain | Phase::Settle);
+            return if ends { 1_000_000 } else { PATIENCE_NS };
         }
         let shared = Arc::clone(&self.shared);
         let plan = &shared.plan;
@@ -538,7 +556,8 @@ impl Worker {
             Err(error) => return self.end(slot, error.to_string()),
         };
         let now = now_ns();
-        let (measuring, latency) = (self.phase == Phase::Measure, &mut self.findings.latency);
+        let measuring = self.phase == Phase::Measure;
+        let mut latency = self.findings.latency.last_mut().filter(|_| measuring);
         let mut events = Vec::new();
         let mut checks = Checks {
             driver: self.shared.plan.driver,
@@ -547,7 +566,7 @@ impl Worker {
             payload_bytes: self.shared.plan.payload_bytes,
             channels: self.shared.plan.channels,
             record: &mut |intended_ns| {
-                if measuring {
+                if let Some(latency) = &mut latency {
                     latency.saturating_record(now.saturating_sub(intended_ns));
                 }
             },
@@ -643,7 +662,7 @@ impl Worker {
 
     /// Tells the leading thread how it stands.
     fn tell(&mut self) {
-        if matches!(self.phase, Phase::Drain | Phase::Return) {
+        if matches!(self.phase, Phase::Settle | Phase::Return) {
             let now = now_ns();
             let is_new = self.counters().seen.load(Ordering::Relaxed) != self.phase as u8;
             if is_new || now - self.counted_ns > COUNT_EVERY_NS {
@@ -679,6 +698,11 @@ impl Worker {
             self.findings.missing += head.saturating_sub(subscriber.last);
         }
     }
+}
+
+/// An empty histogram of nanoseconds.
+pub(crate) fn histogram() -> io::Result<Histogram<u64>> {
+    Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).map_err(io::Error::other)
 }
 
 /// Puts what was held at the start of the buffer and returns the room behind it.
