@@ -10,7 +10,6 @@ import datetime
 import json
 import os
 import pathlib
-import re
 import signal
 import socket
 import statistics
@@ -18,7 +17,7 @@ import subprocess
 import tempfile
 import time
 
-from peers import PUBLISH_KEY, RELEASE, ROOT, SECRET_KEY, machine, wait_for
+from peers import PUBLISH_KEY, RELEASE, ROOT, SECRET_KEY, machine, wait_for, write
 
 URL = "http://127.0.0.1:8101"
 ENVIRONMENT = dict(os.environ, PUSHFLO_PUBLISH_KEY=PUBLISH_KEY, PUSHFLO_SECRET_KEY=SECRET_KEY)
@@ -28,7 +27,7 @@ class Bench:
     def __init__(self, arguments, raw):
         self.arguments, self.raw, self.count = arguments, raw, 0
 
-    def load(self, load, server="--shards 1", cores=None):
+    def load(self, load, server="--shards 1", config=""):
         """One run of the load generator against a fresh server."""
         self.count += 1
         print(f"  {load}   (server: {server})", flush=True)
@@ -36,6 +35,7 @@ class Bench:
         with tempfile.TemporaryDirectory(prefix="pushflo-goals-") as folder:
             command = ["taskset", "-c", str(self.arguments.server_core), str(RELEASE / "pushflo")]
             command += ["--listen", "127.0.0.1:8101", "--data-dir", f"{folder}/data", *server.split()]
+            command += ["--config", write(folder, "pushflo.toml", config)]
             process = subprocess.Popen(
                 command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                 start_new_session=True,
@@ -57,12 +57,16 @@ class Bench:
                 time.sleep(1)
 
     def floor(self, options):
-        """What the kernel takes for the same sends: microseconds per message."""
+        """What the kernel alone takes for the same sends."""
         print(f"  floor {options}", flush=True)
-        command = [str(RELEASE / "floor"), *options.split(), "--repeat", "1"]
-        command += ["--cores", str(self.arguments.server_core), str(self.arguments.generator_core)]
+        command = [str(RELEASE / "floor"), *options.split(), "--repeat", "1", "--json"]
+        command += ["--cores", f"{self.arguments.server_core},{self.arguments.generator_core}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
-        return float(re.search(r"([0-9.]+) µs CPU per message", done.stdout).group(1))
+        return json.loads(done.stdout)
+
+    def floor_cpu(self, options):
+        """Microseconds of the kernel's CPU for each message."""
+        return self.floor(options)["cpuMicrosecondsPerMessage"]["median"]
 
     def rounds(self, *measures):
         """Each measure in turn, several times: their values."""
@@ -97,14 +101,14 @@ def main():
         rows.append(f"| {scenario} | {goal} | {measured} | `{command}` |")
 
     paced = "fanout --rate 20 --duration 4 --warm-up 1"
-    runs, floors = bench.rounds(lambda: bench.load(paced), lambda: bench.floor("--rate 20 --seconds 4"))
+    runs, floors = bench.rounds(lambda: bench.load(paced), lambda: bench.floor_cpu("--rate 20 --seconds 4"))
     ratio = statistics.median(map(cpu, runs)) / statistics.median(floors)
     measured = f"{spread([cpu(r) for r in runs])} µs, floor {spread(floors)} µs: {ratio:.2f} × floor"
     row("`fanout` paced, CPU per delivery", "at most 1.2 × floor", measured, paced + "; floor --rate 20")
 
     full = "fanout --rate max --pipeline 64 --duration 4 --warm-up 1"
     runs, floors = bench.rounds(
-        lambda: bench.load(full), lambda: bench.floor("--messages-per-send 64 --seconds 4")
+        lambda: bench.load(full), lambda: bench.floor_cpu("--messages-per-send 64 --seconds 4")
     )
     ratio = statistics.median(map(cpu, runs)) / statistics.median(floors)
     rate = spread([r["deliveriesPerSecond"] for r in runs], 1e-6)
@@ -123,14 +127,29 @@ def main():
     for name, goal, load in [("one a request", "60,000 publishes/s", single), ("batch call", "250,000/s", batch)]:
         with_log, without = bench.rounds(lambda: bench.load(load), lambda: bench.load(load, memory))
         rates = [spread([r["deliveriesPerSecond"] for r in runs], 1e-3) for runs in (with_log, without)]
-        row(f"`personal`, {name}", goal, f"{rates[1]} thousand/s in memory, {rates[0]} with the log", load)
+        gathered = spread([r["messagesPerFlush"] for r in without])
+        row(
+            f"`personal`, {name}", goal,
+            f"{rates[1]} thousand/s in memory ({gathered} messages a write), {rates[0]} with the log", load,
+        )
+    sends = bench.floor("--sockets 10000 --seconds 4")
+    row(
+        "`personal`, the sends alone", "(floor)",
+        f"{sends['cpuMicrosecondsPerMessage']['median']:.2f} µs each, {sends['messagesPerSecond'] / 1e3:.3g} "
+        "thousand/s: what is above it gathered several messages into a write",
+        "floor --sockets 10000",
+    )
 
     idle = bench.load("idle --subscribers 15000 --duration 5")
     many = bench.load("idle --subscribers 100000 --duration 75", "--cores 0 --shards 6")
     share = many["serverCpuNanoseconds"] / many["seconds"] / 1e7
+    quiet = bench.load("idle --subscribers 100000 --duration 60", "--cores 0 --shards 6", "[timeouts]\nping_ms = 600000")
+    quiet_share = quiet["serverCpuNanoseconds"] / quiet["seconds"] / 1e7
+    pings = 100_000 / 55
     measured = (
         f"{idle['memoryPerConnectionBytes']:.0f} B at 15,000, {many['memoryPerConnectionBytes']:.0f} B at 100,000; "
-        f"{share:.2f} % of a core at 100,000, pings every 55 s included"
+        f"{quiet_share:.2f} % of a core at 100,000, and {share:.2f} % with a ping and a pong on each every 55 s: "
+        f"{(share - quiet_share) * 1e4 / pings:.1f} µs for a send and a receive"
     )
     row("`idle`", "at most 1 KB each, aim 423 B; under 1 % of a core", measured, "idle --subscribers 100000 --duration 75")
 
@@ -139,12 +158,21 @@ def main():
     row("`storm`, 10,000 × 20 missed", "whole, p99 under 600 ms", f"whole, p99 {late} ms", "storm")
 
     gentle = "latency --duration 5 --warm-up 1"
-    with_log, without = bench.rounds(lambda: bench.load(gentle), lambda: bench.load(gentle, memory))
+    with_log, without, floors = bench.rounds(
+        lambda: bench.load(gentle), lambda: bench.load(gentle, memory),
+        lambda: bench.floor("--latency --sockets 100 --seconds 5"),
+    )
     told = []
     for runs in (without, with_log):
         values = [spread([r["latencyNanoseconds"][p] for r in runs], 1e-6) for p in ("p50", "p99")]
         told.append(f"p50 {values[0]}, p99 {values[1]} ms")
-    row("`latency`, 100 subscribers", "p50 under 0.5 ms, p99 under 2 ms", f"in memory {told[0]}; with the log {told[1]}", gentle)
+    least = [spread([f["latencyMs"][index] for f in floors]) for index in (0, 1)]
+    row(
+        "`latency`, 100 subscribers", "p50 under 0.5 ms, p99 under 2 ms",
+        f"in memory {told[0]}; with the log {told[1]}; a wake-up and 100 sends without a server, in turn: "
+        f"p50 {least[0]}, p99 {least[1]} ms",
+        gentle + "; floor --latency --sockets 100",
+    )
 
     disk = "--shards 1 --durability disk"
     synced, off = bench.rounds(lambda: bench.load(full, disk), lambda: bench.load(full, memory))

@@ -7,6 +7,8 @@
 #![allow(clippy::print_stdout, reason = "the figures are the program's output")]
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
+mod latency;
+
 use std::error::Error;
 use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
@@ -48,6 +50,10 @@ struct Options {
     /// Core that sends, and core that drains
     #[arg(long, value_delimiter = ',', num_args = 2, default_value = "0,1")]
     cores: Vec<usize>,
+    /// Measures latency: from the time of a request to each receipt of what it has sent, `--rate`
+    /// requests per second (100), one message a send
+    #[arg(long)]
+    latency: bool,
     /// Prints JSON
     #[arg(long)]
     json: bool,
@@ -56,6 +62,10 @@ struct Options {
 fn main() -> Result<(), Box<dyn Error>> {
     let options = Options::parse();
     let frame = frame(options.payload)?;
+    if options.latency {
+        tell_latency(&options, &latency::measure(&options, &frame)?);
+        return Ok(());
+    }
     let burst = frame.repeat(options.messages_per_send);
     let listener = TcpListener::bind("127.0.0.1:0")?;
     let address = listener.local_addr()?;
@@ -64,8 +74,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let (sockets, core, stop) = (options.sockets, core(&options, 1), Arc::clone(&stop));
         std::thread::spawn(move || drain(address, sockets, core, &stop).map_err(|e| e.to_string()))
     };
-    // SAFETY: the listener was made before; nothing else is shared with the other thread.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES) }?;
+    part_file_table()?;
     core_affinity::set_for_current(core(&options, 0));
     let mut sockets: Vec<OwnedFd> = Vec::with_capacity(options.sockets);
     for _ in 0..options.sockets {
@@ -82,6 +91,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     drop(sockets);
     sink.join().map_err(|_| "the sink panicked")??;
     tell(&options, frame.len(), costs);
+    Ok(())
+}
+
+/// Gives this thread a file table of its own, so that both have room for their sockets.
+fn part_file_table() -> std::io::Result<()> {
+    // SAFETY: the listener was made before; no other descriptor of either thread is used by the
+    // other.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES) }?;
     Ok(())
 }
 
@@ -146,8 +163,7 @@ fn drain(
     core: core_affinity::CoreId,
     stop: &AtomicBool,
 ) -> Result<(), Box<dyn Error>> {
-    // SAFETY: this thread uses no descriptor of the other.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES) }?;
+    part_file_table()?;
     core_affinity::set_for_current(core);
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let mut sockets = Vec::with_capacity(count);
@@ -178,6 +194,19 @@ fn drain(
         let _ = socket.read(&mut buffer);
     }
     Ok(())
+}
+
+fn tell_latency(options: &Options, latency: &hdrhistogram::Histogram<u64>) {
+    let at = |percentile| latency.value_at_percentile(percentile) as f64 / 1e6;
+    let (p50, p99, max) = (at(50.0), at(99.0), at(100.0));
+    if options.json {
+        println!("{}", json!({ "sockets": options.sockets, "latencyMs": [p50, p99, max] }));
+        return;
+    }
+    println!(
+        "{} sockets, one after the other: latency p50 {p50:.3} ms, p99 {p99:.3} ms, max {max:.3} ms",
+        options.sockets
+    );
 }
 
 fn tell(options: &Options, frame_bytes: usize, costs: Vec<(f64, f64)>) {
