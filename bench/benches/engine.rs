@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pushflo_engine::auth::{Access, AppId, Key, KeyDigest, Keys, Role};
+use pushflo_engine::auth::{App, AppId, AppRecord, AppSettings, Key, Plan, Role, Usage};
 use pushflo_engine::clock::Now;
 use pushflo_engine::history::{Durability, Retention};
 use pushflo_engine::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use pushflo_engine::shard::{
-    AllowedOrigins, ConnectionKey, Envelope, Limits, OutboxLimits, Settings, Shard, ShardId,
-    Shared, TailKey, Timeouts,
+    AllowedOrigins, ConnectionKey, Envelope, Limits, OutboxLimits, PresenceTimes, Settings, Shard,
+    ShardId, Shared, TailKey, Timeouts, TrustedProxies,
 };
 use pushflo_protocol::{Epoch, Offset, StreamPosition};
 
@@ -33,25 +33,28 @@ struct Bench {
 
 impl Bench {
     fn new() -> Self {
-        let access = Access { app: AppId(0), role: Role::Secret };
         let settings = Settings {
-            keys: Keys::new(vec![Key { digest: KeyDigest::of(KEY), access }]),
             origins: AllowedOrigins::All,
-            limits: Limits::default(),
+            limits: Limits { recent_bytes_max: 64 << 20, ..Limits::default() },
             timeouts: Timeouts::default(),
-            retention: Retention {
-                age_ms_max: 60_000,
-                messages_max: 100,
-                channel_bytes_max: 1 << 20,
-                shard_bytes_max: 64 << 20,
-            },
-            durability: Durability::Memory,
+            has_log: false,
+            presence: PresenceTimes::default(),
+            proxies: TrustedProxies::default(),
             outbox: OutboxLimits { envelopes_max: 1 << 14, bytes_max: 1 << 25 },
             metrics_on_main_port: true,
         };
         let now = Now { unix_ms: 1_700_000_000_000, tick: 0 };
         let shared = Arc::new(Shared::new(1, 1));
         let mut shard = Shard::new(ShardId(0), Arc::new(settings), shared, 1, now);
+        let keys = vec![Key::new(KEY, Role::Secret, None, 0)];
+        let retention =
+            Retention { age_ms_max: 60_000, messages_max: 100, channel_bytes_max: 1 << 20 };
+        shard.learn(App {
+            id: AppId::DEFAULT,
+            record: AppRecord::new("default", "unlimited", AppSettings::default(), keys, 0),
+            plan: Plan::unlimited(retention, Durability::Memory),
+            usage: Arc::new(Usage::default()),
+        });
         let publisher = shard.accept(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
         Self { shard, publisher, now }
     }

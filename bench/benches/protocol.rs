@@ -61,7 +61,9 @@ fn parse(c: &mut Criterion) {
         });
     }
     let command = r#"{"type":"subscribe","channel":"orders:user-123"}"#;
-    c.bench_function("parse/command", |b| b.iter(|| Command::parse(black_box(command)).unwrap()));
+    c.bench_function("parse/command", |b| {
+        b.iter(|| Command::parse(black_box(command), 32_768).unwrap())
+    });
     let body = br#"{"success":true,"data":{"id":"01M86RY7XA2JPRGG37EDMD5DPH"}}"#;
     c.bench_function("encode/response", |b| {
         let mut out = Vec::with_capacity(1024);

@@ -12,21 +12,20 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
-use crate::auth::{
-    Access, AppId, Generated, Key, KeyDigest, KeyStoreError, Keys, Role, load_or_create,
-};
+use crate::auth::{self, App, AppId, ChannelMeta, Clerk, DirectoryError, Role};
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::hash::HashMap;
 use crate::history::Durability;
-use crate::history::log::{self, Contents, LoadedChannel, Log, LogError, LogPlan};
+use crate::history::log::{
+    self, Append, Contents, LoadedChannel, Log, LogCall, LogError, LogId, LogPlan, Retentions,
+    StoredAnswer,
+};
 use crate::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use crate::runtime::{
     PortReservation, ShardError, ShardPlan, ShardThread, reserve_port, start_shard,
 };
-use crate::shard::{Settings, ShardId, Shared};
-
-/// The app that exists from the start.
-pub const DEFAULT_APP: AppId = AppId(0);
+use crate::shard::{ChannelKey, Settings, ShardId, Shared};
 
 /// Fewer open files than this make a fan-out server pointless; a warning says so.
 const FILES_WANTED: u64 = 10_000;
@@ -50,9 +49,14 @@ pub enum StartupError {
         /// The folder.
         path: PathBuf,
     },
-    /// The keys cannot be read.
-    #[error(transparent)]
-    Keys(#[from] KeyStoreError),
+    /// Apps and keys cannot be read.
+    #[error("cannot open the apps and keys in {path}: {source}{}", directory_cure(.source))]
+    Directory {
+        /// Where they are.
+        path: PathBuf,
+        /// The cause.
+        source: DirectoryError,
+    },
     /// Nobody can listen there.
     #[error("cannot listen on {address}: {source}{}", listen_cure(.source))]
     Listen {
@@ -116,6 +120,16 @@ fn listen_cure(error: &io::Error) -> &'static str {
     }
 }
 
+fn directory_cure(error: &DirectoryError) -> &'static str {
+    match error {
+        DirectoryError::Store(_) => "",
+        DirectoryError::Damaged { .. } => {
+            "; restore the folder from a copy, or move it away to begin with new apps and keys"
+        }
+        DirectoryError::Plan { .. } => "; add it to the configuration again",
+    }
+}
+
 fn log_cure(error: &LogError) -> &'static str {
     match error {
         LogError::Store(_) => "; history needs a disk that can be written, or --durability memory",
@@ -132,12 +146,13 @@ pub struct Server {
     pub address: SocketAddr,
     /// How many shards it has.
     pub shards: usize,
-    /// Generated keys; those made just now carry themselves.
-    pub generated: Vec<Generated>,
+    /// Keys of the default app that were made just now; they are not kept.
+    pub generated: Vec<(Role, String)>,
     shared: Arc<Shared>,
     threads: Vec<ShardThread>,
     mailboxes: Vec<Mailbox>,
     log: Option<Log>,
+    clerk: Option<Clerk>,
     /// Held as long as the server is there.
     lock: OwnedFd,
 }
@@ -181,16 +196,15 @@ impl Server {
         raise_file_limit();
         let shards = cores.len();
         let lock = lock_data_dir(&config.data_dir)?;
-        let (keys, generated) = keys(config)?;
         let listen = |source| StartupError::Listen { address: config.listen, source };
         let reservation = reserve_port(config.listen).map_err(listen)?;
         let settings = Arc::new(Settings {
-            keys,
             origins: config.origins.clone(),
             limits: config.limits,
             timeouts: config.timeouts,
-            retention: config.retention,
-            durability: config.durability,
+            has_log: config.durability != Durability::Memory,
+            presence: config.presence,
+            proxies: config.proxies.clone(),
             outbox: config.outbox,
             metrics_on_main_port: config.metrics_listen.is_none(),
         });
@@ -201,27 +215,47 @@ impl Server {
             mailboxes.push(mailbox);
             inboxes.push(inbox);
         }
-        let mut shared = Shared::new(shards, random_seed());
-        let (log, loaded) = match config.durability {
-            Durability::Memory => (None, Vec::new()),
-            _ => {
-                let (log, opened) = open_log(config, &mailboxes)?;
-                shared =
-                    shared.with_log(Arc::clone(&log.status), opened.incarnation, opened.next_log);
-                (Some(log), opened.channels)
-            }
+        let directory = open_directory(config)?;
+        let retentions = Arc::new(Retentions::default());
+        for (id, app) in &directory.apps {
+            retentions.set(*id, app.plan.retention);
+        }
+        let mut shared = Shared::new(shards, random_seed()).with_deletions(directory.deletions);
+        let mut stored = Stored {
+            apps: directory.apps.values().cloned().collect(),
+            metas: directory.channels,
+            channels: Vec::new(),
+            answers: Vec::new(),
         };
+        let mut log = None;
+        if settings.has_log {
+            let (opened, contents) = open_log(config, &mailboxes, Arc::clone(&retentions))?;
+            let status = Arc::clone(&opened.status);
+            shared = shared.with_log(status, contents.incarnation, contents.next_log);
+            stored.add(contents, &opened);
+            log = Some(opened);
+        }
+        let shared = Arc::new(shared);
+        let clerk = Clerk::start(
+            directory.store,
+            directory.apps,
+            config.plans.clone(),
+            Arc::clone(&shared),
+            mailboxes.clone(),
+            retentions,
+        )?;
         let mut server = Self {
             address: reservation.address,
             shards,
-            generated,
-            shared: Arc::new(shared),
+            generated: directory.generated,
+            shared,
             threads: Vec::new(),
             mailboxes,
             log,
+            clerk: Some(clerk),
             lock,
         };
-        match server.start_shards(config, &settings, cores, &reservation, inboxes, loaded) {
+        match server.start_shards(config, &settings, cores, &reservation, inboxes, stored) {
             Ok(()) => Ok(server),
             Err(error) => {
                 server.drain();
@@ -258,6 +292,9 @@ impl Server {
         if let Some(log) = self.log {
             log.close();
         }
+        if let Some(clerk) = self.clerk {
+            clerk.close();
+        }
         // The shards' file tables had copies of it, and may outlive their threads by a moment.
         let _ = flock(&self.lock, FlockOperation::Unlock);
     }
@@ -269,19 +306,13 @@ impl Server {
         cores: &[core_affinity::CoreId],
         reservation: &PortReservation,
         inboxes: Vec<Inbox>,
-        loaded: Vec<LoadedChannel>,
+        stored: Stored,
     ) -> Result<(), StartupError> {
         let clock = Clock::start();
-        let mut channels: Vec<Vec<LoadedChannel>> = inboxes.iter().map(|_| Vec::new()).collect();
-        for channel in loaded {
-            let home = self.shared.home_shard(&channel.channel);
-            if let Some(of_shard) = channels.get_mut(home.index()) {
-                of_shard.push(channel);
-            }
-        }
+        let stored = stored.by_shard(&self.shared, self.shards);
         let (ready, started) = crossbeam_channel::bounded(self.shards);
-        let inboxes = inboxes.into_iter().zip(channels).zip(cores);
-        for (index, ((inbox, channels), core)) in inboxes.enumerate() {
+        let inboxes = inboxes.into_iter().zip(stored).zip(cores);
+        for (index, ((inbox, stored), core)) in inboxes.enumerate() {
             let plan = ShardPlan {
                 id: ShardId(index as u16),
                 core: *core,
@@ -291,7 +322,8 @@ impl Server {
                 inbox,
                 mailboxes: self.mailboxes.clone(),
                 log: self.log.as_ref().map(Log::handle),
-                channels,
+                clerk: self.clerk.as_ref().map(Clerk::handle),
+                stored,
                 seed: random_seed(),
                 clock,
                 drain_spread_ms: config.drain_spread_ms,
@@ -308,39 +340,91 @@ impl Server {
     }
 }
 
+/// What the shards begin with.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// All apps.
+    pub apps: Vec<App>,
+    /// Channels with metadata.
+    pub metas: Vec<(ChannelKey, ChannelMeta)>,
+    /// Channels that the log has.
+    pub channels: Vec<LoadedChannel>,
+    /// Answers for publishers who ask again.
+    pub answers: Vec<(ChannelKey, StoredAnswer)>,
+}
+
+impl Stored {
+    /// Adds what the log has. Channels of apps that are gone are deleted there.
+    fn add(&mut self, contents: Contents, log: &Log) {
+        for (id, month, messages) in contents.usage {
+            if let Some(app) = self.apps.iter().find(|app| app.id == id) {
+                app.usage.restore(month, messages);
+            }
+        }
+        let apps: HashMap<AppId, ()> = self.apps.iter().map(|app| (app.id, ())).collect();
+        let (kept, orphans): (Vec<_>, Vec<_>) = contents
+            .channels
+            .into_iter()
+            .partition(|channel| apps.contains_key(&channel.channel.app));
+        if !orphans.is_empty() {
+            let deletes = orphans.into_iter().map(|orphan| (orphan.log, orphan.channel)).collect();
+            let append =
+                Append { shard: NO_SHARD, term: 0, entries: Vec::new(), deletes, sync: false };
+            // The queue is empty before the shards run.
+            let _ = log.handle().post(LogCall::Append(append));
+        }
+        let names: HashMap<LogId, ChannelKey> =
+            kept.iter().map(|channel| (channel.log, channel.channel.clone())).collect();
+        let named = contents.answers.into_iter().filter_map(|loaded| {
+            names.get(&loaded.log).map(|channel| (channel.clone(), loaded.answer))
+        });
+        self.answers.extend(named);
+        self.channels = kept;
+    }
+
+    /// What each shard begins with: all apps, and the channels whose home it is.
+    fn by_shard(self, shared: &Shared, shards: usize) -> Vec<Self> {
+        let of_all = || Self { apps: self.apps.clone(), ..Self::default() };
+        let mut all: Vec<Self> = (0..shards).map(|_| of_all()).collect();
+        let mut place = |channel: &ChannelKey, put: &mut dyn FnMut(&mut Self)| {
+            if let Some(stored) = all.get_mut(shared.home_shard(channel).index()) {
+                put(stored);
+            }
+        };
+        for channel in self.channels {
+            place(&channel.channel.clone(), &mut |stored| stored.channels.push(channel.clone()));
+        }
+        for (channel, meta) in self.metas {
+            place(&channel, &mut |stored| stored.metas.push((channel.clone(), meta.clone())));
+        }
+        for (channel, answer) in self.answers {
+            place(&channel, &mut |stored| stored.answers.push((channel.clone(), answer.clone())));
+        }
+        all
+    }
+}
+
+/// Nobody waits for what becomes of these appends.
+const NO_SHARD: ShardId = ShardId(u16::MAX);
+
+fn open_directory(config: &Config) -> Result<auth::Opened, StartupError> {
+    let path = config.data_dir.join("directory");
+    auth::open(&path, &config.plans, &config.keys)
+        .map_err(|source| StartupError::Directory { path, source })
+}
+
 /// Opens the log and starts its threads.
-fn open_log(config: &Config, mailboxes: &[Mailbox]) -> Result<(Log, Contents), StartupError> {
+fn open_log(
+    config: &Config,
+    mailboxes: &[Mailbox],
+    retentions: Arc<Retentions>,
+) -> Result<(Log, Contents), StartupError> {
     let path = config.data_dir.join("log");
     let opened = log::open(&path, random_seed());
     let opened = opened.map_err(|source| StartupError::Log { path: path.clone(), source })?;
     let contents = opened.contents.clone();
-    let plan = LogPlan {
-        path,
-        durability: config.durability,
-        retention: config.retention,
-        mailboxes: mailboxes.to_vec(),
-    };
+    let plan = LogPlan { path, retentions, mailboxes: mailboxes.to_vec() };
     Ok((Log::start(opened, plan)?, contents))
-}
-
-fn keys(config: &Config) -> Result<(Keys, Vec<Generated>), StartupError> {
-    let mut keys: Vec<Key> = Vec::new();
-    let mut add = |role, digest| {
-        keys.push(Key { digest, access: Access { app: DEFAULT_APP, role } });
-    };
-    for (role, key) in &config.keys {
-        add(*role, KeyDigest::of(key));
-    }
-    let is_configured = |role: Role| config.keys.iter().any(|(r, _)| *r == role);
-    let mut generated = Vec::new();
-    if !Role::ALL.into_iter().all(is_configured) {
-        generated = load_or_create(&config.data_dir)?;
-        generated.retain(|key| !is_configured(key.role));
-        for key in &generated {
-            add(key.role, key.digest);
-        }
-    }
-    Ok((Keys::new(keys), generated))
 }
 
 fn lock_data_dir(path: &PathBuf) -> Result<OwnedFd, StartupError> {

@@ -84,6 +84,38 @@ impl std::borrow::Borrow<str> for ChannelSlug {
     }
 }
 
+/// Channels that a token grants: one by its slug, or all whose slug has a prefix (`orders-*`; `*`
+/// alone is all).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChannelPattern {
+    /// This channel.
+    Exact(ChannelSlug),
+    /// Every channel whose slug begins so.
+    Prefix(Box<str>),
+}
+
+impl ChannelPattern {
+    /// Checks `text` and takes it as a pattern.
+    ///
+    /// # Errors
+    /// [`SlugError`] says what is wrong and where.
+    pub fn parse(text: &str) -> Result<Self, SlugError> {
+        match text.strip_suffix('*') {
+            Some("") => Ok(Self::Prefix("".into())),
+            Some(prefix) => Ok(Self::Prefix(ChannelSlug::parse(prefix)?.as_str().into())),
+            None => ChannelSlug::parse(text).map(Self::Exact),
+        }
+    }
+
+    /// Whether the channel is among those.
+    pub fn matches(&self, channel: &ChannelSlug) -> bool {
+        match self {
+            Self::Exact(slug) => slug == channel,
+            Self::Prefix(prefix) => channel.as_str().starts_with(&**prefix),
+        }
+    }
+}
+
 fn is_slug_character(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':' | '@' | '=' | ',' | ';')
 }
@@ -98,6 +130,20 @@ mod tests {
             assert_eq!(ChannelSlug::parse(slug).unwrap().as_str(), slug);
         }
         assert!(ChannelSlug::parse(&"x".repeat(128)).is_ok());
+    }
+
+    #[test]
+    fn patterns_match_exactly_or_by_prefix() {
+        let matches = |pattern: &str, slug: &str| {
+            let slug = ChannelSlug::parse(slug).unwrap();
+            ChannelPattern::parse(pattern).unwrap().matches(&slug)
+        };
+        assert!(matches("orders", "orders") && !matches("orders", "orders-1"));
+        assert!(matches("orders-*", "orders-1") && !matches("orders-*", "orders"));
+        assert!(matches("*", "anything"));
+        for bad in ["", "a*b", "**", "a b*", "*a"] {
+            assert!(ChannelPattern::parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -3,21 +3,38 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::channel::ChannelSlug;
 use crate::error::{ErrorCode, Refusal};
 use crate::json;
+use crate::limits::REFERENCE_BYTES_MAX;
 use crate::position::{Epoch, Offset, StreamPosition};
+use crate::publish::{self, Draft, PUBLISH_FIELDS, Publish};
 
 /// One command, checked.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Command {
+pub enum Command<'a> {
     /// Wants the messages of a channel, from now or from somewhere before.
     Subscribe {
         /// The channel.
         channel: ChannelSlug,
         /// What is wanted of the past.
         start: Start,
+        /// Whether it wants to know who else is there.
+        presence: bool,
+    },
+    /// Publishes a message.
+    Publish {
+        /// The message.
+        publish: Publish<'a>,
+        /// What the answer is to carry, at most [`REFERENCE_BYTES_MAX`] bytes.
+        reference: Option<Cow<'a, str>>,
+    },
+    /// Brings a fresh connection token.
+    Refresh {
+        /// The token.
+        token: Cow<'a, str>,
     },
     /// Wants no more messages of a channel.
     Unsubscribe {
@@ -43,35 +60,55 @@ pub enum Start {
     Last(u64),
 }
 
-impl Command {
-    /// Parses one text message.
+/// Why a command is not done, and what of it is told back.
+#[derive(Debug, PartialEq, Eq)]
+pub struct RefusedCommand<'a> {
+    /// Why.
+    pub refusal: Refusal,
+    /// The channel it concerns, where the command named a valid one.
+    pub channel: Option<ChannelSlug>,
+    /// The `ref` of a publish.
+    pub reference: Option<Cow<'a, str>>,
+}
+
+impl From<Refusal> for RefusedCommand<'_> {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, channel: None, reference: None }
+    }
+}
+
+impl<'a> Command<'a> {
+    /// Parses one text message; `payload_bytes_max` bounds the content of a publish.
     ///
     /// # Errors
-    /// The refusal, with the channel it concerns where the message named a valid one.
-    pub fn parse(text: &str) -> Result<Self, (Refusal, Option<ChannelSlug>)> {
-        let frame: Frame<'_> =
-            json::parse(text.as_bytes(), "the message").map_err(|refusal| (refusal, None))?;
-        let kind =
-            frame.kind.as_deref().ok_or((Refusal::field("type", "type is required"), None))?;
+    /// The refusal, with what of the command is told back.
+    pub fn parse(text: &'a str, payload_bytes_max: usize) -> Result<Self, RefusedCommand<'a>> {
+        let frame: Frame<'a> = json::parse(text.as_bytes(), "the message")?;
+        let kind = frame.kind.as_deref().ok_or(Refusal::field("type", "type is required"))?;
         match kind {
             "subscribe" => {
-                let channel = frame.channel().map_err(|refusal| (refusal, None))?;
+                let channel = frame.channel()?;
+                let presence = frame.presence.unwrap_or_default();
                 match frame.start() {
-                    Ok(start) => Ok(Self::Subscribe { channel, start }),
-                    Err(refusal) => Err((refusal, Some(channel))),
+                    Ok(start) => Ok(Self::Subscribe { channel, start, presence }),
+                    Err(refusal) => {
+                        Err(RefusedCommand { refusal, channel: Some(channel), reference: None })
+                    }
                 }
             }
-            "unsubscribe" => {
-                let channel = frame.channel().map_err(|refusal| (refusal, None))?;
-                Ok(Self::Unsubscribe { channel })
+            "unsubscribe" => Ok(Self::Unsubscribe { channel: frame.channel()? }),
+            "publish" => frame.publish(payload_bytes_max),
+            "refresh" => {
+                let token = frame.token.ok_or(Refusal::field("token", "token is required"))?;
+                Ok(Self::Refresh { token })
             }
             "ping" => Ok(Self::Ping),
             "ack" => Ok(Self::Ack),
             other => {
-                let known = "known are subscribe, unsubscribe, ping and ack";
+                let known = "known are subscribe, unsubscribe, publish, refresh, ping and ack";
                 let shown: String = other.chars().take(32).collect();
                 let message = format!("unknown type {shown:?}, {known}");
-                Err((Refusal::new(ErrorCode::ValidationError, message), None))
+                Err(Refusal::new(ErrorCode::ValidationError, message).into())
             }
         }
     }
@@ -86,6 +123,17 @@ struct Frame<'a> {
     #[serde(borrow)]
     recover: Option<Recover<'a>>,
     replay: Option<Replay>,
+    presence: Option<bool>,
+    #[serde(borrow)]
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow, default, deserialize_with = "json::present")]
+    data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "ref")]
+    reference: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    token: Option<Cow<'a, str>>,
 }
 
 #[derive(Deserialize)]
@@ -102,11 +150,29 @@ struct Replay {
     last: Option<u64>,
 }
 
-impl Frame<'_> {
+impl<'a> Frame<'a> {
     fn channel(&self) -> Result<ChannelSlug, Refusal> {
         let text = self.channel.as_deref();
         let text = text.ok_or_else(|| Refusal::field("channel", "channel is required"))?;
         Ok(ChannelSlug::parse(text)?)
+    }
+
+    fn publish(self, payload_bytes_max: usize) -> Result<Command<'a>, RefusedCommand<'a>> {
+        if self.reference.as_ref().is_some_and(|r| r.len() > REFERENCE_BYTES_MAX) {
+            let text = format!("must have at most {REFERENCE_BYTES_MAX} bytes");
+            return Err(Refusal::field("ref", text).into());
+        }
+        let (channel, reference) = (self.channel(), self.reference);
+        let channel = match channel {
+            Ok(channel) => channel,
+            Err(refusal) => return Err(RefusedCommand { refusal, channel: None, reference }),
+        };
+        let (event_type, content, id) = (self.event, self.data, self.id);
+        let draft = Draft { event_type, client_id: None, content, id };
+        match publish::check(channel.clone(), draft, PUBLISH_FIELDS, payload_bytes_max) {
+            Ok(publish) => Ok(Command::Publish { publish, reference }),
+            Err(refusal) => Err(RefusedCommand { refusal, channel: Some(channel), reference }),
+        }
     }
 
     fn start(&self) -> Result<Start, Refusal> {
@@ -131,15 +197,16 @@ mod tests {
     use super::*;
 
     fn refusal(text: &str) -> String {
-        Command::parse(text).unwrap_err().0.message.into_owned()
+        Command::parse(text, 100).unwrap_err().refusal.message.into_owned()
     }
 
     #[test]
     fn commands_of_the_contract() {
         let channel = ChannelSlug::parse("orders").unwrap();
-        let subscribe = |start| Ok(Command::Subscribe { channel: channel.clone(), start });
+        let subscribe =
+            |start| Ok(Command::Subscribe { channel: channel.clone(), start, presence: false });
         assert_eq!(
-            Command::parse(r#"{"type":"subscribe","channel":"orders"}"#),
+            Command::parse(r#"{"type":"subscribe","channel":"orders"}"#, 100),
             subscribe(Start::Live)
         );
         let epoch = Epoch(7);
@@ -147,15 +214,15 @@ mod tests {
             r#"{{"type":"subscribe","channel":"orders","recover":{{"epoch":"{epoch}","offset":3}}}}"#
         );
         let position = StreamPosition { epoch, offset: Offset(3) };
-        assert_eq!(Command::parse(&text), subscribe(Start::Recover(Some(position))));
+        assert_eq!(Command::parse(&text, 100), subscribe(Start::Recover(Some(position))));
         let text = r#"{"type":"subscribe","channel":"orders","recover":{"epoch":"x","offset":3}}"#;
-        assert_eq!(Command::parse(text), subscribe(Start::Recover(None)));
+        assert_eq!(Command::parse(text, 100), subscribe(Start::Recover(None)));
         let text = r#"{"type":"subscribe","channel":"orders","replay":{"last":5}}"#;
-        assert_eq!(Command::parse(text), subscribe(Start::Last(5)));
-        assert_eq!(Command::parse(r#"{"type":"ping"}"#), Ok(Command::Ping));
-        assert_eq!(Command::parse(r#"{"type":"ack","messageId":"m"}"#), Ok(Command::Ack));
+        assert_eq!(Command::parse(text, 100), subscribe(Start::Last(5)));
+        assert_eq!(Command::parse(r#"{"type":"ping"}"#, 100), Ok(Command::Ping));
+        assert_eq!(Command::parse(r#"{"type":"ack","messageId":"m"}"#, 100), Ok(Command::Ack));
         assert_eq!(
-            Command::parse(r#"{"channel":"orders","type":"unsubscribe"}"#),
+            Command::parse(r#"{"channel":"orders","type":"unsubscribe"}"#, 100),
             Ok(Command::Unsubscribe { channel: channel.clone() })
         );
     }

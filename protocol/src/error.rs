@@ -114,6 +114,11 @@ impl ErrorCode {
         }
     }
 
+    /// Whether a limit was reached, whose name is then the refusal's field.
+    pub fn is_limit(self) -> bool {
+        matches!(self, Self::RateLimited | Self::QuotaExceeded)
+    }
+
     /// Whether the same request may succeed a little later, so that `Retry-After` belongs to it.
     pub fn is_transient(self) -> bool {
         matches!(self, Self::RateLimited | Self::QuotaExceeded | Self::Overloaded)
@@ -128,19 +133,33 @@ pub struct Refusal {
     pub code: ErrorCode,
     /// A sentence that says what was wrong.
     pub message: Cow<'static, str>,
-    /// The field of the request that was wrong.
+    /// The field of the request that was wrong, or the limit that was reached.
     pub field: Option<&'static str>,
+    /// After how many seconds the same request may succeed, where it may at all.
+    pub retry_after_s: Option<u32>,
 }
 
 impl Refusal {
     /// A refusal that concerns the request as a whole.
     pub fn new(code: ErrorCode, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, message: message.into(), field: None }
+        let retry_after_s = code.is_transient().then_some(1);
+        Self { code, message: message.into(), field: None, retry_after_s }
     }
 
     /// A validation error of one field.
     pub fn field(field: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { code: ErrorCode::ValidationError, message: message.into(), field: Some(field) }
+        Self { field: Some(field), ..Self::new(ErrorCode::ValidationError, message) }
+    }
+
+    /// A limit that is reached, by its name; it may be free again after `retry_after_s` seconds.
+    pub fn limit(
+        code: ErrorCode,
+        limit: &'static str,
+        retry_after_s: u32,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let retry_after_s = Some(retry_after_s.max(1));
+        Self { field: Some(limit), retry_after_s, ..Self::new(code, message) }
     }
 
     /// The body of the HTTP answer.

@@ -22,6 +22,19 @@ pub struct Recovered {
     pub replayed: u64,
 }
 
+/// What a client is told of its own publish.
+#[derive(Clone, Copy, Debug)]
+pub struct Published<'a> {
+    /// The channel's slug.
+    pub channel: &'a str,
+    /// The message's id.
+    pub id: &'a str,
+    /// Its offset.
+    pub offset: u64,
+    /// When it got that, in Unix milliseconds.
+    pub timestamp_ms: u64,
+}
+
 /// `connected`, always the first frame.
 pub fn connected(client_id: &str, timestamp_ms: u64) -> Bytes {
     text_frame(EVENT_BYTES_HINT, |out| {
@@ -53,8 +66,8 @@ pub fn unsubscribed(channel: &ChannelSlug) -> Bytes {
     })
 }
 
-/// `error`, with the channel it concerns where there is one.
-pub fn error(refusal: &Refusal, channel: Option<&ChannelSlug>) -> Bytes {
+/// `error`, with the channel it concerns and the `ref` of what was refused where there is one.
+pub fn error(refusal: &Refusal, channel: Option<&ChannelSlug>, reference: Option<&str>) -> Bytes {
     text_frame(EVENT_BYTES_HINT, |out| {
         out.extend_from_slice(br#"{"type":"error","error":"#);
         push_string(out, &refusal.message);
@@ -62,8 +75,109 @@ pub fn error(refusal: &Refusal, channel: Option<&ChannelSlug>) -> Bytes {
         if let Some(channel) = channel {
             let _ = write!(out, r#","channel":"{channel}""#);
         }
+        if let (Some(limit), true) = (refusal.field, refusal.code.is_limit()) {
+            let _ = write!(out, r#","limit":"{limit}""#);
+        }
+        push_reference(out, reference);
         out.push(b'}');
     })
+}
+
+/// `published`, the answer to a client's publish.
+pub fn published(published: &Published<'_>, reference: Option<&str>) -> Bytes {
+    text_frame(EVENT_BYTES_HINT, |out| {
+        let Published { channel, id, offset, timestamp_ms } = published;
+        let _ = write!(
+            out,
+            r#"{{"type":"published","channel":"{channel}","messageId":"{id}","offset":{offset},"timestamp":{timestamp_ms}"#
+        );
+        push_reference(out, reference);
+        out.push(b'}');
+    })
+}
+
+/// `token_expiring`: the client is to send a fresh token before that time.
+pub fn token_expiring(expires_ms: u64) -> Bytes {
+    text_frame(EVENT_BYTES_HINT, |out| {
+        let _ = write!(out, r#"{{"type":"token_expiring","expiresAt":{expires_ms}}}"#);
+    })
+}
+
+/// `refreshed`: a fresh token was taken.
+pub fn refreshed(expires_ms: u64) -> Bytes {
+    text_frame(EVENT_BYTES_HINT, |out| {
+        let _ = write!(out, r#"{{"type":"refreshed","expiresAt":{expires_ms}}}"#);
+    })
+}
+
+/// A member of a channel, as others see it.
+#[derive(Clone, Copy, Debug)]
+pub struct PresenceMember<'a> {
+    /// Its client id.
+    pub client_id: &'a str,
+    /// What its token carries, as JSON.
+    pub data: Option<&'a str>,
+}
+
+impl PresenceMember<'_> {
+    /// Appends the member as a JSON object.
+    pub fn push(&self, out: &mut String) {
+        let id = serde_json::to_string(self.client_id).unwrap_or_default();
+        out.push_str(r#"{"clientId":"#);
+        out.push_str(&id);
+        if let Some(data) = self.data {
+            out.push_str(r#","data":"#);
+            out.push_str(data);
+        }
+        out.push('}');
+    }
+}
+
+/// `presence` with all members, for one who subscribes.
+pub fn presence<'a>(
+    channel: &str,
+    members: impl Iterator<Item = PresenceMember<'a>>,
+    count: u64,
+) -> Bytes {
+    text_frame(EVENT_BYTES_HINT, |out| {
+        let _ = write!(out, r#"{{"type":"presence","channel":"{channel}","members":["#);
+        push_members(out, members);
+        let _ = write!(out, r#"],"count":{count}}}"#);
+    })
+}
+
+/// `presence` with who joined and left.
+pub fn presence_change<'a>(
+    channel: &str,
+    joined: impl Iterator<Item = PresenceMember<'a>>,
+    left: impl Iterator<Item = PresenceMember<'a>>,
+    count: u64,
+) -> Bytes {
+    text_frame(EVENT_BYTES_HINT, |out| {
+        let _ = write!(out, r#"{{"type":"presence","channel":"{channel}","joined":["#);
+        push_members(out, joined);
+        out.extend_from_slice(br#"],"left":["#);
+        push_members(out, left);
+        let _ = write!(out, r#"],"count":{count}}}"#);
+    })
+}
+
+fn push_members<'a>(out: &mut Vec<u8>, members: impl Iterator<Item = PresenceMember<'a>>) {
+    let mut text = String::new();
+    for (index, member) in members.enumerate() {
+        if index > 0 {
+            text.push(',');
+        }
+        member.push(&mut text);
+    }
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn push_reference(out: &mut Vec<u8>, reference: Option<&str>) {
+    if let Some(reference) = reference {
+        out.extend_from_slice(br#","ref":"#);
+        push_string(out, reference);
+    }
 }
 
 /// `pong`, the answer to a client's `ping` command.

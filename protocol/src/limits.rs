@@ -10,6 +10,30 @@ pub const EVENT_TYPE_BYTES_MAX: usize = 128;
 /// Longest client id in bytes: room for two UUIDs.
 pub const CLIENT_ID_BYTES_MAX: usize = 128;
 
+/// Longest idempotency key in bytes: room for two UUIDs.
+pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
+
+/// Longest `ref` of a client's publish in bytes: it is only sent back.
+pub const REFERENCE_BYTES_MAX: usize = 64;
+
+/// Most channel patterns of a token, in each of its lists. Tokens travel in URLs.
+pub const PATTERNS_MAX: usize = 100;
+
+/// Longest connection token in bytes: it fits into a request head with room to spare.
+pub const TOKEN_BYTES_MAX: usize = 8 * 1024;
+
+/// Largest presence data of a member in bytes: every other member is sent it.
+pub const PRESENCE_DATA_BYTES_MAX: usize = 1024;
+
+/// Longest name of an app, a key or a channel in bytes.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// Longest description of a channel in bytes.
+pub const DESCRIPTION_BYTES_MAX: usize = 1024;
+
+/// Largest metadata of a channel in bytes of JSON.
+pub const METADATA_BYTES_MAX: usize = 8 * 1024;
+
 /// Default for the largest content of one message in bytes (the published figure: 32 KiB).
 pub const PAYLOAD_BYTES_MAX: usize = 32 * 1024;
 

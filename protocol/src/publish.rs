@@ -8,10 +8,12 @@ use serde_json::value::RawValue;
 use crate::channel::ChannelSlug;
 use crate::error::{ErrorCode, Refusal};
 use crate::json;
-use crate::limits::{BATCH_MESSAGES_MAX, CLIENT_ID_BYTES_MAX, EVENT_TYPE_BYTES_MAX};
+use crate::limits::{
+    BATCH_MESSAGES_MAX, CLIENT_ID_BYTES_MAX, EVENT_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX,
+};
 
 /// One checked publish. `content` is the sender's JSON, byte for byte.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Publish<'a> {
     /// Where it goes.
     pub channel: ChannelSlug,
@@ -21,6 +23,9 @@ pub struct Publish<'a> {
     pub client_id: Option<Cow<'a, str>>,
     /// Any JSON value.
     pub content: &'a str,
+    /// The idempotency key, where the sender gave one: 1 to [`IDEMPOTENCY_KEY_BYTES_MAX`] visible
+    /// ASCII characters.
+    pub key: Option<Cow<'a, str>>,
 }
 
 impl<'a> Publish<'a> {
@@ -30,10 +35,11 @@ impl<'a> Publish<'a> {
     /// A validation error, or `PAYLOAD_TOO_LARGE` where `data` is over `payload_bytes_max`.
     pub fn parse(body: &'a [u8], payload_bytes_max: usize) -> Result<Self, Refusal> {
         let body: Body<'_> = json::parse(body, "the body")?;
-        let channel =
-            body.channel.ok_or_else(|| Refusal::field("channel", "channel is required"))?;
-        let content = (body.event, body.client_id, body.data);
-        check(ChannelSlug::parse(&channel)?, content, ("event", "data"), payload_bytes_max)
+        let channel = body
+            .channel
+            .as_deref()
+            .ok_or_else(|| Refusal::field("channel", "channel is required"))?;
+        check(ChannelSlug::parse(channel)?, body.draft(), PUBLISH_FIELDS, payload_bytes_max)
     }
 
     /// Parses the body of `POST /api/v1/channels/:slug/messages`, `channel` being the slug.
@@ -53,9 +59,11 @@ impl<'a> Publish<'a> {
             client_id: Option<Cow<'a, str>>,
             #[serde(borrow, default, deserialize_with = "json::present")]
             content: Option<&'a RawValue>,
+            #[serde(borrow)]
+            id: Option<Cow<'a, str>>,
         }
-        let body: Body<'_> = json::parse(body, "the body")?;
-        let content = (body.event_type, body.client_id, body.content);
+        let Body { event_type, client_id, content, id } = json::parse(body, "the body")?;
+        let content = Draft { event_type, client_id, content, id };
         check(channel, content, ("eventType", "content"), payload_bytes_max)
     }
 
@@ -80,23 +88,19 @@ impl<'a> Publish<'a> {
                     let text = "a publish has either a channel or channels, at least one";
                     messages.push(Err(Refusal::field("channels", text)));
                 }
-                Ok(Body { channels: Some(channels), event, client_id, data, .. }) => {
+                Ok(body) => {
+                    let one = [body.channel.as_ref()];
+                    let several = body.channels.iter().flatten().map(Some);
+                    let named = one.into_iter().filter(|_| body.channels.is_none()).chain(several);
                     // More than the most are not looked at: the whole is refused below.
-                    for channel in channels.iter().take(BATCH_MESSAGES_MAX + 1) {
-                        let content = (event.clone(), client_id.clone(), data);
-                        messages.push(ChannelSlug::parse(channel).map_err(Refusal::from).and_then(
-                            |slug| check(slug, content, ("event", "data"), payload_bytes_max),
-                        ));
+                    for channel in named.take(BATCH_MESSAGES_MAX + 1) {
+                        let slug = channel
+                            .ok_or_else(|| Refusal::field("channel", "channel is required"))
+                            .and_then(|channel| Ok(ChannelSlug::parse(channel)?));
+                        messages.push(slug.and_then(|slug| {
+                            check(slug, body.draft(), PUBLISH_FIELDS, payload_bytes_max)
+                        }));
                     }
-                }
-                Ok(Body { channel, event, client_id, data, .. }) => {
-                    let channel = channel
-                        .ok_or_else(|| Refusal::field("channel", "channel is required"))
-                        .and_then(|channel| Ok(ChannelSlug::parse(&channel)?));
-                    messages.push(channel.and_then(|slug| {
-                        let content = (event, client_id, data);
-                        check(slug, content, ("event", "data"), payload_bytes_max)
-                    }));
                 }
                 Err(refusal) => messages.push(Err(refusal)),
             }
@@ -124,6 +128,15 @@ struct Body<'a> {
     client_id: Option<Cow<'a, str>>,
     #[serde(borrow, default, deserialize_with = "json::present")]
     data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    id: Option<Cow<'a, str>>,
+}
+
+impl<'a> Body<'a> {
+    fn draft(&self) -> Draft<'a> {
+        let (event_type, client_id) = (self.event.clone(), self.client_id.clone());
+        Draft { event_type, client_id, content: self.data, id: self.id.clone() }
+    }
 }
 
 /// The items of a batch, each by itself right or wrong.
@@ -151,12 +164,36 @@ fn parse_items(body: &[u8]) -> Result<Vec<Result<Body<'_>, Refusal>>, Refusal> {
     }
 }
 
-/// Event type, client id and content as they were sent.
-type Content<'a> = (Option<Cow<'a, str>>, Option<Cow<'a, str>>, Option<&'a RawValue>);
+/// A publish as it was sent, but for its channel.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Draft<'a> {
+    pub(crate) event_type: Option<Cow<'a, str>>,
+    pub(crate) client_id: Option<Cow<'a, str>>,
+    pub(crate) content: Option<&'a RawValue>,
+    /// The idempotency key.
+    pub(crate) id: Option<Cow<'a, str>>,
+}
 
-fn check<'a>(
+/// What event type and content are called in `POST /api/v1/publish`, and on the WebSocket.
+pub(crate) const PUBLISH_FIELDS: (&str, &str) = ("event", "data");
+
+/// Checks an idempotency key.
+///
+/// # Errors
+/// A validation error of `field`.
+pub fn check_key(field: &'static str, key: &str) -> Result<(), Refusal> {
+    let is_good = (1..=IDEMPOTENCY_KEY_BYTES_MAX).contains(&key.len())
+        && key.bytes().all(|byte| byte.is_ascii_graphic());
+    if is_good {
+        return Ok(());
+    }
+    let text = format!("must have 1 to {IDEMPOTENCY_KEY_BYTES_MAX} visible ASCII characters");
+    Err(Refusal::field(field, text))
+}
+
+pub(crate) fn check<'a>(
     channel: ChannelSlug,
-    (event_type, client_id, content): Content<'a>,
+    Draft { event_type, client_id, content, id }: Draft<'a>,
     (event_field, content_field): (&'static str, &'static str),
     payload_bytes_max: usize,
 ) -> Result<Publish<'a>, Refusal> {
@@ -182,7 +219,10 @@ fn check<'a>(
         });
     }
     json::check_depth(content_field, content)?;
-    Ok(Publish { channel, event_type, client_id, content: content.get() })
+    if let Some(key) = &id {
+        check_key("id", key)?;
+    }
+    Ok(Publish { channel, event_type, client_id, content: content.get(), key: id })
 }
 
 #[cfg(test)]

@@ -53,14 +53,21 @@ fn the_first_start_makes_keys_and_shows_them_once() {
     let body = body.trim().strip_prefix("-d '").unwrap().strip_suffix('\'').unwrap();
     let mut http = HttpClient::connect(address);
     assert_eq!(http.publish(&secret, body).status, 200);
-    // Only the owner reads the file, and no secret stands in it.
-    let file = data.join("keys.toml");
-    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
-    let kept = std::fs::read_to_string(&file).unwrap();
-    assert!(!kept.contains(&secret) && !kept.contains(&mgmt), "{kept}");
     drop(http);
     program.signal(Signal::TERM);
     assert!(program.output().status.success());
+    // Only the owner looks into the folder, and no key stands in it.
+    let folder = data.join("directory");
+    assert_eq!(folder.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    let files = || {
+        let entries = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
+        entries.filter(|path| path.is_file()).collect::<Vec<_>>()
+    };
+    for file in files() {
+        let kept = std::fs::read(&file).unwrap();
+        let holds = |key: &str| kept.windows(key.len()).any(|window| window == key.as_bytes());
+        assert!(!holds(&publish) && !holds(&secret) && !holds(&mgmt), "{}", file.display());
+    }
     // The second start knows them and shows nothing.
     let (mut program, address) = Program::serve(&data, &[]);
     assert_eq!(HttpClient::connect(address).publish(&secret, body).status, 200);
@@ -70,11 +77,13 @@ fn the_first_start_makes_keys_and_shows_them_once() {
     assert!(output.status.success());
     let rest = String::from_utf8(output.stdout).unwrap();
     assert!(!rest.contains("sec_") && rest.contains("/live"), "{rest}");
-    // A damaged file is told and not overwritten.
-    std::fs::write(&file, "publish = 3").unwrap();
+    // Damage is told and not overwritten.
+    for file in files() {
+        std::fs::write(&file, "damage").unwrap();
+    }
     let output = run(&["--listen", "127.0.0.1:0", "--data-dir", text(&data)]);
-    says(&output, &["keys.toml", "is damaged", "restore it, or remove it"]);
-    assert_eq!(std::fs::read_to_string(&file).unwrap(), "publish = 3");
+    says(&output, &["cannot open the apps and keys in", "directory"]);
+    assert!(files().iter().all(|file| std::fs::read(file).unwrap() == b"damage"));
 }
 
 #[test]

@@ -1,20 +1,55 @@
-//! Keys in memory: only digests of them, compared in constant time.
+//! Keys: what they are called, what they may do, and what is kept of them.
+//!
+//! Invariant: a key itself is never kept. What is kept are two digests of it: one by which it is
+//! recognised, one with which its owner may sign connection tokens. Keys are long and random, so
+//! plain digests do not weaken them.
 
-use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use std::fmt::{self, Write as _};
 
-/// A tenant.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+/// A tenant. `AppId(0)` is the app `default`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct AppId(pub u32);
 
+impl AppId {
+    /// The app that exists from the start; its `mgmt_` keys administer the server.
+    pub const DEFAULT: Self = Self(0);
+
+    /// Reads the form that [`fmt::Display`] writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "default" {
+            return Some(Self::DEFAULT);
+        }
+        let number = text.strip_prefix("app_")?.parse().ok()?;
+        Some(Self(number)).filter(|app| *app != Self::DEFAULT && app.to_string() == text)
+    }
+}
+
+impl fmt::Display for AppId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::DEFAULT => f.write_str("default"),
+            Self(number) => write!(f, "app_{number}"),
+        }
+    }
+}
+
 /// What a key may do; each role may do all that the one before it may.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
+)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// `pub_`: connect and subscribe.
     Publish,
     /// `sec_`: publish and read as well.
     Secret,
     /// `mgmt_`: change channels and keys as well.
+    #[serde(rename = "mgmt")]
+    #[value(name = "mgmt")]
     Manage,
 }
 
@@ -31,7 +66,7 @@ impl Role {
         }
     }
 
-    /// The role's name in the configuration.
+    /// The role's name in the configuration and the API.
     pub fn name(self) -> &'static str {
         match self {
             Self::Publish => "publish",
@@ -46,8 +81,27 @@ impl Role {
     }
 }
 
-/// The SHA-256 of a key. Keys are long and random, so a plain digest does not weaken them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A key's public name: the first 64 bits of its digest, so that whoever has a key knows its id. On
+/// the wire `key_` and 16 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct KeyId(pub u64);
+
+impl KeyId {
+    /// Reads the form that [`fmt::Display`] writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = u64::from_str_radix(text.strip_prefix("key_")?, 16).ok().map(Self)?;
+        Some(id).filter(|id| id.to_string() == text)
+    }
+}
+
+impl fmt::Display for KeyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "key_{:016x}", self.0)
+    }
+}
+
+/// The SHA-256 of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyDigest(pub [u8; 32]);
 
 impl KeyDigest {
@@ -55,45 +109,117 @@ impl KeyDigest {
     pub fn of(key: &str) -> Self {
         Self(Sha256::digest(key).into())
     }
+
+    /// The id of the key.
+    pub fn id(&self) -> KeyId {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        KeyId(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+
+    /// Whether it is the digest of the same key; takes the same time whatever the answer.
+    pub fn is(&self, other: &Self) -> bool {
+        self.0.ct_eq(&other.0).into()
+    }
+}
+
+/// What the holder of a key signs connection tokens with: the SHA-256 of `pushflo-token:` and the
+/// key. As the HMAC secret it is used in hexadecimal, which every JWT library takes.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SigningKey(pub [u8; 32]);
+
+impl SigningKey {
+    /// The signing key of `key`.
+    pub fn of(key: &str) -> Self {
+        Self(Sha256::digest(format!("pushflo-token:{key}")).into())
+    }
+
+    /// The HMAC secret: 64 lower-case hexadecimal digits.
+    pub fn secret(&self) -> String {
+        let mut hex = String::with_capacity(64);
+        for byte in self.0 {
+            // Writing into memory cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+        }
+        hex
+    }
+}
+
+impl fmt::Debug for SigningKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SigningKey")
+    }
 }
 
 /// One key as the server knows it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Key {
     /// Its digest.
     pub digest: KeyDigest,
-    /// What it grants.
-    pub access: Access,
-}
-
-/// What a key grants, and where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
-    /// The app it belongs to.
-    pub app: AppId,
-    /// What it may do there.
+    /// What its holder signs tokens with.
+    pub signing: SigningKey,
+    /// What it may do.
     pub role: Role,
+    /// What its owner calls it.
+    pub name: Option<Box<str>>,
+    /// When it was made, in Unix milliseconds.
+    pub created_ms: u64,
+    /// It stands in the configuration: it cannot be revoked here.
+    #[serde(skip)]
+    pub is_configured: bool,
 }
 
-/// All keys.
-#[derive(Clone, Debug, Default)]
-pub struct Keys(Vec<Key>);
-
-impl Keys {
-    /// Takes the keys as given.
-    pub fn new(keys: Vec<Key>) -> Self {
-        Self(keys)
+impl Key {
+    /// What is kept of `key`.
+    pub fn new(key: &str, role: Role, name: Option<Box<str>>, created_ms: u64) -> Self {
+        let (digest, signing) = (KeyDigest::of(key), SigningKey::of(key));
+        Self { digest, signing, role, name, created_ms, is_configured: false }
     }
 
-    /// What `key` grants. Takes the same time for every wrong key of a length.
-    pub fn find(&self, key: &str) -> Option<Access> {
-        let digest = KeyDigest::of(key);
-        let mut found = None;
-        for candidate in &self.0 {
-            if bool::from(candidate.digest.0.ct_eq(&digest.0)) {
-                found = Some(candidate.access);
-            }
+    /// A new key, and itself: 160 random bits in base 32 after the role's prefix.
+    pub fn generate(role: Role, name: Option<Box<str>>, created_ms: u64) -> (Self, String) {
+        let digit = |byte: u8| {
+            let digits = b"0123456789abcdefghjkmnpqrstvwxyz";
+            digits.get(usize::from(byte & 31)).map_or('0', |&digit| char::from(digit))
+        };
+        let random = random_bytes::<32>();
+        let key: String = role.prefix().chars().chain(random.into_iter().map(digit)).collect();
+        (Self::new(&key, role, name, created_ms), key)
+    }
+
+    /// Its id.
+    pub fn id(&self) -> KeyId {
+        self.digest.id()
+    }
+}
+
+/// Bytes nobody can guess.
+pub fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut random = [0; N];
+    // Without a source of randomness there can be no keys, and Linux always has one.
+    if getrandom::fill(&mut random).is_err() {
+        std::process::abort();
+    }
+    random
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_read_as_they_are_written() {
+        for app in [AppId(0), AppId(1), AppId(u32::MAX)] {
+            assert_eq!(AppId::parse(&app.to_string()), Some(app));
         }
-        found
+        for bad in ["", "app_", "app_0", "app_01", "app_-1", "app_4294967296", "Default", "self"] {
+            assert_eq!(AppId::parse(bad), None, "{bad}");
+        }
+        let (key, text) = Key::generate(Role::Secret, None, 1);
+        assert_eq!(KeyId::parse(&key.id().to_string()), Some(key.id()));
+        assert!(KeyDigest::of(&text).is(&key.digest));
+        assert_eq!((Role::of(&text), text.len()), (Some(Role::Secret), 36));
+        for bad in ["", "key_", "key_0", "key_00000000000000000", "key_000000000000000G"] {
+            assert_eq!(KeyId::parse(bad), None, "{bad}");
+        }
     }
 }

@@ -1,7 +1,32 @@
-//! Who may do what: keys, their roles, and the apps they belong to.
+//! Who may do what: apps, their keys and plans, connection tokens, and what apps use.
+//!
+//! * `keys`, `app`, `plan`: what they are
+//! * `directory`: what a shard knows of them
+//! * `token`: JWTs that let clients in
+//! * `usage`: counters that all shards share
+//! * `store`: what is kept of them on disk
+//! * `clerk`: the thread that changes them
+//!
+//! A shard only ever reads. A change goes to the clerk, who writes it to disk, tells every shard and
+//! then answers.
 
+mod app;
+mod channel;
+mod clerk;
+mod directory;
 mod keys;
+pub mod plan;
 mod store;
+pub mod token;
+mod usage;
 
-pub use keys::{Access, AppId, Key, KeyDigest, Keys, Role};
-pub use store::{Generated, KeyStoreError, load_or_create};
+pub use app::{App, AppRecord, AppSettings};
+pub use channel::ChannelMeta;
+pub use clerk::{AppChange, Clerk, ClerkCall, ClerkHandle};
+pub use directory::{Access, Directory};
+pub use keys::{AppId, Key, KeyDigest, KeyId, Role, SigningKey, random_bytes};
+pub use plan::{Plan, Plans};
+pub use store::{DirectoryError, Opened, Store, open};
+pub use token::{Grant, Identity};
+pub(crate) use usage::Rate;
+pub use usage::Usage;

@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushflo_engine::auth::{Generated, Role};
+use pushflo_engine::auth::Role;
 use pushflo_engine::metrics;
 use pushflo_engine::server::Server;
 use pushflo_engine::shard::Shared;
@@ -49,8 +49,12 @@ pub(super) fn run(arguments: &ServerArguments) -> Result<(), Box<dyn Error>> {
 fn start_logging() -> tracing_appender::non_blocking::WorkerGuard {
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     let level = std::env::var("PUSHFLO_LOG").unwrap_or_else(|_| "info".into());
-    // The store's own progress is of interest only to those who ask for it by name.
-    let filter = EnvFilter::new(format!("fjall=warn,fjall::journal=off,lsm_tree=warn,{level}"));
+    // A level is for the server itself: what its libraries do is of interest only to those who ask
+    // for them by name, as in `debug,fjall=info`.
+    let (level, by_name) = level.split_once(',').unwrap_or((&level, ""));
+    let filter =
+        format!("warn,fjall::journal=off,pushflo={level},pushflo_engine={level},{by_name}");
+    let filter = EnvFilter::new(filter);
     tracing_subscriber::fmt()
         .with_writer(writer)
         .with_env_filter(filter)
@@ -68,8 +72,8 @@ fn greet(server: &Server) {
         env!("CARGO_PKG_VERSION")
     );
     let fresh = |role| {
-        let mut keys = generated.iter().filter(|key: &&Generated| key.role == role);
-        keys.find_map(|key| key.fresh.as_deref())
+        let mut keys = generated.iter().filter(|(of, _)| *of == role);
+        keys.next().map(|(_, key)| key.as_str())
     };
     if Role::ALL.into_iter().all(|role| fresh(role).is_none()) {
         println!("Live page: http://{address}/live");

@@ -1,16 +1,17 @@
 //! Configuration: what the file, the environment and the command line say becomes one validated
 //! [`Config`], once. The command line wins over the environment, which wins over the file.
 
+mod sections;
+
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use thiserror::Error;
 
-use crate::auth::Role;
-use crate::clock::ticks;
-use crate::history::{Durability, Retention};
-use crate::shard::{AllowedOrigins, Limits, OutboxLimits, Timeouts};
+use crate::auth::{Plans, Role};
+use crate::history::Durability;
+use crate::shard::{AllowedOrigins, Limits, OutboxLimits, PresenceTimes, Timeouts, TrustedProxies};
+use sections::{File, KeysSection, range, value};
 
 /// Where the server listens if nothing else is said.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:7070";
@@ -41,7 +42,7 @@ pub enum ConfigError {
     #[error("{key} = {value}: {reason}")]
     Value {
         /// The key as in the file.
-        key: &'static str,
+        key: String,
         /// What it is set to.
         value: String,
         /// What it may be.
@@ -89,77 +90,18 @@ pub struct Config {
     pub limits: Limits,
     /// Time-outs.
     pub timeouts: Timeouts,
-    /// What history keeps.
-    pub retention: Retention,
-    /// What an answered publish has survived.
+    /// The plans that apps may have.
+    pub plans: Plans,
+    /// Times of presence.
+    pub presence: PresenceTimes,
+    /// Proxies that are believed.
+    pub proxies: TrustedProxies,
+    /// What an answered publish has survived, where the app's plan says nothing else.
     pub durability: Durability,
     /// Most envelopes in a mailbox.
     pub mailbox_envelopes_max: usize,
     /// Bounds of what waits before mailboxes.
     pub outbox: OutboxLimits,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct File {
-    listen: Option<String>,
-    metrics_listen: Option<String>,
-    data_dir: Option<PathBuf>,
-    shards: Option<usize>,
-    cores: Option<Vec<usize>>,
-    drain_spread_ms: Option<u64>,
-    allowed_origins: Option<Vec<String>>,
-    keys: KeysSection,
-    limits: LimitsSection,
-    timeouts: TimeoutsSection,
-    history: HistorySection,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct KeysSection {
-    publish: Option<String>,
-    secret: Option<String>,
-    mgmt: Option<String>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct LimitsSection {
-    connections: Option<usize>,
-    connections_per_address: Option<u32>,
-    subscriptions_per_connection: Option<usize>,
-    channels_per_shard: Option<usize>,
-    payload_bytes: Option<usize>,
-    tail_bytes: Option<u64>,
-    replay_messages: Option<u64>,
-    pipelined_requests: Option<usize>,
-    out_bytes: Option<usize>,
-    mailbox_envelopes: Option<usize>,
-    outbox_envelopes: Option<usize>,
-    outbox_bytes: Option<usize>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct TimeoutsSection {
-    head_ms: Option<u64>,
-    body_ms: Option<u64>,
-    keep_alive_ms: Option<u64>,
-    ping_ms: Option<u64>,
-    pong_ms: Option<u64>,
-    write_ms: Option<u64>,
-    linger_ms: Option<u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct HistorySection {
-    durability: Option<String>,
-    age_ms: Option<u64>,
-    messages_per_channel: Option<usize>,
-    bytes_per_channel: Option<usize>,
-    bytes_per_shard: Option<usize>,
 }
 
 impl Config {
@@ -189,16 +131,10 @@ impl Config {
             return Err(value("shards", shards.unwrap_or(0), "must be from 1 to 1024"));
         }
         let retention = file.history.validate()?;
-        let durability = match overrides.durability.or(file.history.durability).as_deref() {
-            None => Durability::default(),
-            Some("memory") => Durability::Memory,
-            Some("os") => Durability::Os,
-            Some("disk") => Durability::Disk,
-            Some(other) => {
-                let reason = "must be memory, os or disk";
-                return Err(value("history.durability", other, reason));
-            }
-        };
+        let durability = overrides.durability.as_ref().or(file.history.durability.as_ref());
+        let durability =
+            durability.map(|text| sections::durability("history.durability", text)).transpose()?;
+        let durability = durability.unwrap_or_default();
         Ok(Self {
             listen: address("listen", &listen)?,
             metrics_listen: file
@@ -214,9 +150,11 @@ impl Config {
             drain_spread_ms: range("drain_spread_ms", file.drain_spread_ms, 0, 3_600_000, 5_000)?,
             keys: keys(file.keys, overrides.keys)?,
             origins: file.allowed_origins.map_or(AllowedOrigins::All, AllowedOrigins::List),
-            limits: file.limits.validate()?,
+            limits: file.limits.validate(&file.history)?,
             timeouts: file.timeouts.validate()?,
-            retention,
+            plans: sections::plans(&file.plans, retention, durability)?,
+            presence: file.presence.validate()?,
+            proxies: file.proxy.validate()?,
             durability,
             mailbox_envelopes_max: range(
                 "limits.mailbox_envelopes",
@@ -245,124 +183,6 @@ impl Config {
     }
 }
 
-impl LimitsSection {
-    fn validate(&self) -> Result<Limits, ConfigError> {
-        let d = Limits::default();
-        let bytes = 16 * 1024 * 1024;
-        Ok(Limits {
-            connections_max: range(
-                "limits.connections",
-                self.connections,
-                1,
-                100_000_000,
-                d.connections_max,
-            )?,
-            connections_per_address_max: range(
-                "limits.connections_per_address",
-                self.connections_per_address,
-                1,
-                100_000_000,
-                d.connections_per_address_max,
-            )?,
-            subscriptions_per_connection_max: range(
-                "limits.subscriptions_per_connection",
-                self.subscriptions_per_connection,
-                1,
-                100_000,
-                d.subscriptions_per_connection_max,
-            )?,
-            channels_per_shard_max: range(
-                "limits.channels_per_shard",
-                self.channels_per_shard,
-                1,
-                100_000_000,
-                d.channels_per_shard_max,
-            )?,
-            payload_bytes_max: range(
-                "limits.payload_bytes",
-                self.payload_bytes,
-                64,
-                bytes,
-                d.payload_bytes_max,
-            )?,
-            tail_bytes_max: range(
-                "limits.tail_bytes",
-                self.tail_bytes,
-                1024,
-                1 << 40,
-                d.tail_bytes_max,
-            )?,
-            replay_messages_max: range(
-                "limits.replay_messages",
-                self.replay_messages,
-                0,
-                1_000_000,
-                d.replay_messages_max,
-            )?,
-            pipelined_requests_max: range(
-                "limits.pipelined_requests",
-                self.pipelined_requests,
-                1,
-                100_000,
-                d.pipelined_requests_max,
-            )?,
-            out_bytes_max: range(
-                "limits.out_bytes",
-                self.out_bytes,
-                4096,
-                1 << 32,
-                d.out_bytes_max,
-            )?,
-        })
-    }
-}
-
-impl TimeoutsSection {
-    fn validate(&self) -> Result<Timeouts, ConfigError> {
-        let hour = 3_600_000;
-        let ms = |key, ms, default| range(key, ms, 250, hour, default).map(ticks);
-        Ok(Timeouts {
-            head: ms("timeouts.head_ms", self.head_ms, 10_000)?,
-            body: ms("timeouts.body_ms", self.body_ms, 30_000)?,
-            keep_alive: ms("timeouts.keep_alive_ms", self.keep_alive_ms, 75_000)?,
-            ping: ms("timeouts.ping_ms", self.ping_ms, 55_000)?,
-            pong: ms("timeouts.pong_ms", self.pong_ms, 25_000)?,
-            write: ms("timeouts.write_ms", self.write_ms, 30_000)?,
-            linger: ms("timeouts.linger_ms", self.linger_ms, 5_000)?,
-        })
-    }
-}
-
-impl HistorySection {
-    fn validate(&self) -> Result<Retention, ConfigError> {
-        let day = 24 * 3_600_000;
-        Ok(Retention {
-            age_ms_max: range("history.age_ms", self.age_ms, 0, 3650 * day, day)?,
-            messages_max: range(
-                "history.messages_per_channel",
-                self.messages_per_channel,
-                1,
-                1 << 32,
-                10_000,
-            )?,
-            channel_bytes_max: range(
-                "history.bytes_per_channel",
-                self.bytes_per_channel,
-                1024,
-                1 << 40,
-                16 * 1024 * 1024,
-            )?,
-            shard_bytes_max: range(
-                "history.bytes_per_shard",
-                self.bytes_per_shard,
-                1024,
-                1 << 50,
-                256 * 1024 * 1024,
-            )?,
-        })
-    }
-}
-
 fn keys(
     file: KeysSection,
     overrides: Vec<(Role, String)>,
@@ -381,11 +201,11 @@ fn keys(
         // The value is not repeated in the error: it is a secret.
         if Role::of(&key) != Some(role) {
             let reason = format!("must start with {}", role.prefix());
-            return Err(ConfigError::Value { key: name, value: "(hidden)".into(), reason });
+            return Err(ConfigError::Value { key: name.into(), value: "(hidden)".into(), reason });
         }
         if key.len() < KEY_BYTES_MIN || key.chars().any(|c| !c.is_ascii_graphic()) {
             let reason = format!("must have at least {KEY_BYTES_MIN} visible ASCII characters");
-            return Err(ConfigError::Value { key: name, value: "(hidden)".into(), reason });
+            return Err(ConfigError::Value { key: name.into(), value: "(hidden)".into(), reason });
         }
         keys.push((role, key));
     }
@@ -401,28 +221,6 @@ fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
         .ok()
         .and_then(|mut addresses| addresses.next())
         .ok_or_else(|| value(key, text, reason))
-}
-
-fn range<T: PartialOrd + std::fmt::Display + Copy>(
-    key: &'static str,
-    given: Option<T>,
-    least: T,
-    most: T,
-    default: T,
-) -> Result<T, ConfigError> {
-    let given = given.unwrap_or(default);
-    if given < least || given > most {
-        return Err(value(key, given, format!("must be from {least} to {most}")));
-    }
-    Ok(given)
-}
-
-fn value(
-    key: &'static str,
-    value: impl std::fmt::Display,
-    reason: impl Into<String>,
-) -> ConfigError {
-    ConfigError::Value { key, value: value.to_string(), reason: reason.into() }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use pushflo_protocol::websocket::{CloseCode, close_frame, ping_frame};
 
+use super::websocket::TokenTime;
 use super::{Phase, http};
 use crate::clock::TICK_MS;
 use crate::shard::{Closing, ConnectionKey, Shard};
@@ -92,6 +93,7 @@ impl Shard {
         match c.phase {
             Phase::Open { .. } => self.forget_connection(connection),
             Phase::Closing { .. } => self.peer_is_done(connection),
+            Phase::Proxy => self.forget_connection(connection),
             Phase::Http => {
                 c.peer_done = true;
                 match c.active.as_mut().and_then(|active| active.answers.back_mut()) {
@@ -158,6 +160,11 @@ impl Shard {
             }
         }
         let silent = now.saturating_sub(c.heard_tick);
+        let token_left = match self.token_timeout(connection) {
+            TokenTime::Ended => return,
+            TokenTime::Left(ticks) => ticks,
+        };
+        let Some(c) = self.connections.get_mut(connection) else { return };
         let next = match &mut c.phase {
             Phase::Closing { until, .. } => {
                 if now >= *until {
@@ -186,7 +193,7 @@ impl Shard {
                     timeouts.pong
                 }
             }
-            Phase::Http => {
+            Phase::Proxy | Phase::Http => {
                 let limit = c.active.as_ref().map_or(timeouts.keep_alive, |active| {
                     if !active.answers.is_empty() {
                         timeouts.keep_alive
@@ -205,7 +212,7 @@ impl Shard {
                 limit - silent
             }
         };
-        self.arm(connection, next);
+        self.arm(connection, next.min(token_left));
     }
 
     fn http_timeout(&mut self, connection: ConnectionKey) {
@@ -220,9 +227,15 @@ impl Shard {
 
     /// Ends the WebSocket session, if there is one.
     fn end_session(&mut self, connection: ConnectionKey) {
-        if self.connections.get(connection).is_some_and(super::Connection::is_websocket) {
-            self.metrics().websocket_connections.decrement();
-            self.drop_subscriptions(connection);
+        if self.connections.get(connection).is_none_or(|c| c.session.is_none()) {
+            return;
+        }
+        self.metrics().websocket_connections.decrement();
+        self.drop_subscriptions(connection);
+        let session = self.connections.get_mut(connection).and_then(|c| c.session.take());
+        let app = session.and_then(|session| self.directory.app(session.app));
+        if let Some(app) = app {
+            app.usage.leave_connection();
         }
     }
 }

@@ -1,7 +1,10 @@
 //! A connection that speaks HTTP: requests in, answers out in the same order.
 
+use std::net::IpAddr;
+
 use bytes::Bytes;
 use pushflo_protocol::http::{CONTINUE, Progress, Request, Response};
+use pushflo_protocol::proxy::{self, Prefix};
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Phase;
@@ -54,15 +57,16 @@ pub(crate) struct Reply {
 impl Reply {
     /// A JSON answer.
     pub(crate) fn json(status: u16, body: impl Into<Bytes>) -> Self {
-        let content_type = Some("application/json");
-        Self { status, content_type, body: body.into(), headers: Vec::new() }
+        let body = body.into();
+        let content_type = (!body.is_empty()).then_some("application/json");
+        Self { status, content_type, body, headers: Vec::new() }
     }
 
     /// A refusal as JSON.
     pub(crate) fn refusal(refusal: &Refusal) -> Self {
         let mut reply = Self::json(refusal.code.status(), refusal.to_json());
-        if refusal.code.is_transient() {
-            reply.headers.push("Retry-After: 1".into());
+        if let Some(seconds) = refusal.retry_after_s {
+            reply.headers.push(format!("Retry-After: {seconds}"));
         }
         if refusal.code == ErrorCode::Unauthorized {
             reply.headers.push("WWW-Authenticate: Bearer".into());
@@ -99,6 +103,7 @@ impl Shard {
             let rest = input.get_mut(taken..).unwrap_or_default();
             let phase = self.connections.get(connection).map(|c| c.phase);
             let step = match phase {
+                Some(Phase::Proxy) => self.read_proxy(connection, rest),
                 Some(Phase::Http) => self.read_request(connection, rest),
                 Some(Phase::Open { .. }) => self.read_frame(connection, rest),
                 Some(Phase::Closing { .. }) | None => return,
@@ -110,7 +115,7 @@ impl Shard {
         }
         if !matches!(
             self.connections.get(connection).map(|c| c.phase),
-            Some(Phase::Http | Phase::Open { .. })
+            Some(Phase::Proxy | Phase::Http | Phase::Open { .. })
         ) {
             return;
         }
@@ -132,9 +137,54 @@ impl Shard {
             c.heard_tick = now;
         }
         c.active().inbound = rest;
-        if c.phase == Phase::Http {
+        if matches!(c.phase, Phase::Proxy | Phase::Http) {
             self.arm(connection, self.settings.timeouts.head);
         }
+    }
+
+    /// Reads what a proxy says of the connection before anything else. `None`: it is not whole, or the
+    /// connection is over.
+    fn read_proxy(&mut self, connection: ConnectionKey, bytes: &[u8]) -> Option<usize> {
+        if bytes.is_empty() {
+            return None;
+        }
+        match proxy::read_prefix(bytes) {
+            Prefix::More => None,
+            Prefix::Header { client, bytes } => {
+                if client.is_some_and(|client| !self.count_client(connection, client)) {
+                    self.forget_connection(connection);
+                    return None;
+                }
+                let c = self.connections.get_mut(connection)?;
+                c.phase = Phase::Http;
+                Some(bytes)
+            }
+            Prefix::Invalid => {
+                self.metrics().protocol_errors_total.increment();
+                self.forget_connection(connection);
+                None
+            }
+        }
+    }
+
+    /// Counts a connection through a proxy for the address of its client. False: that has as many as
+    /// it may.
+    pub(crate) fn count_client(&mut self, connection: ConnectionKey, client: IpAddr) -> bool {
+        let slot = self.shared.address_slot(client);
+        let Some(c) = self.connections.get_mut(connection) else { return false };
+        if c.address == Some(slot) {
+            return true;
+        }
+        if !self.shared.admit_address(slot, &self.settings.limits) {
+            self.metrics().connections_refused_total.increment();
+            return false;
+        }
+        if let Some(c) = self.connections.get_mut(connection)
+            && let Some(before) = c.address.replace(slot)
+        {
+            self.shared.leave_address(before);
+        }
+        true
     }
 
     /// Reads one request and sees to its answer. `None`: there is no whole one, or it must wait.
@@ -189,8 +239,14 @@ impl Shard {
         }
     }
 
-    /// The answer to a request that another shard worked on.
+    /// The answer to a request that another shard worked on, or to a client's publish.
     pub(crate) fn answer(&mut self, connection: ConnectionKey, sequence: u32, outcome: Outcome) {
+        let Some(c) = self.connections.get(connection) else { return };
+        match c.phase {
+            Phase::Open { .. } => return self.publish_answered(connection, sequence, outcome),
+            Phase::Proxy | Phase::Closing { .. } => return,
+            Phase::Http => {}
+        }
         let reply = match outcome {
             Ok((status, body)) => Reply::json(status, body),
             Err(refusal) => {

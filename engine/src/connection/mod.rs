@@ -6,6 +6,7 @@
 
 mod close;
 mod http;
+mod session;
 mod websocket;
 
 use std::collections::VecDeque;
@@ -14,12 +15,14 @@ use bytes::Bytes;
 use pushflo_protocol::http::RequestReader;
 use pushflo_protocol::websocket::MessageReader;
 
-use crate::auth::Access;
-use crate::shard::{AddressSlot, Batch, Limits, SubscriptionKey};
+use crate::shard::{AddressSlot, Batch, Limits, ProxyProtocol, SubscriptionKey};
 
 pub use close::CloseReason;
 use http::PendingAnswer;
 pub(crate) use http::{AllowOrigin, Answering, Reply};
+pub use session::Client;
+pub(crate) use session::{Session, TokenGrant};
+use websocket::PendingPublish;
 
 /// A connection's record.
 #[derive(Debug)]
@@ -27,8 +30,12 @@ pub(crate) struct Connection {
     phase: Phase,
     /// The peer sends nothing more.
     peer_done: bool,
-    /// Where it is counted.
-    address: AddressSlot,
+    /// Where it is counted; not yet known of one that comes through a proxy.
+    address: Option<AddressSlot>,
+    /// How the proxy it comes through tells whose it is.
+    pub(crate) proxy: Option<ProxyProtocol>,
+    /// Who is behind it, while it is a WebSocket.
+    session: Option<Session>,
     /// The tick at which its time-out comes up; `u32::MAX` for none.
     pub(crate) timer_tick: u32,
     /// When the peer was last heard, or, while a request is read, when that began.
@@ -41,10 +48,11 @@ pub(crate) struct Connection {
 /// What is spoken on the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// A proxy is to tell whose connection it is.
+    Proxy,
     Http,
-    /// A WebSocket, with what its key grants.
+    /// A WebSocket.
     Open {
-        access: Access,
         pinged: bool,
     },
     /// A last write is on its way; what the peer sends is dropped. `until` is a tick.
@@ -68,6 +76,10 @@ struct Active {
     /// Bytes of the connection's own, ready to be written.
     out: VecDeque<Bytes>,
     out_bytes: usize,
+    /// What the answers to its own publishes are to carry, in their order.
+    publishes: VecDeque<PendingPublish>,
+    /// The sequence number of the first of `publishes`.
+    first_publish: u32,
     /// Subscriptions with something to send, each once.
     behind: VecDeque<SubscriptionKey>,
     /// What is left of a write that was taken in part.
@@ -81,11 +93,18 @@ struct Active {
 }
 
 impl Connection {
-    pub(crate) fn new(address: AddressSlot, tick: u32) -> Self {
+    pub(crate) fn new(
+        address: Option<AddressSlot>,
+        proxy: Option<ProxyProtocol>,
+        tick: u32,
+    ) -> Self {
+        let is_announced = proxy == Some(ProxyProtocol::Proxy);
         Self {
-            phase: Phase::Http,
+            phase: if is_announced { Phase::Proxy } else { Phase::Http },
             peer_done: false,
             address,
+            proxy,
+            session: None,
             timer_tick: u32::MAX,
             heard_tick: tick,
             subscriptions: Vec::new(),
@@ -97,6 +116,21 @@ impl Connection {
         matches!(self.phase, Phase::Open { .. })
     }
 
+    /// Who is behind it, while it is a WebSocket.
+    pub(crate) fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// Where it is counted.
+    pub(crate) fn address(&self) -> Option<AddressSlot> {
+        self.address
+    }
+
+    /// Bytes of its own that wait to be written.
+    pub(crate) fn out_bytes(&self) -> usize {
+        self.active.as_ref().map_or(0, |active| active.out_bytes)
+    }
+
     /// Whether nothing is under way on it.
     pub(crate) fn is_quiet(&self) -> bool {
         self.active.is_none() && !matches!(self.phase, Phase::Closing { .. })
@@ -105,7 +139,8 @@ impl Connection {
     pub(crate) fn wants_bytes(&mut self, limits: &Limits) -> bool {
         let Some(active) = &mut self.active else { return true };
         let wanted = active.out_bytes < limits.out_bytes_max
-            && active.answers.len() < limits.pipelined_requests_max;
+            && active.answers.len() < limits.pipelined_requests_max
+            && active.publishes.len() < limits.pipelined_requests_max;
         active.is_paused = !wanted;
         wanted
     }
@@ -182,6 +217,7 @@ impl Active {
             && !self.request_reader.is_reading_body()
             && self.message_reader.is_idle()
             && self.answers.is_empty()
+            && self.publishes.is_empty()
             && self.out.is_empty()
             && self.behind.is_empty()
             && self.unfinished.is_none()

@@ -1,43 +1,85 @@
 //! A connection that speaks WebSocket: commands in, events out.
 
-use bytes::Bytes;
-use pushflo_protocol::command::Command;
-use pushflo_protocol::event;
-use pushflo_protocol::message::MessageId;
-use pushflo_protocol::websocket::{CloseCode, Received, pong_frame};
-use pushflo_protocol::{ErrorCode, Refusal};
+use std::borrow::Cow;
 
-use super::{CloseReason, Phase};
-use crate::auth::Access;
-use crate::shard::{ChannelKey, ConnectionKey, Shard};
+use bytes::Bytes;
+use pushflo_protocol::command::{Command, RefusedCommand, Start};
+use pushflo_protocol::event::{self, Published};
+use pushflo_protocol::message::MessageId;
+use pushflo_protocol::publish::Publish;
+use pushflo_protocol::time::parse_iso8601;
+use pushflo_protocol::websocket::{CloseCode, Received, pong_frame};
+use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal};
+use serde::Deserialize;
+
+use super::{Client, CloseReason, Phase, Session, TokenGrant};
+use crate::auth::plan::limit;
+use crate::auth::{Access, Grant, token};
+use crate::clock::ticks;
+use crate::shard::{ChannelKey, ConnectionKey, Draft, Outcome, ReplyTo, RequestId, Shard};
+
+/// A publish of the client's that waits for its answer.
+#[derive(Debug)]
+pub(super) struct PendingPublish {
+    channel: ChannelSlug,
+    reference: Option<Box<str>>,
+    /// The event that answers it, once it is there.
+    answer: Option<Bytes>,
+}
+
+/// How long a token still holds.
+pub(super) enum TokenTime {
+    /// It has ended, and with it the connection.
+    Ended,
+    /// Ticks until something is due on it; the most there are without a token.
+    Left(u32),
+}
+
+/// A client is asked for a fresh token so long before the old one ends, in milliseconds, or at two
+/// thirds of its life if that is later.
+const WARNING_MS: u64 = 30_000;
 
 impl Shard {
-    /// Makes a connection a WebSocket: `response` is the 101. `access` is what its key grants, or
-    /// the refusal that it is told in a frame, since browsers do not show an HTTP answer.
+    /// Makes a connection a WebSocket: `response` is the 101. `access` is what its key or token
+    /// grants, or the refusal that it is told in a frame, since browsers do not show an HTTP answer.
     pub(crate) fn open_websocket(
         &mut self,
         connection: ConnectionKey,
         response: Bytes,
-        access: Result<Access, (Refusal, CloseCode)>,
+        access: Result<(Access, Option<Grant>), (Refusal, CloseCode)>,
     ) {
         let now_ms = self.now.unix_ms;
-        let client_id = MessageId::new(now_ms, self.random.u128(..)).to_string();
+        let generated = MessageId::new(now_ms, self.random.u128(..));
         let Some(c) = self.connections.get_mut(connection) else { return };
         // The request's own answer is the 101.
         c.active().answers.pop_back();
         self.send(connection, response);
+        let access = access.and_then(|(access, grant)| match take_connection(&access) {
+            Ok(()) => Ok((access, grant)),
+            Err(refusal) => Err((refusal, CloseCode::OverQuota)),
+        });
         match access {
-            Ok(access) => {
+            Ok((access, grant)) => {
+                let client = match &grant {
+                    Some(grant) => Client::Named(grant.identity(|| generated.to_string())),
+                    None => Client::generated(generated),
+                };
+                let grant = grant.map(|grant| Box::new(self.token_grant(grant)));
+                let connected = event::connected(&client.id(), now_ms);
                 let Some(c) = self.connections.get_mut(connection) else { return };
-                c.phase = Phase::Open { access, pinged: false };
+                let due = grant.as_ref().map(|grant| grant.warn_tick);
+                c.session = Some(Session::new(&access, client, grant));
+                c.phase = Phase::Open { pinged: false };
                 c.heard_tick = self.now.tick;
                 self.metrics().websocket_connections.increment();
-                self.send(connection, event::connected(&client_id, now_ms));
-                self.arm(connection, self.settings.timeouts.ping);
+                self.send(connection, connected);
+                let ping = self.settings.timeouts.ping;
+                let due = due.map_or(ping, |tick| tick.saturating_sub(self.now.tick).min(ping));
+                self.arm(connection, due);
             }
             Err((refusal, code)) => {
                 self.metrics().refused(refusal.code);
-                self.send(connection, event::error(&refusal, None));
+                self.send(connection, event::error(&refusal, None, None));
                 let frame =
                     pushflo_protocol::websocket::close_frame(code.value(), &refusal.message);
                 self.close_after(connection, frame);
@@ -53,9 +95,8 @@ impl Shard {
     ) -> Option<usize> {
         let limits = self.settings.limits;
         let c = self.connections.get_mut(connection)?;
-        let Phase::Open { access, pinged } = &mut c.phase else { return None };
+        let Phase::Open { pinged } = &mut c.phase else { return None };
         *pinged = false;
-        let access = *access;
         if bytes.is_empty() || !c.wants_bytes(&limits) {
             return None;
         }
@@ -64,7 +105,7 @@ impl Shard {
             c.active.as_mut().map(|a| std::mem::take(&mut a.message_reader)).unwrap_or_default();
         let taken = match reader.read(bytes) {
             Ok(Some((taken, received))) => {
-                self.frame(connection, access, received);
+                self.frame(connection, received);
                 Some(taken)
             }
             Ok(None) => None,
@@ -82,53 +123,221 @@ impl Shard {
         taken
     }
 
-    fn frame(&mut self, connection: ConnectionKey, access: Access, received: Received<'_>) {
+    fn frame(&mut self, connection: ConnectionKey, received: Received<'_>) {
         match received {
-            Received::Text(text) => self.command(connection, access, text),
+            Received::Text(text) => self.command(connection, text),
             Received::Ping(payload) => self.send(connection, pong_frame(payload)),
             Received::Fragment | Received::Pong => {}
             Received::Close { code } => self.close_echo(connection, code),
         }
     }
 
-    fn command(&mut self, connection: ConnectionKey, access: Access, text: &str) {
-        let channel_key = |slug| ChannelKey { app: access.app, slug };
-        match Command::parse(text) {
+    fn command(&mut self, connection: ConnectionKey, text: &str) {
+        let session = self.connections.get(connection).and_then(|c| c.session.as_ref());
+        let Some(app) = session.map(|session| session.app) else { return };
+        let payload_bytes_max = self.payload_bytes_max(app);
+        match Command::parse(text, payload_bytes_max) {
             Ok(Command::Ping) => self.send(connection, event::pong()),
             Ok(Command::Ack) => self.metrics().acks_total.increment(),
             Ok(Command::Unsubscribe { channel }) => {
-                self.unsubscribe(connection, &channel_key(channel));
+                self.unsubscribe(connection, &ChannelKey { app, slug: channel });
             }
-            Ok(Command::Subscribe { channel, start }) => {
-                let refusal = self
+            Ok(Command::Subscribe { channel, start, presence }) => {
+                let key = ChannelKey { app, slug: channel.clone() };
+                let result = self
                     .check_start(&start)
-                    .and_then(|()| self.subscribe(connection, channel_key(channel.clone()), start));
-                if let Err(refusal) = refusal {
-                    self.refuse_command(connection, &refusal, Some(&channel));
+                    .and_then(|()| self.subscribe(connection, key, start, presence));
+                if let Err(refusal) = result {
+                    let channel = Some(channel);
+                    let refused = RefusedCommand { refusal, channel, reference: None };
+                    self.refuse_command(connection, &refused);
                 }
             }
-            Err((refusal, channel)) => self.refuse_command(connection, &refusal, channel.as_ref()),
+            Ok(Command::Publish { publish, reference }) => {
+                let (channel, told) = (publish.channel.clone(), reference.clone());
+                if let Err(refusal) = self.client_publish(connection, &publish, reference) {
+                    let channel = Some(channel);
+                    self.refuse_command(
+                        connection,
+                        &RefusedCommand { refusal, channel, reference: told },
+                    );
+                }
+            }
+            Ok(Command::Refresh { token }) => {
+                if let Err(refusal) = self.refresh(connection, &token) {
+                    self.refuse_command(connection, &refusal.into());
+                }
+            }
+            Err(refused) => self.refuse_command(connection, &refused),
         }
     }
 
-    fn check_start(&self, start: &pushflo_protocol::command::Start) -> Result<(), Refusal> {
+    fn check_start(&self, start: &Start) -> Result<(), Refusal> {
         let most = self.settings.limits.replay_messages_max;
         match start {
-            pushflo_protocol::command::Start::Last(count) if *count > most => {
+            Start::Last(count) if *count > most => {
                 Err(Refusal::field("replay", format!("last may be at most {most}")))
             }
             _ => Ok(()),
         }
     }
 
-    fn refuse_command(
+    fn client_publish(
         &mut self,
         connection: ConnectionKey,
-        refusal: &Refusal,
-        channel: Option<&pushflo_protocol::ChannelSlug>,
+        publish: &Publish<'_>,
+        reference: Option<Cow<'_, str>>,
+    ) -> Result<(), Refusal> {
+        let Some(c) = self.connections.get(connection) else { return Ok(()) };
+        let Some(session) = &c.session else { return Ok(()) };
+        let app = self.directory.require(session.app)?.clone();
+        if !session.may_publish(&publish.channel, app.record.settings.client_publish) {
+            let text = "publishing to this channel over the WebSocket is not granted";
+            return Err(Refusal::new(ErrorCode::Forbidden, text));
+        }
+        let client_id = session.client().id();
+        self.take_publish(&app)?;
+        let Some(c) = self.connections.get_mut(connection) else { return Ok(()) };
+        let active = c.active();
+        let sequence = active.first_publish.wrapping_add(active.publishes.len() as u32);
+        let (channel, reference) = (publish.channel.clone(), reference.map(Into::into));
+        active.publishes.push_back(PendingPublish { channel, reference, answer: None });
+        let reply_to = ReplyTo::Client(RequestId { shard: self.id, connection, sequence });
+        let channel = ChannelKey { app: app.id, slug: publish.channel.clone() };
+        let draft = Draft {
+            event_type: &publish.event_type,
+            client_id: Some(&client_id),
+            content: publish.content,
+            key: publish.key.as_deref(),
+        };
+        if let Err(refusal) = self.publish_at_home(channel, draft, reply_to) {
+            self.publish_answered(connection, sequence, Err(refusal));
+        }
+        Ok(())
+    }
+
+    /// What became of a client's publish. Clients are answered in the order in which they published.
+    pub(super) fn publish_answered(
+        &mut self,
+        connection: ConnectionKey,
+        sequence: u32,
+        outcome: Outcome,
     ) {
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        let Some(active) = &mut c.active else { return };
+        let index = sequence.wrapping_sub(active.first_publish) as usize;
+        let Some(publish) = active.publishes.get_mut(index) else { return };
+        let reference = publish.reference.as_deref();
+        publish.answer = Some(match &outcome {
+            Ok((_, body)) => published(body, reference),
+            Err(refusal) => event::error(refusal, Some(&publish.channel), reference),
+        });
+        let mut ready = Vec::new();
+        while active.publishes.front().is_some_and(|publish| publish.answer.is_some()) {
+            active.first_publish = active.first_publish.wrapping_add(1);
+            ready.extend(active.publishes.pop_front().and_then(|publish| publish.answer));
+        }
+        if let Err(refusal) = outcome {
+            self.metrics().refused(refusal.code);
+        }
+        for event in ready {
+            self.send(connection, event);
+        }
+    }
+
+    /// Takes a fresh token for a connection that came with one.
+    fn refresh(&mut self, connection: ConnectionKey, token: &str) -> Result<(), Refusal> {
+        let unauthorized = |text: String| Refusal::new(ErrorCode::Unauthorized, text);
+        let (access, grant) = token::verify(&self.directory, token, self.now.unix_ms)
+            .map_err(|error| unauthorized(error.to_string()))?;
+        let expires_ms = grant.expires_ms;
+        let grant = self.token_grant(grant);
+        let Some(c) = self.connections.get_mut(connection) else { return Ok(()) };
+        let Some(session) = &mut c.session else { return Ok(()) };
+        if session.grant.is_none() {
+            let text = "this connection came with a key, which does not expire";
+            return Err(Refusal::new(ErrorCode::ValidationError, text));
+        }
+        let is_same =
+            grant.grant.client_id.as_deref().is_none_or(|id| *id == *session.client().id());
+        if access.app.id != session.app || !is_same {
+            return Err(unauthorized("the token is for another app or client".into()));
+        }
+        let warn_tick = grant.warn_tick;
+        session.renew(&access, grant);
+        self.send(connection, event::refreshed(expires_ms));
+        self.arm(connection, warn_tick.saturating_sub(self.now.tick));
+        Ok(())
+    }
+
+    fn token_grant(&self, grant: Grant) -> TokenGrant {
+        let left_ms = grant.expires_ms.saturating_sub(self.now.unix_ms);
+        let warn_ms = left_ms.saturating_sub(WARNING_MS.min(left_ms / 3));
+        let tick = |ms| self.now.tick.saturating_add(ticks(ms));
+        TokenGrant { warn_tick: tick(warn_ms), end_tick: tick(left_ms), is_warned: false, grant }
+    }
+
+    /// Warns of the end of a token, or closes the connection at it.
+    pub(super) fn token_timeout(&mut self, connection: ConnectionKey) -> TokenTime {
+        let now = self.now.tick;
+        let session = self.connections.get_mut(connection).and_then(|c| c.session.as_mut());
+        let Some(token) = session.and_then(|session| session.grant.as_mut()) else {
+            return TokenTime::Left(u32::MAX);
+        };
+        if now >= token.end_tick {
+            let refusal = Refusal::new(ErrorCode::Unauthorized, "the token has expired");
+            self.metrics().refused(refusal.code);
+            self.send(connection, event::error(&refusal, None, None));
+            let reason = CloseReason::new(CloseCode::Unauthorized, "token expired");
+            self.close_websocket(connection, reason);
+            return TokenTime::Ended;
+        }
+        let (end_tick, expires_ms) = (token.end_tick, token.grant.expires_ms);
+        if now < token.warn_tick {
+            return TokenTime::Left(token.warn_tick - now);
+        }
+        if !std::mem::replace(&mut token.is_warned, true) {
+            self.send(connection, event::token_expiring(expires_ms));
+        }
+        TokenTime::Left(end_tick - now)
+    }
+
+    fn refuse_command(&mut self, connection: ConnectionKey, refused: &RefusedCommand<'_>) {
+        let RefusedCommand { refusal, channel, reference } = refused;
         debug_assert_ne!(refusal.code, ErrorCode::ServerError);
         self.metrics().refused(refusal.code);
-        self.send(connection, event::error(refusal, channel));
+        self.send(connection, event::error(refusal, channel.as_ref(), reference.as_deref()));
     }
+}
+
+/// Counts a connection of the app, unless it has as many as its plan allows.
+fn take_connection(access: &Access) -> Result<(), Refusal> {
+    let most = access.app.plan.connections_max;
+    if access.app.usage.take_connection(most) {
+        return Ok(());
+    }
+    let text = format!("the app has {most} connections, as many as its plan has");
+    Err(Refusal::limit(ErrorCode::QuotaExceeded, limit::CONNECTIONS, 60, text))
+}
+
+/// The event for a publish whose answer over HTTP would be `body`.
+fn published(body: &[u8], reference: Option<&str>) -> Bytes {
+    #[derive(Deserialize, Default)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        data: Receipt<'a>,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(rename_all = "camelCase")]
+    struct Receipt<'a> {
+        id: &'a str,
+        channel_slug: &'a str,
+        offset: u64,
+        created_at: &'a str,
+    }
+    // It is the server's own answer.
+    let Receipt { id, channel_slug, offset, created_at } =
+        serde_json::from_slice::<Answer<'_>>(body).unwrap_or_default().data;
+    let timestamp_ms = parse_iso8601(created_at).unwrap_or_default();
+    event::published(&Published { channel: channel_slug, id, offset, timestamp_ms }, reference)
 }

@@ -9,8 +9,6 @@
 pub mod log;
 pub mod recent;
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use pushflo_protocol::Message;
 
@@ -18,8 +16,8 @@ use crate::shard::ChannelKey;
 
 pub use recent::Recent;
 
-/// What is kept.
-#[derive(Clone, Copy, Debug)]
+/// What is kept of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
     /// Oldest age in milliseconds; 0 keeps nothing.
     pub age_ms_max: u64,
@@ -27,8 +25,16 @@ pub struct Retention {
     pub messages_max: usize,
     /// Most bytes of one channel.
     pub channel_bytes_max: usize,
-    /// Most bytes of all channels of one shard.
-    pub shard_bytes_max: usize,
+}
+
+impl Retention {
+    /// Keeps nothing.
+    pub const NOTHING: Self = Self { age_ms_max: 0, messages_max: 0, channel_bytes_max: 0 };
+
+    /// The time of the oldest message that is kept, in Unix milliseconds.
+    pub fn since_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.age_ms_max)
+    }
 }
 
 /// What an answered publish has survived.
@@ -72,13 +78,15 @@ pub(crate) fn page_body<M: std::borrow::Borrow<Message>>(
         }
         message.borrow().push_history_item(&channel.slug, &mut body);
     }
-    let mut end = String::new();
-    let PageQuery { page, page_size, .. } = query;
-    let pages = total.div_ceil(*page_size);
-    let _ = write!(
-        end,
-        r#"],"pagination":{{"page":{page},"pageSize":{page_size},"total":{total},"totalPages":{pages}}}}}}}"#
-    );
-    body.extend_from_slice(end.as_bytes());
+    let end = page_end(query.page, query.page_size, total);
+    body.extend_from_slice(format!("],{end}}}}}").as_bytes());
     body.into()
+}
+
+/// The field `pagination` of an answer that is a page.
+pub(crate) fn page_end(page: u64, page_size: u64, total: u64) -> String {
+    let pages = total.div_ceil(page_size);
+    format!(
+        r#""pagination":{{"page":{page},"pageSize":{page_size},"total":{total},"totalPages":{pages}}}"#
+    )
 }

@@ -16,7 +16,7 @@ use crate::shard::HomeKey;
 /// The recent messages of one shard's channels.
 #[derive(Debug)]
 pub struct Recent {
-    retention: Retention,
+    bytes_max: usize,
     logs: SecondaryMap<HomeKey, Log>,
     /// All messages in the order they came, so that the oldest is found without a search. Entries
     /// whose message is gone already are passed over.
@@ -30,35 +30,37 @@ struct Log {
     bytes: usize,
     /// There are, or may be, older messages on disk.
     is_behind: bool,
+    /// How long its messages are kept.
+    age_ms_max: u64,
 }
 
 impl Recent {
-    /// Empty logs.
-    pub fn new(retention: Retention) -> Self {
-        Self { retention, logs: SecondaryMap::new(), order: VecDeque::new(), bytes: 0 }
+    /// Empty logs that hold at most `bytes_max` bytes in all.
+    pub fn new(bytes_max: usize) -> Self {
+        Self { bytes_max, logs: SecondaryMap::new(), order: VecDeque::new(), bytes: 0 }
     }
 
     /// Keeps a message, at the expense of older ones where a limit says so.
-    pub fn append(&mut self, channel: HomeKey, message: Message) {
+    pub fn append(&mut self, channel: HomeKey, message: Message, retention: &Retention) {
         let size = cost(&message);
-        if self.retention.age_ms_max == 0 || size > self.retention.channel_bytes_max {
+        if retention.age_ms_max == 0 || size > retention.channel_bytes_max {
             self.forget(channel);
             self.begin_behind(channel);
             return;
         }
         let Some(entry) = self.logs.entry(channel) else { return };
         let log = entry.or_default();
+        log.age_ms_max = retention.age_ms_max;
         self.order.push_back((channel, message.offset));
         log.messages.push_back(message);
         log.bytes += size;
         self.bytes += size;
-        while log.messages.len() > self.retention.messages_max
-            || log.bytes > self.retention.channel_bytes_max
+        while log.messages.len() > retention.messages_max || log.bytes > retention.channel_bytes_max
         {
             self.bytes -= log.drop_oldest();
             log.is_behind = true;
         }
-        while self.bytes > self.retention.shard_bytes_max {
+        while self.bytes > self.bytes_max {
             self.drop_oldest();
         }
         self.compact_order();
@@ -83,21 +85,28 @@ impl Recent {
         self.logs.get(channel).map_or(0, |log| log.messages.len() as u64)
     }
 
-    /// Drops what has become too old at `now_ms`.
+    /// Drops what has become too old at `now_ms`. What is kept longer may keep in memory what came
+    /// behind it; readers say themselves what is too old for them.
     pub fn expire(&mut self, now_ms: u64) {
-        let limit = now_ms.saturating_sub(self.retention.age_ms_max);
         while let Some(&(channel, offset)) = self.order.front() {
-            let oldest = self.logs.get(channel).and_then(|log| log.messages.front());
-            match oldest {
+            let log = self.logs.get(channel);
+            let limit = now_ms.saturating_sub(log.map_or(0, |log| log.age_ms_max));
+            match log.and_then(|log| log.messages.front()) {
                 Some(oldest) if oldest.offset <= offset && oldest.timestamp_ms >= limit => break,
                 _ => self.drop_oldest(),
             }
         }
     }
 
-    /// The frames after `offset`, oldest first; `None` if any of them is not kept any more.
-    /// `head` is the channel's newest offset.
-    pub fn after(&self, channel: HomeKey, offset: Offset, head: Offset) -> Option<Vec<Bytes>> {
+    /// The frames after `offset`, oldest first; `None` if any of them is not kept any more, or older
+    /// than `since_ms`. `head` is the channel's newest offset.
+    pub fn after(
+        &self,
+        channel: HomeKey,
+        offset: Offset,
+        head: Offset,
+        since_ms: u64,
+    ) -> Option<Vec<Bytes>> {
         if offset >= head {
             return (offset == head).then(Vec::new);
         }
@@ -108,7 +117,8 @@ impl Recent {
             Some(before) => before.offset == offset,
             None => log.messages.front()?.offset == offset.next(),
         };
-        if !is_next {
+        let is_kept = log.messages.get(start).is_some_and(|next| next.timestamp_ms >= since_ms);
+        if !is_next || !is_kept {
             return None;
         }
         Some(log.messages.range(start..).map(|message| message.frame.clone()).collect())
@@ -121,20 +131,22 @@ impl Recent {
         log.messages.range(start..).map(|message| message.frame.clone()).collect()
     }
 
-    /// The last `count` frames, or all that are kept, oldest first.
-    pub fn last(&self, channel: HomeKey, count: u64) -> Vec<Bytes> {
+    /// The last `count` frames, or all that are kept and not older than `since_ms`, oldest first.
+    pub fn last(&self, channel: HomeKey, count: u64, since_ms: u64) -> Vec<Bytes> {
         let Some(log) = self.logs.get(channel) else { return Vec::new() };
         let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let start = log.messages.len().saturating_sub(count);
+        let kept = log.messages.partition_point(|message| message.timestamp_ms < since_ms);
+        let start = log.messages.len().saturating_sub(count).max(kept);
         log.messages.range(start..).map(|message| message.frame.clone()).collect()
     }
 
-    /// The messages of a page, newest first, and how many match in all.
-    pub fn page(&self, channel: HomeKey, query: &PageQuery) -> (Vec<&Message>, u64) {
+    /// The messages of a page, newest first, and how many match in all; none is older than `since_ms`.
+    pub fn page(&self, channel: HomeKey, query: &PageQuery, since_ms: u64) -> (Vec<&Message>, u64) {
         let Some(log) = self.logs.get(channel) else { return (Vec::new(), 0) };
         let wanted = query.event_type.as_deref().and_then(|t| serde_json::to_string(t).ok());
         let matches = |message: &&Message| {
             wanted.as_ref().is_none_or(|wanted| message.event_type_json() == wanted.as_bytes())
+                && message.timestamp_ms >= since_ms
                 && query.after_ms.is_none_or(|after| message.timestamp_ms > after)
                 && query.before_ms.is_none_or(|before| message.timestamp_ms < before)
         };
@@ -222,35 +234,33 @@ mod tests {
     }
 
     fn retention() -> Retention {
-        Retention {
-            age_ms_max: 100,
-            messages_max: 10,
-            channel_bytes_max: 100_000,
-            shard_bytes_max: 100_000,
-        }
+        Retention { age_ms_max: 100, messages_max: 10, channel_bytes_max: 100_000 }
     }
 
     #[test]
     fn recovery_is_whole_or_nothing() {
         let mut keys: SlotMap<HomeKey, ()> = SlotMap::with_key();
         let channel = keys.insert(());
-        let mut recent = Recent::new(retention());
+        let mut recent = Recent::new(100_000);
         for offset in 1..=15 {
-            recent.append(channel, message(offset, offset));
+            recent.append(channel, message(offset, offset), &retention());
         }
-        let head = Offset(15);
-        assert_eq!(recent.after(channel, Offset(5), head).unwrap().len(), 10);
-        assert!(recent.after(channel, Offset(4), head).is_none());
-        assert_eq!(recent.after(channel, Offset(15), head).unwrap().len(), 0);
-        assert!(recent.after(channel, Offset(16), head).is_none());
+        let after = |recent: &Recent, offset| recent.after(channel, Offset(offset), Offset(15), 0);
+        assert_eq!(after(&recent, 5).unwrap().len(), 10);
+        assert!(after(&recent, 4).is_none());
+        assert_eq!(after(&recent, 15).unwrap().len(), 0);
+        assert!(after(&recent, 16).is_none());
         assert_eq!(recent.since(channel, 14).len(), 2);
-        assert_eq!(recent.last(channel, 3).len(), 3);
-        assert_eq!(recent.last(channel, u64::MAX).len(), 10);
+        assert_eq!(recent.last(channel, 3, 0).len(), 3);
+        assert_eq!(recent.last(channel, u64::MAX, 0).len(), 10);
+        assert_eq!(recent.last(channel, u64::MAX, 13).len(), 3);
+        assert!(recent.after(channel, Offset(11), Offset(15), 13).is_none());
+        assert_eq!(recent.after(channel, Offset(12), Offset(15), 13).unwrap().len(), 3);
         recent.expire(110);
-        assert!(recent.after(channel, Offset(8), head).is_none());
-        assert_eq!(recent.after(channel, Offset(9), head).unwrap().len(), 6);
+        assert!(after(&recent, 8).is_none());
+        assert_eq!(after(&recent, 9).unwrap().len(), 6);
         recent.expire(1_000);
-        assert!(recent.after(channel, Offset(14), head).is_none());
+        assert!(after(&recent, 14).is_none());
         assert_eq!(recent.bytes(), 0);
     }
 
@@ -258,9 +268,9 @@ mod tests {
     fn pages_are_newest_first_with_right_totals() {
         let mut keys: SlotMap<HomeKey, ()> = SlotMap::with_key();
         let channel = keys.insert(());
-        let mut recent = Recent::new(retention());
+        let mut recent = Recent::new(100_000);
         for offset in 1..=9 {
-            recent.append(channel, message(offset, offset));
+            recent.append(channel, message(offset, offset), &retention());
         }
         let query = PageQuery {
             page: 2,
@@ -269,9 +279,10 @@ mod tests {
             after_ms: Some(1),
             before_ms: None,
         };
-        let (items, total) = recent.page(channel, &query);
+        let (items, total) = recent.page(channel, &query, 0);
         assert_eq!(items.iter().map(|m| m.offset.0).collect::<Vec<_>>(), [5, 3]);
         assert_eq!(total, 4);
+        assert_eq!(recent.page(channel, &query, 6).1, 2);
     }
 
     #[test]
@@ -279,15 +290,14 @@ mod tests {
         let mut keys: SlotMap<HomeKey, ()> = SlotMap::with_key();
         let (a, b) = (keys.insert(()), keys.insert(()));
         let size = cost(&message(1, 1));
-        let shard_bytes_max = 4 * size + size / 2;
-        let mut recent = Recent::new(Retention { shard_bytes_max, ..retention() });
+        let mut recent = Recent::new(4 * size + size / 2);
         for offset in 1..=2 {
-            recent.append(a, message(offset, offset));
+            recent.append(a, message(offset, offset), &retention());
         }
         for offset in 1..=3 {
-            recent.append(b, message(offset, offset));
+            recent.append(b, message(offset, offset), &retention());
         }
-        assert_eq!(recent.last(a, 9).len(), 1);
-        assert_eq!(recent.last(b, 9).len(), 3);
+        assert_eq!(recent.last(a, 9, 0).len(), 1);
+        assert_eq!(recent.last(b, 9, 0).len(), 3);
     }
 }

@@ -11,16 +11,13 @@ use pushflo_protocol::Refusal;
 use pushflo_protocol::http::Request;
 use pushflo_protocol::publish::Publish;
 
-use super::publish::{draft, new_message};
+use super::publish::{draft, idempotency_key, new_message};
 use crate::auth::Role;
 use crate::connection::Answering;
 use crate::shard::{
     BatchKey, BatchRequest, BatchResults, ChannelKey, Envelope, NewMessage, ReplyTo, RequestId,
     Shard, ShardId, no_room,
 };
-
-/// The address of the batch call.
-pub(super) const PATH: &str = "/api/v1/publish/batch";
 
 /// A batch that waits for results. There are at most as many as requests under way.
 #[derive(Debug)]
@@ -38,15 +35,16 @@ impl Shard {
         id: RequestId,
         request: &Request<'_>,
     ) -> Result<Answering, Refusal> {
-        let app = self.authorize(request, Role::Secret)?.app;
-        let most = self.settings.limits.payload_bytes_max;
-        let messages = Publish::parse_batch(&request.body, most)?;
+        let app = self.authorize(id, request, Role::Secret)?.app;
+        let key_of_all = idempotency_key(request)?;
+        let messages = Publish::parse_batch(&request.body, self.payload_bytes_max(app.id))?;
         let (shard, count) = (self.id, messages.len());
         let pending = PendingBatch { request: id, results: vec![None; count], pending: count };
         let batch = self.batches.insert(pending);
         let mut abroad: Vec<(ShardId, Vec<(u32, NewMessage)>)> = Vec::new();
         for (position, message) in messages.into_iter().enumerate() {
             let position = position as u32;
+            let message = message.and_then(|publish| self.take_publish(&app).map(|()| publish));
             let publish = match message {
                 Ok(publish) => publish,
                 Err(refusal) => {
@@ -54,18 +52,21 @@ impl Shard {
                     continue;
                 }
             };
-            let channel = ChannelKey { app, slug: publish.channel.clone() };
+            // The position in the batch tells its messages apart.
+            let key = key_of_all.as_ref().map(|key| format!("{key}#{position}"));
+            let draft = draft(&publish, key.as_deref());
+            let channel = ChannelKey { app: app.id, slug: publish.channel.clone() };
             let home = self.home_shard(&channel);
             if home == shard {
                 let reply_to = ReplyTo::Batch { shard, batch, position };
-                self.home_publish(&channel, draft(&publish), reply_to);
+                self.home_publish(&channel, draft, reply_to);
                 continue;
             }
             if self.is_way_full(home) {
                 self.batch_answer(batch, vec![(position, Err(no_room()))]);
                 continue;
             }
-            let message = (position, new_message(channel, publish));
+            let message = (position, new_message(channel, draft));
             match abroad.iter_mut().find(|(shard, _)| *shard == home) {
                 Some((_, messages)) => messages.push(message),
                 None => abroad.push((home, vec![message])),

@@ -8,11 +8,11 @@ use crate::connection::Answering;
 use crate::history::PageQuery;
 use crate::shard::{ChannelKey, Envelope, RequestId, Shard, no_room};
 
-/// Messages on a page if the request does not say.
-const PAGE_SIZE_DEFAULT: u64 = 25;
+/// Messages, or what else there are pages of, on a page if the request does not say.
+pub(super) const PAGE_SIZE_DEFAULT: u64 = 25;
 
-/// Most messages on a page.
-const PAGE_SIZE_MAX: u64 = 100;
+/// Most of them on a page.
+pub(super) const PAGE_SIZE_MAX: u64 = 100;
 
 impl Shard {
     pub(super) fn messages(
@@ -21,8 +21,8 @@ impl Shard {
         request: &Request<'_>,
         slug: &str,
     ) -> Result<Answering, Refusal> {
-        let access = self.authorize(request, Role::Secret)?;
-        let channel = ChannelKey { app: access.app, slug: ChannelSlug::parse(slug)? };
+        let access = self.authorize(id, request, Role::Secret)?;
+        let channel = ChannelKey { app: access.app.id, slug: ChannelSlug::parse(slug)? };
         let query = page_query(request)?;
         let home = self.home_shard(&channel);
         if self.is_way_full(home) {
@@ -35,12 +35,22 @@ impl Shard {
 
 fn page_query(request: &Request<'_>) -> Result<PageQuery, Refusal> {
     Ok(PageQuery {
-        page: number(request, "page", 1, u64::MAX)?.unwrap_or(1),
-        page_size: number(request, "pageSize", 1, PAGE_SIZE_MAX)?.unwrap_or(PAGE_SIZE_DEFAULT),
+        page: page(request)?,
+        page_size: page_size(request, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?,
         event_type: request.query_parameter("eventType").map(Into::into),
         after_ms: number(request, "after", 0, u64::MAX)?,
         before_ms: number(request, "before", 0, u64::MAX)?,
     })
+}
+
+/// Which page is asked for, from 1.
+pub(super) fn page(request: &Request<'_>) -> Result<u64, Refusal> {
+    Ok(number(request, "page", 1, u64::MAX)?.unwrap_or(1))
+}
+
+/// How large the pages are to be.
+pub(super) fn page_size(request: &Request<'_>, default: u64, most: u64) -> Result<u64, Refusal> {
+    Ok(number(request, "pageSize", 1, most)?.unwrap_or(default))
 }
 
 fn number(

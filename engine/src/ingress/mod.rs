@@ -1,25 +1,111 @@
 //! HTTP routes: what each address does. Parsing is in the protocol crate, the connection in
 //! [`crate::connection`].
 
+mod apps;
 mod batch;
+mod channels;
 mod live;
 mod messages;
 mod publish;
+mod tokens;
 mod websocket;
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 
 use bytes::Bytes;
 use pushflo_protocol::http::{Request, percent_decode};
 use pushflo_protocol::limits::{BATCH_BYTES_MAX, ENVELOPE_BYTES_MAX};
+use pushflo_protocol::proxy::forwarded_for;
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use crate::auth::{Access, Role};
 use crate::connection::{AllowOrigin, Answering, Reply};
 use crate::metrics;
-use crate::shard::{AllowedOrigins, Limits, RequestId, Shard};
+use crate::shard::{AllowedOrigins, Limits, ProxyProtocol, RequestId, Shard};
 
 pub(crate) use batch::PendingBatch;
+pub(crate) use channels::PendingList;
+
+/// Largest body of a request that changes apps, keys or channels.
+const MANAGEMENT_BYTES_MAX: usize = 64 * 1024;
+
+/// What stands at an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Route<'a> {
+    Live,
+    Health,
+    Metrics,
+    OpenApi,
+    WebSocket,
+    Publish,
+    PublishBatch,
+    Token,
+    Usage,
+    Channels,
+    Channel(Cow<'a, str>),
+    ChannelMessages(Cow<'a, str>),
+    ChannelPresence(Cow<'a, str>),
+    Apps,
+    App(Cow<'a, str>),
+    AppKeys(Cow<'a, str>),
+    AppKey(Cow<'a, str>, Cow<'a, str>),
+}
+
+impl<'a> Route<'a> {
+    fn parse(path: &'a str) -> Option<Self> {
+        let Some(rest) = path.strip_prefix("/api/v1/") else {
+            return Some(match path {
+                "/" | "/live" => Self::Live,
+                "/health" => Self::Health,
+                "/metrics" => Self::Metrics,
+                "/ws" => Self::WebSocket,
+                _ => return None,
+            });
+        };
+        let mut parts = rest.split('/');
+        let parts = [parts.next(), parts.next(), parts.next(), parts.next(), parts.next()];
+        let name = percent_decode;
+        Some(match parts {
+            [Some("publish"), None, ..] => Self::Publish,
+            [Some("publish"), Some("batch"), None, ..] => Self::PublishBatch,
+            [Some("auth"), Some("token"), None, ..] => Self::Token,
+            [Some("usage"), None, ..] => Self::Usage,
+            [Some("openapi.json"), None, ..] => Self::OpenApi,
+            [Some("channels"), None, ..] => Self::Channels,
+            [Some("channels"), Some(slug), None, ..] => Self::Channel(name(slug)),
+            [Some("channels"), Some(slug), Some("messages"), None, _] => {
+                Self::ChannelMessages(name(slug))
+            }
+            [Some("channels"), Some(slug), Some("presence"), None, _] => {
+                Self::ChannelPresence(name(slug))
+            }
+            [Some("apps"), None, ..] => Self::Apps,
+            [Some("apps"), Some(app), None, ..] => Self::App(name(app)),
+            [Some("apps"), Some(app), Some("keys"), None, _] => Self::AppKeys(name(app)),
+            [Some("apps"), Some(app), Some("keys"), Some(key), None] => {
+                Self::AppKey(name(app), name(key))
+            }
+            _ => return None,
+        })
+    }
+
+    /// The methods there are, as in the `Allow` header.
+    fn allow(&self) -> &'static str {
+        match self {
+            Self::Live | Self::Health | Self::Metrics | Self::OpenApi | Self::WebSocket => {
+                "Allow: GET, HEAD, OPTIONS"
+            }
+            Self::Publish | Self::PublishBatch | Self::Token => "Allow: POST, OPTIONS",
+            Self::Usage | Self::ChannelPresence(_) => "Allow: GET, HEAD, OPTIONS",
+            Self::Channels | Self::ChannelMessages(_) | Self::Apps | Self::AppKeys(_) => {
+                "Allow: GET, HEAD, POST, OPTIONS"
+            }
+            Self::Channel(_) | Self::App(_) => "Allow: GET, HEAD, PATCH, DELETE, OPTIONS",
+            Self::AppKey(..) => "Allow: DELETE, OPTIONS",
+        }
+    }
+}
 
 impl Shard {
     /// Does what a request asks for. `unanswered`: earlier requests of the connection still wait.
@@ -30,25 +116,42 @@ impl Shard {
         unanswered: bool,
     ) -> Answering {
         let method = if request.method == "HEAD" { "GET" } else { request.method };
-        let result = match (method, request.path) {
+        let route = Route::parse(request.path)
+            .filter(|route| *route != Route::Metrics || self.settings.metrics_on_main_port);
+        let result = match (method, &route) {
             ("OPTIONS", _) => Ok(Answering::Now(preflight())),
-            ("GET", "/health") => Ok(Answering::Now(self.health())),
-            ("GET", "/metrics") if self.settings.metrics_on_main_port => {
-                Ok(Answering::Now(self.metrics_page()))
+            ("POST", Some(Route::Publish)) => self.publish(id, request),
+            ("POST", Some(Route::PublishBatch)) => self.publish_batch(id, request),
+            ("GET", Some(Route::WebSocket)) => self.upgrade(id, request, unanswered),
+            ("GET", Some(Route::Health)) => Ok(Answering::Now(self.health())),
+            ("GET", Some(Route::Metrics)) => Ok(Answering::Now(self.metrics_page())),
+            ("GET", Some(Route::Live)) => Ok(Answering::Now(live::page())),
+            ("GET", Some(Route::OpenApi)) => Ok(Answering::Now(openapi())),
+            ("POST", Some(Route::Token)) => self.issue_token(id, request),
+            ("GET", Some(Route::Usage)) => self.usage(id, request),
+            ("GET", Some(Route::Channels)) => self.list_channels(id, request),
+            ("POST", Some(Route::Channels)) => self.create_channel_request(id, request),
+            ("GET", Some(Route::Channel(slug))) => self.channel(id, request, slug),
+            ("PATCH", Some(Route::Channel(slug))) => self.change_channel_request(id, request, slug),
+            ("DELETE", Some(Route::Channel(slug))) => {
+                self.delete_channel_request(id, request, slug)
             }
-            ("GET", "/" | "/live") => Ok(Answering::Now(live::page())),
-            ("GET", "/ws") => self.upgrade(id, request, unanswered),
-            ("POST", "/api/v1/publish") => self.publish(id, request),
-            ("POST", batch::PATH) => self.publish_batch(id, request),
-            (method, path) => match (method, channel_messages(path)) {
-                ("POST", Some(slug)) => self.publish_message(id, request, &slug),
-                ("GET", Some(slug)) => self.messages(id, request, &slug),
-                _ => {
-                    let reply = no_route(method, path);
-                    self.metrics().refused(reply.0);
-                    Ok(Answering::Now(reply.1))
-                }
-            },
+            ("POST", Some(Route::ChannelMessages(slug))) => self.publish_message(id, request, slug),
+            ("GET", Some(Route::ChannelMessages(slug))) => self.messages(id, request, slug),
+            ("GET", Some(Route::ChannelPresence(slug))) => self.presence(id, request, slug),
+            ("GET", Some(Route::Apps)) => self.list_apps(id, request),
+            ("POST", Some(Route::Apps)) => self.create_app(id, request),
+            ("GET", Some(Route::App(app))) => self.app(id, request, app),
+            ("PATCH", Some(Route::App(app))) => self.change_app(id, request, app),
+            ("DELETE", Some(Route::App(app))) => self.delete_app(id, request, app),
+            ("GET", Some(Route::AppKeys(app))) => self.list_keys(id, request, app),
+            ("POST", Some(Route::AppKeys(app))) => self.create_key(id, request, app),
+            ("DELETE", Some(Route::AppKey(app, key))) => self.revoke_key(id, request, app, key),
+            (method, route) => {
+                let reply = no_route(method, request.path, route.as_ref());
+                self.metrics().refused(reply.0);
+                Ok(Answering::Now(reply.1))
+            }
         };
         result.unwrap_or_else(|refusal| {
             self.metrics().refused(refusal.code);
@@ -59,27 +162,40 @@ impl Shard {
     /// The largest body a request to `path` may have.
     pub(crate) fn body_bytes_max(path: &str, limits: &Limits) -> usize {
         let one = limits.payload_bytes_max + ENVELOPE_BYTES_MAX;
-        if path == batch::PATH { one.max(BATCH_BYTES_MAX) } else { one }
+        match Route::parse(path) {
+            Some(Route::PublishBatch) => one.max(BATCH_BYTES_MAX),
+            Some(Route::Publish | Route::ChannelMessages(_)) => one,
+            _ => one.max(MANAGEMENT_BYTES_MAX),
+        }
     }
 
     /// What a request's key grants, if it is at least `role`.
     ///
     /// # Errors
-    /// `UNAUTHORIZED` without a known key, `FORBIDDEN` with one that may not do this.
-    pub(crate) fn authorize(&self, request: &Request<'_>, role: Role) -> Result<Access, Refusal> {
-        let unauthorized = |text| Refusal::new(ErrorCode::Unauthorized, text);
-        let header = request.header("authorization").and_then(|value| str::from_utf8(value).ok());
-        let header =
-            header.ok_or_else(|| unauthorized("a key is required: 'Authorization: Bearer KEY'"))?;
-        let (scheme, key) = header.split_once(' ').unwrap_or((header, ""));
-        if !scheme.eq_ignore_ascii_case("bearer") {
-            return Err(unauthorized("the header must have the form 'Authorization: Bearer KEY'"));
-        }
-        let access = self
-            .settings
-            .keys
-            .find(key.trim())
-            .ok_or_else(|| unauthorized("the key is not known"))?;
+    /// `UNAUTHORIZED` without a known key, `FORBIDDEN` with one that may not do this or from an origin
+    /// that its app does not allow, `RATE_LIMITED` where an address comes with wrong keys again and
+    /// again.
+    pub(crate) fn authorize(
+        &mut self,
+        id: RequestId,
+        request: &Request<'_>,
+        role: Role,
+    ) -> Result<Access, Refusal> {
+        let key = bearer(request)?;
+        self.authorize_key(id, request, key, role)
+    }
+
+    fn authorize_key(
+        &mut self,
+        id: RequestId,
+        request: &Request<'_>,
+        key: &str,
+        role: Role,
+    ) -> Result<Access, Refusal> {
+        let Some(access) = self.directory.find(key) else {
+            self.count_wrong_key(id, request)?;
+            return Err(Refusal::new(ErrorCode::Unauthorized, "the key is not known"));
+        };
         if access.role < role {
             let text = format!(
                 "this needs a key that starts with {}, the key given starts with {}",
@@ -88,7 +204,38 @@ impl Shard {
             );
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
+        if !access.app.record.settings.allows_origin(request.header("origin")) {
+            let text = "the app does not allow calls from this origin";
+            return Err(Refusal::new(ErrorCode::Forbidden, text));
+        }
         Ok(access)
+    }
+
+    /// Counts a wrong key against the address it came from.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED` where there are too many.
+    fn count_wrong_key(&mut self, id: RequestId, request: &Request<'_>) -> Result<(), Refusal> {
+        let connection = self.connections.get(id.connection);
+        let through_proxy =
+            connection.is_some_and(|c| c.proxy == Some(ProxyProtocol::ForwardedFor));
+        let told = self.forwarded_for(request).filter(|_| through_proxy);
+        let slot = told.map(|client| self.shared.address_slot(client));
+        let slot = slot.or(connection.and_then(|c| c.address()));
+        let Some(slot) = slot else { return Ok(()) };
+        let slots = self.wrong_keys.len().max(1);
+        let Some(rate) = self.wrong_keys.get(slot.index() % slots) else { return Ok(()) };
+        rate.take(self.now.unix_ms, self.settings.limits.wrong_keys_per_second_max).map_err(|_| {
+            let text = "too many wrong keys from this address";
+            Refusal::limit(ErrorCode::RateLimited, "wrongKeysPerSecond", 1, text)
+        })
+    }
+
+    /// The address behind a trusted proxy, as it tells it in a header.
+    fn forwarded_for(&self, request: &Request<'_>) -> Option<IpAddr> {
+        let proxies = &self.settings.proxies;
+        let values: Vec<&[u8]> = request.headers("x-forwarded-for").collect();
+        forwarded_for(values.into_iter(), |address| proxies.trusts(address))
     }
 
     /// What a browser's script is told about who may read the answer.
@@ -142,21 +289,10 @@ fn preflight() -> Reply {
     }
 }
 
-/// The slug in `/api/v1/channels/SLUG/messages`, percent-decoded.
-fn channel_messages(path: &str) -> Option<Cow<'_, str>> {
-    let slug = path.strip_prefix("/api/v1/channels/")?.strip_suffix("/messages")?;
-    Some(percent_decode(slug))
-}
-
 /// The answer where no route fits: 405 with the methods there are (RFC 9110 section 15.5.6), or 404.
-fn no_route(method: &str, path: &str) -> (ErrorCode, Reply) {
+fn no_route(method: &str, path: &str, route: Option<&Route<'_>>) -> (ErrorCode, Reply) {
     let shown: String = path.chars().take(80).collect();
-    let allow = match path {
-        "/health" | "/metrics" | "/" | "/live" | "/ws" => Some("Allow: GET, HEAD, OPTIONS"),
-        "/api/v1/publish" | batch::PATH => Some("Allow: POST, OPTIONS"),
-        _ => channel_messages(path).map(|_| "Allow: GET, HEAD, POST, OPTIONS"),
-    };
-    let Some(allow) = allow else {
+    let Some(route) = route else {
         let text = format!("there is nothing at {shown}");
         let refusal = Refusal::new(ErrorCode::NotFound, text);
         return (refusal.code, Reply::refusal(&refusal));
@@ -165,6 +301,27 @@ fn no_route(method: &str, path: &str) -> (ErrorCode, Reply) {
     let refusal =
         Refusal::new(ErrorCode::MethodNotAllowed, format!("{shown} does not take {method}"));
     let mut reply = Reply::refusal(&refusal);
-    reply.headers.push(allow.into());
+    reply.headers.push(route.allow().into());
     (refusal.code, reply)
+}
+
+/// The key of the `Authorization` header (RFC 6750 section 2.1).
+///
+/// # Errors
+/// `UNAUTHORIZED` where there is none.
+fn bearer<'a>(request: &Request<'a>) -> Result<&'a str, Refusal> {
+    let unauthorized = |text| Refusal::new(ErrorCode::Unauthorized, text);
+    let header = request.header("authorization").and_then(|value| str::from_utf8(value).ok());
+    let header =
+        header.ok_or_else(|| unauthorized("a key is required: 'Authorization: Bearer KEY'"))?;
+    let (scheme, key) = header.split_once(' ').unwrap_or((header, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(unauthorized("the header must have the form 'Authorization: Bearer KEY'"));
+    }
+    Ok(key.trim())
+}
+
+/// The description of all of this for programs (OpenAPI 3.1).
+fn openapi() -> Reply {
+    Reply::json(200, Bytes::from_static(include_bytes!("openapi.json")))
 }

@@ -1,12 +1,17 @@
 //! `GET /ws`: the way from HTTP to a WebSocket.
 
 use pushflo_protocol::http::{Request, Response};
+use pushflo_protocol::limits::TOKEN_BYTES_MAX;
 use pushflo_protocol::websocket::{self, CloseCode};
 use pushflo_protocol::{ErrorCode, Refusal};
 
-use crate::auth::{Access, Role};
+use super::bearer;
+use crate::auth::{Access, Grant, token};
 use crate::connection::Answering;
 use crate::shard::{RequestId, Shard};
+
+/// What a handshake's key or token grants, or why it is refused after the upgrade.
+type Admitted = Result<(Access, Option<Grant>), (Refusal, CloseCode)>;
 
 impl Shard {
     pub(super) fn upgrade(
@@ -20,7 +25,7 @@ impl Shard {
             let text = "a WebSocket handshake must not be pipelined behind other requests";
             return Err(Refusal::new(ErrorCode::ValidationError, text));
         }
-        let access = self.admit_websocket(request);
+        let access = self.admit_websocket(id, request)?;
         let date = self.date().to_owned();
         let accept = format!("Sec-WebSocket-Accept: {accept}");
         let mut bytes = Vec::new();
@@ -37,23 +42,62 @@ impl Shard {
         Ok(Answering::Upgraded)
     }
 
-    fn admit_websocket(&self, request: &Request<'_>) -> Result<Access, (Refusal, CloseCode)> {
-        let unauthorized =
-            |text| (Refusal::new(ErrorCode::Unauthorized, text), CloseCode::Unauthorized);
-        if !self.settings.origins.allows(request.header("origin")) {
-            let refusal = Refusal::new(ErrorCode::Forbidden, "this origin may not connect");
-            return Err((refusal, CloseCode::Forbidden));
+    /// What the key or token of a handshake grants, or what is said after the upgrade.
+    ///
+    /// # Errors
+    /// What is said before it: the address comes with wrong keys again and again, or through a proxy
+    /// with too many connections.
+    fn admit_websocket(
+        &mut self,
+        id: RequestId,
+        request: &Request<'_>,
+    ) -> Result<Admitted, Refusal> {
+        let is_forwarded = self.connections.get(id.connection).is_some_and(|c| c.proxy.is_some());
+        if is_forwarded
+            && let Some(client) = self.forwarded_for(request)
+            && !self.count_client(id.connection, client)
+        {
+            let most = self.settings.limits.connections_per_address_max;
+            let text = format!("the address has {most} connections, as many as it may");
+            return Err(Refusal::limit(ErrorCode::RateLimited, "connectionsPerAddress", 5, text));
         }
-        match request.query_parameter("token") {
-            Some(token) => self
-                .settings
-                .keys
-                .find(&token)
-                .ok_or_else(|| unauthorized("the token is not known")),
-            None if request.header("authorization").is_some() => self
-                .authorize(request, Role::Publish)
-                .map_err(|refusal| (refusal, CloseCode::Unauthorized)),
-            None => Err(unauthorized("a token is required: /ws?token=KEY")),
+        let shown = match request.query_parameter("token") {
+            Some(token) => Some(token.into_owned()),
+            None => bearer(request).ok().map(Into::into),
+        };
+        let Some(shown) = shown else {
+            let refusal =
+                Refusal::new(ErrorCode::Unauthorized, "a token is required: /ws?token=KEY");
+            return Ok(Err((refusal, CloseCode::Unauthorized)));
+        };
+        let admitted = self.check_shown(&shown);
+        if admitted.is_err() {
+            self.count_wrong_key(id, request)?;
         }
+        let admitted = admitted
+            .map_err(|text| (Refusal::new(ErrorCode::Unauthorized, text), CloseCode::Unauthorized));
+        Ok(admitted.and_then(|(access, grant)| {
+            let origin = request.header("origin");
+            let allowed = self.settings.origins.allows(origin)
+                && access.app.record.settings.allows_origin(origin);
+            if !allowed {
+                let refusal = Refusal::new(ErrorCode::Forbidden, "this origin may not connect");
+                return Err((refusal, CloseCode::Forbidden));
+            }
+            Ok((access, grant))
+        }))
+    }
+
+    /// A key, or a connection token: a JWT has two dots, a key has none.
+    fn check_shown(&self, shown: &str) -> Result<(Access, Option<Grant>), String> {
+        if shown.len() <= TOKEN_BYTES_MAX && shown.bytes().filter(|&byte| byte == b'.').count() == 2
+        {
+            let verified = token::verify(&self.directory, shown, self.now.unix_ms);
+            return verified
+                .map(|(access, grant)| (access, Some(grant)))
+                .map_err(|e| e.to_string());
+        }
+        let access = self.directory.find(shown).ok_or("the token is not known")?;
+        Ok((access, None))
     }
 }

@@ -7,11 +7,12 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::shard::Envelope;
+use crate::shard::{Envelope, ShardId};
 
 /// Wakes a sleeping shard. The eventfd must be made before the shards part their file tables: its
 /// number then means the same in all of them.
@@ -113,6 +114,20 @@ impl Inbox {
     pub fn waker(&self) -> &Arc<Waker> {
         &self.waker
     }
+}
+
+/// Puts an envelope into a shard's mailbox. Only for threads that may wait for room: a shard never
+/// does.
+pub fn post_and_wait(mailboxes: &[Mailbox], shard: ShardId, envelope: Envelope) {
+    const PAUSE: Duration = Duration::from_micros(200);
+    let Some(mailbox) = mailboxes.get(shard.index()) else { return };
+    let mut next = envelope;
+    while let Err(full) = mailbox.post(next) {
+        next = full;
+        mailbox.wake();
+        std::thread::sleep(PAUSE);
+    }
+    mailbox.wake();
 }
 
 /// A mailbox for `envelopes_max` envelopes.

@@ -17,8 +17,10 @@ use super::listener::listen;
 use super::mailbox::{Inbox, Mailbox, Waker};
 use super::parking::Parking;
 use super::turn::{Events, Turns, TurnsParts};
+use crate::auth::ClerkHandle;
 use crate::clock::{Clock, TICK_MS};
-use crate::history::log::{LoadedChannel, LogHandle};
+use crate::history::log::LogHandle;
+use crate::server::Stored;
 use crate::shard::{Settings, Shard, ShardId, Shared};
 
 /// Entries of the shard's ring: writes that one turn can start without an extra submit.
@@ -49,8 +51,10 @@ pub struct ShardPlan {
     pub mailboxes: Vec<Mailbox>,
     /// Its way to the log, if there is one.
     pub log: Option<LogHandle>,
-    /// Its channels that the log has already.
-    pub channels: Vec<LoadedChannel>,
+    /// Its way to the clerk.
+    pub clerk: Option<ClerkHandle>,
+    /// What it begins with.
+    pub stored: Stored,
     /// Decides what is random in it.
     pub seed: u64,
     /// The clock all shards go by.
@@ -109,9 +113,11 @@ fn run(
         .map_err(|error| ("make its ring", error))?;
     let mut shard =
         Shard::new(id, plan.settings, Arc::clone(&plan.shared), plan.seed, plan.clock.now());
-    for channel in plan.channels {
-        shard.load(channel);
-    }
+    let Stored { apps, metas, channels, answers } = plan.stored;
+    apps.into_iter().for_each(|app| shard.learn(app));
+    channels.into_iter().for_each(|channel| shard.load(channel));
+    metas.into_iter().for_each(|(channel, meta)| shard.load_meta(&channel, meta));
+    answers.into_iter().for_each(|(channel, answer)| shard.load_answer(&channel, answer));
     runtime.block_on(async move {
         let events = Rc::new(Events::default());
         let waker = Arc::clone(plan.inbox.waker());
@@ -136,6 +142,7 @@ fn run(
             inbox: plan.inbox,
             mailboxes: plan.mailboxes,
             log: plan.log,
+            clerk: plan.clerk,
             parking,
             events,
             drain_spread_ms: plan.drain_spread_ms,

@@ -16,6 +16,7 @@ use super::notify::{Notify, yield_now};
 use super::parking::{Arrival, Parking};
 use super::sockets::{Received, Sockets};
 use super::write::write;
+use crate::auth::ClerkHandle;
 use crate::clock::Clock;
 use crate::history::log::LogHandle;
 use crate::shard::{Batch, Closing, ConnectionKey, Shard, ShardId, Shared};
@@ -56,6 +57,7 @@ pub(super) struct Turns {
     /// All shards' mailboxes by shard, its own included.
     pub(super) mailboxes: Vec<Mailbox>,
     pub(super) log: Option<LogHandle>,
+    pub(super) clerk: Option<ClerkHandle>,
     pub(super) parking: Parking,
     pub(super) events: Rc<Events>,
     /// How long a drain spreads its closes.
@@ -77,6 +79,7 @@ pub(super) struct TurnsParts {
     pub(super) inbox: Inbox,
     pub(super) mailboxes: Vec<Mailbox>,
     pub(super) log: Option<LogHandle>,
+    pub(super) clerk: Option<ClerkHandle>,
     pub(super) parking: Parking,
     pub(super) events: Rc<Events>,
     pub(super) drain_spread_ms: u64,
@@ -85,7 +88,9 @@ pub(super) struct TurnsParts {
 
 impl Turns {
     pub(super) fn new(parts: TurnsParts) -> Self {
-        let TurnsParts { shard, shared, clock, inbox, mailboxes, log, parking, events, .. } = parts;
+        let TurnsParts {
+            shard, shared, clock, inbox, mailboxes, log, clerk, parking, events, ..
+        } = parts;
         Self {
             shard,
             shared,
@@ -93,6 +98,7 @@ impl Turns {
             inbox,
             mailboxes,
             log,
+            clerk,
             parking,
             events,
             drain_spread_ms: parts.drain_spread_ms,
@@ -238,6 +244,9 @@ impl Turns {
         }
         if let Some(log) = &self.log {
             left |= self.shard.post_log_calls(|call| log.post(call));
+        }
+        if let Some(clerk) = &self.clerk {
+            left |= self.shard.post_clerk_calls(|call| clerk.post(call));
         }
         if left && !self.events.retrying.replace(true) {
             let events = Rc::clone(&self.events);

@@ -1,12 +1,19 @@
 //! What shards say to each other.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use pushflo_protocol::command::Start;
 use pushflo_protocol::event::Recovered;
 use pushflo_protocol::{ChannelSlug, Refusal, StreamPosition};
 
-use super::id::{BatchKey, ConnectionKey, HomeKey, ReadKey, ShardId, SubscriptionKey, TailKey};
-use crate::auth::AppId;
+use serde_json::value::RawValue;
+
+use super::id::{
+    BatchKey, ConnectionKey, HomeKey, ListKey, ReadKey, ShardId, SubscriptionKey, TailKey,
+};
+use crate::auth::{App, AppId, ChannelMeta};
+use crate::connection::Client;
 use crate::history::PageQuery;
 use crate::history::log::{Logged, ReadAnswer};
 
@@ -49,6 +56,8 @@ pub enum ReplyTo {
         /// The message's position in it.
         position: u32,
     },
+    /// A client that published over its WebSocket; the sequence counts its publishes.
+    Client(RequestId),
 }
 
 /// A publish on its way to the home shard.
@@ -85,6 +94,8 @@ pub struct NewMessage {
     pub client_id: Option<Box<str>>,
     /// The content, valid JSON.
     pub content: Box<str>,
+    /// The idempotency key.
+    pub key: Option<Box<str>>,
 }
 
 /// The result of a request that another shard worked on: status and JSON body, or why not.
@@ -107,6 +118,10 @@ pub enum Envelope {
         channel: ChannelKey,
         /// What is wanted of the past.
         start: Start,
+        /// Whether it may enter a private channel.
+        may_enter: bool,
+        /// Whether it wants to know who is there.
+        wants_presence: bool,
     },
     /// To the home shard: one subscriber fewer on this tail.
     Unsubscribe {
@@ -118,6 +133,41 @@ pub enum Envelope {
         home: HomeKey,
         /// The subscription that waits for the last word; none if its connection is gone.
         subscription: Option<SubscriptionKey>,
+        /// The client, if it counted as a member.
+        member: Option<Client>,
+    },
+    /// To the home shard: something is asked of the channel or is to be done to it.
+    Channel(Box<ChannelRequest>),
+    /// From the clerk: a channel's metadata are kept, or why not; `None`: the channel is deleted.
+    ChannelStored(Box<(ChannelKey, Result<Option<Arc<ChannelMeta>>, Refusal>)>),
+    /// To any shard: which of the app's channels live there?
+    ListChannels(Box<ListRequest>),
+    /// From there: as many as asked for, in order, and how many there are.
+    ChannelList(Box<(ListKey, Vec<ChannelSlug>, u64)>),
+    /// To the home shard: describe these channels.
+    DescribeChannels(Box<DescribeRequest>),
+    /// From there: position and JSON of each; none where it is gone meanwhile.
+    ChannelsDescribed(Box<(ListKey, Vec<(u32, Option<Bytes>)>)>),
+    /// From the clerk: an app as it is now.
+    App(Box<App>),
+    /// From the clerk: an app was deleted.
+    AppGone(AppId),
+    /// From the home shard: the channel is deleted; its subscribers are to be told.
+    Closed {
+        /// The tail.
+        tail: TailKey,
+    },
+    /// From the home shard: the channel is private now; who may not be there has to go.
+    Restricted {
+        /// The tail.
+        tail: TailKey,
+    },
+    /// From the home shard: what to tell those who want to know who is there.
+    Presence {
+        /// The tail.
+        tail: TailKey,
+        /// The event.
+        frame: Bytes,
     },
     /// From the home shard: an answer to a publish or a page.
     Answer(Box<(RequestId, Outcome)>),
@@ -126,9 +176,7 @@ pub enum Envelope {
     /// From the home shard: the subscription starts here. What follows on the tail is new to it.
     Subscribed {
         /// The subscription.
-        subscription: SubscriptionKey,
-        /// Its tail.
-        tail: TailKey,
+        asker: Asker,
         /// The channel at its home, or why the subscription is refused.
         outcome: Result<Box<Subscribed>, Refusal>,
     },
@@ -153,7 +201,7 @@ pub enum Envelope {
 }
 
 /// A subscription that waits for its home shard.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Asker {
     /// Where the subscriber is.
     pub shard: ShardId,
@@ -161,6 +209,80 @@ pub struct Asker {
     pub tail: TailKey,
     /// The subscription.
     pub subscription: SubscriptionKey,
+    /// Who it is.
+    pub client: Client,
+}
+
+/// Something that is asked of a channel over HTTP.
+#[derive(Clone, Debug)]
+pub struct ChannelRequest {
+    /// Who waits for the answer.
+    pub request: RequestId,
+    /// The channel.
+    pub channel: ChannelKey,
+    /// What is asked.
+    pub call: ChannelCall,
+}
+
+/// What may be asked of a channel.
+#[derive(Clone, Debug)]
+pub enum ChannelCall {
+    /// Describe it.
+    Describe,
+    /// Add metadata to it, which it must not have yet.
+    Create(Box<ChannelChange>),
+    /// Change its metadata.
+    Change(Box<ChannelChange>),
+    /// Delete it with its history.
+    Delete,
+    /// Who is there.
+    Presence {
+        /// Which page, from 1.
+        page: u64,
+        /// Members on a page.
+        page_size: u64,
+    },
+}
+
+/// What is changed of a channel's metadata; what is absent stays.
+#[derive(Clone, Debug, Default)]
+pub struct ChannelChange {
+    /// What people call it.
+    pub name: Option<Box<str>>,
+    /// What it is for; `Some(None)` removes it.
+    pub description: Option<Option<Box<str>>>,
+    /// Whether it is private.
+    pub is_private: Option<bool>,
+    /// Whether its members are known to each other.
+    pub presence: Option<bool>,
+    /// A JSON object; `Some(None)` removes it.
+    pub metadata: Option<Option<Box<RawValue>>>,
+}
+
+/// A request for an app's channels.
+#[derive(Clone, Copy, Debug)]
+pub struct ListRequest {
+    /// The shard that puts the list together.
+    pub shard: ShardId,
+    /// The list.
+    pub list: ListKey,
+    /// The app.
+    pub app: AppId,
+    /// How many of the first channels are needed.
+    pub most: usize,
+}
+
+/// A request for descriptions.
+#[derive(Clone, Debug)]
+pub struct DescribeRequest {
+    /// The shard that puts the list together.
+    pub shard: ShardId,
+    /// The list.
+    pub list: ListKey,
+    /// The app.
+    pub app: AppId,
+    /// Position in the list, and channel.
+    pub channels: Vec<(u32, ChannelSlug)>,
 }
 
 /// How a subscription starts.
@@ -174,6 +296,10 @@ pub struct Subscribed {
     pub past: Option<Recovered>,
     /// The frames of the missed messages; each of these may hold several.
     pub missed: Vec<Bytes>,
+    /// Whether the subscriber counts as a member.
+    pub is_member: bool,
+    /// Who is there, if that was asked for.
+    pub presence: Option<Bytes>,
 }
 
 impl Envelope {
@@ -182,7 +308,7 @@ impl Envelope {
         match self {
             Self::Publish(publish) => publish.message.content.len(),
             Self::PublishBatch(batch) => batch.messages.iter().map(|(_, m)| m.content.len()).sum(),
-            Self::Message { frame, .. } => frame.len(),
+            Self::Message { frame, .. } | Self::Presence { frame, .. } => frame.len(),
             _ => 0,
         }
     }

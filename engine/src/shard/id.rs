@@ -12,6 +12,8 @@ slotmap::new_key_type! {
     pub struct TailKey;
     /// A batch of publishes that waits for results.
     pub struct BatchKey;
+    /// A list of channels that is being put together.
+    pub struct ListKey;
     /// A read of the log under way.
     pub struct ReadKey;
     /// A channel at its home shard.

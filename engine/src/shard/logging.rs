@@ -14,11 +14,13 @@ use pushflo_protocol::{ErrorCode, Message, Offset, Refusal};
 use super::Shard;
 use super::envelope::{Asker, ReplyTo};
 use super::id::{HomeKey, ReadKey};
+use super::idempotency::Keyed;
 use crate::hash::HashMap;
-use crate::history::Durability;
 use crate::history::log::{
-    Append, Entry, LogCall, LogId, Logged, PageCall, Read, ReadAnswer, ReadFrom,
+    Append, Entry, LogCall, LogId, Logged, NewChannel, PageCall, Read, ReadAnswer, ReadFrom,
+    StoredAnswer,
 };
+use crate::history::{Durability, Retention};
 
 /// Most bytes of messages on their way to the log before publishes are refused.
 const LOGGING_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -37,6 +39,8 @@ pub(super) struct LoggedMessage {
     pub(super) prev: Offset,
     pub(super) message: Message,
     pub(super) reply_to: ReplyTo,
+    /// The idempotency key it holds.
+    pub(super) keyed: Option<Box<Keyed>>,
 }
 
 /// What a subscriber missed.
@@ -55,8 +59,8 @@ pub(super) struct PendingRead {
     from: ReadFrom,
     /// The channel's head when the round began: how far it goes.
     until: Offset,
-    /// Who waits for it.
-    askers: Vec<Asker>,
+    /// Who waits for it, and whether they want to know who is there.
+    askers: Vec<(Asker, bool)>,
     /// What earlier rounds brought.
     missed: Missed,
     rounds: u32,
@@ -67,8 +71,12 @@ pub(super) struct PendingRead {
 pub(super) struct Logging {
     /// Messages of this turn.
     turn: Vec<LoggedMessage>,
-    /// Those of earlier turns with the term of their append, oldest first.
-    under_way: VecDeque<(u32, Vec<LoggedMessage>)>,
+    /// Channels deleted in this turn.
+    turn_deletes: Vec<HomeKey>,
+    /// Channels whose deletion failed; it is tried again at the next tick.
+    failed_deletes: Vec<HomeKey>,
+    /// What earlier turns sent, oldest first.
+    under_way: VecDeque<UnderWay>,
     bytes: usize,
     /// Raised when an append fails.
     term: u32,
@@ -80,6 +88,14 @@ pub(super) struct Logging {
     reads: SlotMap<ReadKey, PendingRead>,
     /// Reads whose answer is not there yet, by what they read.
     reading: HashMap<(HomeKey, ReadFrom), ReadKey>,
+}
+
+/// What became an append.
+#[derive(Debug)]
+struct UnderWay {
+    term: u32,
+    messages: Vec<LoggedMessage>,
+    deletes: Vec<HomeKey>,
 }
 
 impl Shard {
@@ -100,10 +116,6 @@ impl Shard {
         !self.logging.appends.is_empty() || !self.logging.questions.is_empty()
     }
 
-    pub(super) fn has_log(&self) -> bool {
-        self.settings.durability != Durability::Memory
-    }
-
     /// Whether the log takes another message.
     pub(super) fn check_log(&self) -> Result<(), Refusal> {
         let Logging { bytes, appends, .. } = &self.logging;
@@ -118,48 +130,94 @@ impl Shard {
         self.logging.turn.push(message);
     }
 
+    /// Deletes a channel's records, behind all messages that are on their way.
+    pub(super) fn log_delete(&mut self, home: HomeKey) {
+        self.logging.turn_deletes.push(home);
+    }
+
+    /// Tries again to delete what could not be deleted.
+    pub(super) fn retry_deletes(&mut self) {
+        let Logging { turn_deletes, failed_deletes, .. } = &mut self.logging;
+        turn_deletes.append(failed_deletes);
+    }
+
     /// Hands the messages of the turn over.
     pub(super) fn seal_append(&mut self) {
-        if self.logging.turn.is_empty() {
+        if self.logging.turn.is_empty() && self.logging.turn_deletes.is_empty() {
             return;
         }
-        let turn = std::mem::take(&mut self.logging.turn);
-        let mut entries = Vec::with_capacity(turn.len());
-        for logged in &turn {
+        let messages = std::mem::take(&mut self.logging.turn);
+        let deletes = std::mem::take(&mut self.logging.turn_deletes);
+        let (mut entries, mut sync) = (Vec::with_capacity(messages.len()), !deletes.is_empty());
+        for logged in &messages {
             let Some(home) = self.homes.get(logged.home) else { continue };
             let Some(log) = home.log else { continue };
-            let new = (!log.is_known).then(|| Box::new((home.channel.clone(), home.head.epoch)));
+            let app = self.directory.app(home.channel.app);
+            sync |= app.is_some_and(|app| app.plan.durability == Durability::Disk);
+            let new = (!log.is_known).then(|| {
+                let (channel, epoch) = (home.channel.clone(), home.head.epoch);
+                Box::new(NewChannel { channel, epoch, created_ms: home.created_ms })
+            });
             let (prev, message) = (logged.prev, logged.message.clone());
-            entries.push(Entry { log: log.id, prev, message, new });
+            let answer = logged.keyed.as_ref().map(|keyed| {
+                let Keyed { key, content, until_ms, .. } = &**keyed;
+                let body = home.publish_result(&message, 0);
+                let (key, content, until_ms) = ((&**key).into(), *content, *until_ms);
+                Box::new(StoredAnswer { key, content, until_ms, body })
+            });
+            entries.push(Entry { log: log.id, prev, message, new, answer });
         }
-        let term = self.logging.term;
-        self.logging.appends.push_back(Append { shard: self.id, term, entries });
-        self.logging.under_way.push_back((term, turn));
+        let deleted = |key: &HomeKey| {
+            let home = self.homes.get(*key)?;
+            Some((home.log?.id, home.channel.clone()))
+        };
+        let (shard, term) = (self.id, self.logging.term);
+        let append = Append {
+            shard,
+            term,
+            entries,
+            deletes: deletes.iter().filter_map(deleted).collect(),
+            sync,
+        };
+        self.logging.appends.push_back(append);
+        self.logging.under_way.push_back(UnderWay { term, messages, deletes });
     }
 
     /// The log's answer to the oldest append.
     pub(super) fn logged(&mut self, outcome: Logged) {
-        let Some((term, append)) = self.logging.under_way.pop_front() else { return };
+        let Some(UnderWay { term, messages, deletes }) = self.logging.under_way.pop_front() else {
+            return;
+        };
         match outcome {
             Ok(()) => {
-                for LoggedMessage { home, message, reply_to, .. } in append {
+                for LoggedMessage { home, message, reply_to, keyed, .. } in messages {
                     self.logging.bytes -= message.frame.len();
                     if let Some(log) = self.homes.get_mut(home).and_then(|h| h.log.as_mut()) {
                         log.is_known = true;
                     }
-                    self.deliver(home, message, reply_to);
+                    self.deliver(home, message, reply_to, keyed);
+                }
+                for home in deletes {
+                    self.channel_deleted(home, Ok((204, Bytes::new())));
                 }
             }
             Err(failure) => {
-                let mut failed = append;
+                let mut failed = messages;
                 if term == self.logging.term {
                     self.begin_term(&mut failed);
                 }
                 let text = format!("nothing was published: {}", failure.0);
                 let refusal = Refusal::new(ErrorCode::Overloaded, text);
-                for LoggedMessage { message, reply_to, .. } in failed {
+                for LoggedMessage { home, message, reply_to, keyed, .. } in failed {
                     self.logging.bytes -= message.frame.len();
-                    self.publish_done(reply_to, Err(refusal.clone()));
+                    self.return_message(home, message.timestamp_ms);
+                    self.publish_failed(reply_to, keyed, &refusal);
+                }
+                for home in deletes {
+                    let text =
+                        format!("the channel is closed, its history goes later: {}", failure.0);
+                    self.channel_deleted(home, Err(Refusal::new(ErrorCode::Overloaded, text)));
+                    self.logging.failed_deletes.push(home);
                 }
             }
         }
@@ -170,7 +228,7 @@ impl Shard {
     fn begin_term(&mut self, failed: &mut Vec<LoggedMessage>) {
         self.logging.term += 1;
         failed.append(&mut self.logging.turn);
-        let under_way = self.logging.under_way.iter().flat_map(|(_, append)| append);
+        let under_way = self.logging.under_way.iter().flat_map(|append| &append.messages);
         let homes: Vec<HomeKey> =
             failed.iter().chain(under_way).map(|logged| logged.home).collect();
         for key in homes {
@@ -181,7 +239,13 @@ impl Shard {
     }
 
     /// Reads what a subscriber missed; it joins when that is there.
-    pub(super) fn ask_log(&mut self, asker: Asker, key: HomeKey, log: LogId, from: ReadFrom) {
+    pub(super) fn ask_log(
+        &mut self,
+        asker: (Asker, bool),
+        key: HomeKey,
+        log: LogId,
+        from: ReadFrom,
+    ) {
         let Logging { reads, reading, .. } = &mut self.logging;
         if let Some(read) = reading.get(&(key, from)).and_then(|&read| reads.get_mut(read)) {
             read.askers.push(asker);
@@ -203,9 +267,11 @@ impl Shard {
     fn read_on(&mut self, key: ReadKey, from: ReadFrom) {
         let Some(read) = self.logging.reads.get_mut(key) else { return };
         let Some(home) = self.homes.get(read.home) else { return };
+        let app = self.directory.app(home.channel.app);
+        let retention = app.map_or(Retention::NOTHING, |app| app.plan.retention);
         read.until = home.head.offset;
         let (log, until) = (read.log, read.until);
-        let call = Read { shard: self.id, read: key, log, from, until };
+        let call = Read { shard: self.id, read: key, log, from, until, retention };
         self.logging.questions.push_back(LogCall::Read(call));
     }
 
@@ -225,9 +291,9 @@ impl Shard {
         read.missed.frames.extend(past.frames);
         read.rounds += 1;
         let until = read.until;
-        let Some(home) = self.homes.get(read.home) else { return };
+        let Some(home) = self.homes.get(read.home) else { return self.read_done(key, None) };
         // What was sent meanwhile is in memory, as a rule.
-        match self.recent.after(read.home, until, home.head.offset) {
+        match self.recent.after(read.home, until, home.head.offset, 0) {
             Some(frames) => {
                 read.missed.messages += frames.len() as u64;
                 read.missed.frames.extend(frames);
@@ -244,8 +310,8 @@ impl Shard {
         if let Some(home) = self.homes.get_mut(read.home) {
             home.reads -= 1;
         }
-        for asker in read.askers {
-            self.join(asker, read.home, Some(missed.clone()));
+        for (asker, wants_presence) in read.askers {
+            self.join(asker, read.home, Some(missed.clone()), wants_presence);
         }
     }
 }

@@ -6,6 +6,8 @@
 //! results, which is what lets a simulation replay a run from its seed.
 //!
 //! * `home`: channels whose home is here: offsets, history, who gets what
+//! * `channels`, `presence`, `idempotency`: their metadata, their members, who publishes twice
+//! * `apps`: apps that change or go
 //! * `subscribe`: subscriptions of this shard's connections
 //! * `logging`: messages on their way to the log, and reads of it
 //! * `tail`, `batch`, `flush`: recent frames, cursors, one write per connection and turn
@@ -13,45 +15,60 @@
 //!
 //! What connections say is handled in [`crate::connection`] and [`crate::ingress`].
 
+mod apps;
 mod batch;
+mod channels;
 mod drain;
 mod envelope;
 mod flush;
 mod home;
 mod id;
+mod idempotency;
 mod logging;
 mod outbox;
+mod presence;
+mod proxies;
 mod settings;
 mod subscribe;
 mod subscription;
 mod tail;
 mod timer;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pushflo_protocol::ChannelSlug;
+use pushflo_protocol::time::Month;
 use slotmap::SlotMap;
 
 pub use batch::Batch;
 pub use envelope::{
-    Asker, BatchRequest, BatchResults, ChannelKey, Envelope, NewMessage, Outcome, PublishRequest,
-    ReplyTo, RequestId, Subscribed,
+    Asker, BatchRequest, BatchResults, ChannelCall, ChannelChange, ChannelKey, ChannelRequest,
+    DescribeRequest, Envelope, ListRequest, NewMessage, Outcome, PublishRequest, ReplyTo,
+    RequestId, Subscribed,
 };
 pub(crate) use home::{Draft, no_room};
-pub use id::{BatchKey, ConnectionKey, HomeKey, ReadKey, ShardId, SubscriptionKey, TailKey};
+pub use id::{
+    BatchKey, ConnectionKey, HomeKey, ListKey, ReadKey, ShardId, SubscriptionKey, TailKey,
+};
 pub use outbox::{Outbox, OutboxLimits};
+pub use presence::PresenceTimes;
+pub use proxies::{Network, ProxyProtocol, TrustedProxies};
 pub use settings::{AddressSlot, AllowedOrigins, Limits, Settings, Shared, Timeouts};
+pub(crate) use subscribe::over_rate;
 
+use crate::auth::{AppId, ClerkCall, Directory, Rate};
 use crate::clock::Now;
 use crate::connection::Connection;
 use crate::hash::HashMap;
 use crate::history::Recent;
-use crate::ingress::PendingBatch;
+use crate::ingress::{PendingBatch, PendingList};
 use crate::metrics::ShardMetrics;
 use drain::Drain;
 use home::HomeChannel;
+use idempotency::Idempotency;
 use logging::Logging;
 use subscription::Subscription;
 use tail::Tail;
@@ -71,6 +88,20 @@ pub struct Shard {
     tail_of: HashMap<ChannelKey, TailKey>,
     homes: SlotMap<HomeKey, HomeChannel>,
     home_of: HashMap<ChannelKey, HomeKey>,
+    /// The slugs of `home_of` by app, in order.
+    slugs: HashMap<AppId, BTreeSet<ChannelSlug>>,
+    /// Home channels whose presence has something to tell, now or later.
+    presences: Vec<HomeKey>,
+    idempotency: Idempotency,
+    /// Apps and keys.
+    pub(crate) directory: Directory,
+    /// Calls that were not handed over to the clerk yet. There are at most as many as requests that
+    /// wait for their answers.
+    clerk_calls: VecDeque<ClerkCall>,
+    /// Wrong keys by address, in slots.
+    pub(crate) wrong_keys: Box<[Rate]>,
+    /// The month that messages are counted in.
+    month: Month,
     recent: Recent,
     logging: Logging,
     /// Envelopes from this shard to itself, applied before the current call returns.
@@ -78,6 +109,8 @@ pub struct Shard {
     outboxes: Vec<Outbox>,
     /// Batches of publishes that wait for results of other shards.
     pub(crate) batches: SlotMap<BatchKey, PendingBatch>,
+    /// Lists of channels that wait for other shards.
+    pub(crate) lists: SlotMap<ListKey, PendingList>,
     /// Results for batches of other shards that go back when this call returns.
     batch_results: Vec<(ShardId, BatchKey, BatchResults)>,
     /// Tails with something new.
@@ -92,6 +125,9 @@ pub struct Shard {
     /// The `Date` header's value, and the second it is for.
     date: (u64, String),
 }
+
+/// Slots for addresses that came with wrong keys; addresses that fall on one share its rate.
+const WRONG_KEY_SLOTS: usize = 4096;
 
 /// What is to be done to a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,11 +169,19 @@ impl Shard {
             tail_of: HashMap::default(),
             homes: SlotMap::with_key(),
             home_of: HashMap::default(),
-            recent: Recent::new(settings.retention),
+            slugs: HashMap::default(),
+            presences: Vec::new(),
+            idempotency: Idempotency::default(),
+            directory: Directory::default(),
+            clerk_calls: VecDeque::new(),
+            wrong_keys: (0..WRONG_KEY_SLOTS).map(|_| Rate::default()).collect(),
+            month: Month::of(now.unix_ms),
+            recent: Recent::new(settings.limits.recent_bytes_max),
             logging: Logging::default(),
             local: VecDeque::new(),
             outboxes,
             batches: SlotMap::with_key(),
+            lists: SlotMap::with_key(),
             batch_results: Vec::new(),
             dirty: Vec::new(),
             due: VecDeque::new(),
@@ -168,6 +212,9 @@ impl Shard {
             }
         }
         self.recent.expire(now.unix_ms);
+        self.idempotency.expire(now.unix_ms);
+        self.retry_deletes();
+        self.tell_presence();
         self.continue_drain();
         self.settle();
         self.update_gauges();
@@ -181,10 +228,13 @@ impl Shard {
         if self.drain.is_some() {
             return Err(Refused::Draining);
         }
-        let slot = self.shared.admit(peer, &self.settings.limits).inspect_err(|_| {
+        let is_proxy = self.settings.proxies.trusts(peer);
+        let slot = (!is_proxy).then(|| self.shared.address_slot(peer));
+        self.shared.admit(slot, &self.settings.limits).inspect_err(|_| {
             self.metrics().connections_refused_total.increment();
         })?;
-        let connection = self.connections.insert(Connection::new(slot, self.now.tick));
+        let proxy = is_proxy.then_some(self.settings.proxies.protocol);
+        let connection = self.connections.insert(Connection::new(slot, proxy, self.now.tick));
         self.metrics().connections.increment();
         self.metrics().connections_accepted_total.increment();
         self.arm(connection, self.settings.timeouts.head);
@@ -250,6 +300,11 @@ impl Shard {
         self.shared.metrics.get(self.id.index()).unwrap_or(&self.shared.stray)
     }
 
+    /// All shards.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.outboxes.len()).map(|index| ShardId(index as u16))
+    }
+
     /// The shard that gives a channel's offsets.
     pub(crate) fn home_shard(&self, channel: &ChannelKey) -> ShardId {
         self.shared.home_shard(channel)
@@ -270,6 +325,33 @@ impl Shard {
         }
     }
 
+    /// Hands calls over to the clerk, as far as `post` takes them. Returns whether some are left.
+    pub fn post_clerk_calls(
+        &mut self,
+        mut post: impl FnMut(ClerkCall) -> Result<(), ClerkCall>,
+    ) -> bool {
+        while let Some(call) = self.clerk_calls.pop_front() {
+            if let Err(call) = post(call) {
+                self.clerk_calls.push_front(call);
+                break;
+            }
+        }
+        !self.clerk_calls.is_empty()
+    }
+
+    /// Has the clerk change something.
+    pub(crate) fn ask_clerk(&mut self, call: ClerkCall) {
+        self.clerk_calls.push_back(call);
+    }
+
+    /// The month that messages are counted in.
+    pub(crate) fn month(&mut self) -> Month {
+        if self.now.unix_ms >= self.month.end_ms {
+            self.month = Month::of(self.now.unix_ms);
+        }
+        self.month
+    }
+
     /// The current `Date` header's value.
     pub(crate) fn date(&mut self) -> &str {
         let second = self.now.unix_ms / 1000;
@@ -287,13 +369,24 @@ impl Shard {
                 let (request, channel, query) = *page;
                 self.home_page(request, channel, query);
             }
-            Envelope::Subscribe { asker, channel, start } => {
-                self.home_subscribe(asker, &channel, start);
+            Envelope::Subscribe { asker, channel, start, may_enter, wants_presence } => {
+                self.home_subscribe(asker, &channel, start, may_enter, wants_presence);
             }
+            Envelope::Channel(request) => self.home_channel_request(*request),
+            Envelope::ChannelStored(stored) => self.channel_stored(&stored.0, stored.1),
+            Envelope::ListChannels(request) => self.list_channels_here(*request),
+            Envelope::ChannelList(list) => self.channel_list(list.0, list.1, list.2),
+            Envelope::DescribeChannels(request) => self.describe_channels(*request),
+            Envelope::ChannelsDescribed(list) => self.channels_described(list.0, list.1),
+            Envelope::App(app) => self.learn(*app),
+            Envelope::AppGone(app) => self.app_gone(app),
+            Envelope::Closed { tail } => self.tail_closed(tail),
+            Envelope::Restricted { tail } => self.tail_restricted(tail),
+            Envelope::Presence { tail, frame } => self.tail_presence(tail, &frame),
             Envelope::Logged(outcome) => self.logged(outcome),
             Envelope::Read(read) => self.read_answered(read.0, read.1),
-            Envelope::Unsubscribe { shard, tail, home, subscription } => {
-                self.home_unsubscribe(shard, tail, home);
+            Envelope::Unsubscribe { shard, tail, home, subscription, member } => {
+                self.home_unsubscribe(shard, tail, home, member.as_ref());
                 if let Some(subscription) = subscription {
                     self.post(shard, Envelope::Unsubscribed { subscription });
                 }
@@ -303,9 +396,7 @@ impl Shard {
                 self.answer(request.connection, request.sequence, outcome);
             }
             Envelope::BatchAnswer(answer) => self.batch_answer(answer.0, answer.1),
-            Envelope::Subscribed { subscription, tail, outcome } => {
-                self.subscribed(subscription, tail, outcome);
-            }
+            Envelope::Subscribed { asker, outcome } => self.subscribed(&asker, outcome),
             Envelope::Unsubscribed { subscription } => self.unsubscribed(subscription),
             Envelope::Message { tail, frame, head } => self.tail_push(tail, frame, head),
         }

@@ -4,29 +4,28 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use super::{ChannelKey, OutboxLimits, Refused, ShardId};
-use crate::auth::Keys;
+use super::{ChannelKey, OutboxLimits, PresenceTimes, Refused, ShardId, TrustedProxies};
 use crate::clock::ticks;
 use crate::hash::Placement;
 use crate::history::log::{LogId, LogStatus};
-use crate::history::{Durability, Retention};
 use crate::metrics::ShardMetrics;
+use pushflo_protocol::Epoch;
 
 /// Settings that do not change while the server runs.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Who may do what.
-    pub keys: Keys,
     /// Which browsers' origins may connect and call.
     pub origins: AllowedOrigins,
     /// Bounds.
     pub limits: Limits,
     /// Time-outs.
     pub timeouts: Timeouts,
-    /// What history keeps.
-    pub retention: Retention,
-    /// What an answered publish has survived.
-    pub durability: Durability,
+    /// Whether there is a log on disk; without one all history is in memory.
+    pub has_log: bool,
+    /// Times of presence.
+    pub presence: PresenceTimes,
+    /// Which peers are proxies that tell the address of the client.
+    pub proxies: TrustedProxies,
     /// Bounds on what waits between shards.
     pub outbox: OutboxLimits,
     /// Whether `/metrics` is served on the main port.
@@ -75,6 +74,10 @@ pub struct Limits {
     /// Bytes of answers and events a connection may have waiting before its bytes are not read
     /// any more.
     pub out_bytes_max: usize,
+    /// Most bytes of recent messages that a shard keeps in memory.
+    pub recent_bytes_max: usize,
+    /// Wrong keys that an address may come with in a second, and at once, before it is told to wait.
+    pub wrong_keys_per_second_max: u64,
 }
 
 impl Default for Limits {
@@ -89,6 +92,8 @@ impl Default for Limits {
             replay_messages_max: 10_000,
             pipelined_requests_max: 256,
             out_bytes_max: 1024 * 1024,
+            recent_bytes_max: 256 * 1024 * 1024,
+            wrong_keys_per_second_max: 10,
         }
     }
 }
@@ -140,6 +145,8 @@ pub struct Shared {
     /// What the log tells; `None` without one.
     pub log: Option<Arc<LogStatus>>,
     next_log: AtomicU64,
+    /// How often a channel was deleted: what is made of the same name later has another epoch.
+    pub deletions: AtomicU64,
     /// The server is going away.
     pub draining: AtomicBool,
     connections: AtomicUsize,
@@ -155,6 +162,13 @@ const ADDRESS_SLOTS: usize = 1 << 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AddressSlot(u16);
 
+impl AddressSlot {
+    /// The slot as an index.
+    pub(crate) fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
 impl Shared {
     /// For so many shards; `seed` decides the placement of channels, and their epochs.
     pub fn new(shards: usize, seed: u64) -> Self {
@@ -165,6 +179,7 @@ impl Shared {
             epochs: Placement::new(seed.rotate_left(32)),
             log: None,
             next_log: AtomicU64::new(1),
+            deletions: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             addresses: (0..ADDRESS_SLOTS).map(|_| AtomicU32::new(0)).collect(),
@@ -179,9 +194,20 @@ impl Shared {
         self
     }
 
+    /// After so many deletions of channels.
+    pub fn with_deletions(self, deletions: u64) -> Self {
+        self.deletions.store(deletions, Relaxed);
+        self
+    }
+
     /// The shard that gives a channel's offsets.
     pub fn home_shard(&self, channel: &ChannelKey) -> ShardId {
         ShardId((self.placement.hash(channel) % self.metrics.len().max(1) as u64) as u16)
+    }
+
+    /// The epoch of a channel that is made now: always the same, unless some channel was deleted.
+    pub(super) fn epoch(&self, channel: &ChannelKey) -> Epoch {
+        Epoch(self.epochs.hash((channel, self.deletions.load(Relaxed))))
     }
 
     /// A log id that no channel has.
@@ -199,28 +225,49 @@ impl Shared {
         self.connections.load(Relaxed)
     }
 
-    /// Counts a connection, unless it is over a limit.
-    pub(super) fn admit(&self, peer: IpAddr, limits: &Limits) -> Result<AddressSlot, Refused> {
-        let slot = AddressSlot(match peer.to_canonical() {
+    /// Where an address is counted.
+    pub(crate) fn address_slot(&self, address: IpAddr) -> AddressSlot {
+        AddressSlot(match address.to_canonical() {
             IpAddr::V4(address) => self.placement.hash(address),
             IpAddr::V6(address) => self.placement.hash(address.to_bits() >> 64),
-        } as u16);
+        } as u16)
+    }
+
+    /// Counts a connection, unless it is over a limit. One of a trusted proxy counts for no address
+    /// until that of its client is known.
+    pub(super) fn admit(&self, slot: Option<AddressSlot>, limits: &Limits) -> Result<(), Refused> {
         // Added first and taken back if it was one too many: two shards may come at once.
         if self.connections.fetch_add(1, Relaxed) >= limits.connections_max {
             self.connections.fetch_sub(1, Relaxed);
             return Err(Refused::Full);
         }
-        let count = self.addresses.get(usize::from(slot.0)).map(|a| a.fetch_add(1, Relaxed));
-        if count.is_some_and(|count| count >= limits.connections_per_address_max) {
-            self.leave(slot);
+        if slot.is_some_and(|slot| !self.admit_address(slot, limits)) {
+            self.connections.fetch_sub(1, Relaxed);
             return Err(Refused::Address);
         }
-        Ok(slot)
+        Ok(())
+    }
+
+    /// Counts a connection for its address, unless that has as many as it may.
+    pub(crate) fn admit_address(&self, slot: AddressSlot, limits: &Limits) -> bool {
+        let Some(count) = self.addresses.get(usize::from(slot.0)) else { return true };
+        if count.fetch_add(1, Relaxed) < limits.connections_per_address_max {
+            return true;
+        }
+        count.fetch_sub(1, Relaxed);
+        false
     }
 
     /// A counted connection is gone.
-    pub(crate) fn leave(&self, slot: AddressSlot) {
+    pub(crate) fn leave(&self, slot: Option<AddressSlot>) {
         self.connections.fetch_sub(1, Relaxed);
+        if let Some(slot) = slot {
+            self.leave_address(slot);
+        }
+    }
+
+    /// A connection counts no more for an address.
+    pub(crate) fn leave_address(&self, slot: AddressSlot) {
         if let Some(count) = self.addresses.get(usize::from(slot.0)) {
             count.fetch_sub(1, Relaxed);
         }

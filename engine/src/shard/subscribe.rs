@@ -10,9 +10,12 @@ use pushflo_protocol::{ErrorCode, Refusal, StreamPosition};
 
 use super::Shard;
 use super::envelope::{Asker, ChannelKey, Envelope, Subscribed};
+use super::home::is_private;
 use super::id::{ConnectionKey, SubscriptionKey, TailKey};
 use super::subscription::{Subscription, SubscriptionState};
 use super::tail::Tail;
+use crate::auth::plan::limit;
+use crate::connection::{Client, CloseReason};
 
 impl Shard {
     /// A client's `subscribe`.
@@ -24,22 +27,36 @@ impl Shard {
         connection: ConnectionKey,
         channel: ChannelKey,
         start: Start,
+        presence: bool,
     ) -> Result<(), Refusal> {
         if let Some(subscription) = self.find_subscription(connection, &channel) {
             self.subscribe_again(connection, subscription, start);
             return Ok(());
         }
         let Some(c) = self.connections.get(connection) else { return Ok(()) };
-        let most = self.settings.limits.subscriptions_per_connection_max;
-        if c.subscriptions.len() >= most {
+        let Some(session) = c.session() else { return Ok(()) };
+        let app = self.directory.require(channel.app)?;
+        if !session.may_subscribe(&channel.slug) {
+            let text = "the token does not grant this channel";
+            return Err(Refusal::new(ErrorCode::Forbidden, text));
+        }
+        let of_server = self.settings.limits.subscriptions_per_connection_max;
+        let most = app.plan.subscriptions_per_connection_max.min(of_server as u64);
+        if c.subscriptions.len() as u64 >= most {
             let text = format!("a connection has at most {most} subscriptions");
-            return Err(Refusal::new(ErrorCode::QuotaExceeded, text));
+            let name = limit::SUBSCRIPTIONS_PER_CONNECTION;
+            return Err(Refusal::limit(ErrorCode::QuotaExceeded, name, 1, text));
+        }
+        let most = app.plan.subscribes_per_second_max;
+        if let Err(wait_ms) = app.usage.take_subscribe(self.now.unix_ms, most) {
+            let text = format!("the app may begin {most} subscriptions a second");
+            return Err(over_rate(limit::SUBSCRIBES_PER_SECOND, wait_ms, text));
         }
         if self.is_way_full(self.home_shard(&channel)) {
             let text = "the server is full for the moment; subscribe again shortly";
             return Err(Refusal::new(ErrorCode::Overloaded, text));
         }
-        self.ask_home(connection, channel, start);
+        self.ask_home(connection, channel, start, presence);
         Ok(())
     }
 
@@ -61,13 +78,17 @@ impl Shard {
     /// Drops all subscriptions of a connection, without a word to it.
     pub(crate) fn drop_subscriptions(&mut self, connection: ConnectionKey) {
         let Some(c) = self.connections.get_mut(connection) else { return };
+        let client = c.session().map(|session| session.client().clone());
         for key in std::mem::take(&mut c.subscriptions) {
             let Some(subscription) = self.subscriptions.remove(key) else { continue };
             let tail_key = subscription.tail;
             match subscription.state {
                 // The answer will find nobody; it is then that the home shard is told.
                 SubscriptionState::Pending { .. } => continue,
-                SubscriptionState::Live => self.tell_home_of_leaving(tail_key, None),
+                SubscriptionState::Live => {
+                    let member = client.clone().filter(|_| subscription.is_member);
+                    self.tell_home_of_leaving(tail_key, None, member);
+                }
                 SubscriptionState::Leaving { .. } => {}
             }
             self.detach(tail_key, &subscription);
@@ -75,12 +96,8 @@ impl Shard {
     }
 
     /// The home shard's answer to a subscription.
-    pub(super) fn subscribed(
-        &mut self,
-        key: SubscriptionKey,
-        tail_key: TailKey,
-        outcome: Result<Box<Subscribed>, Refusal>,
-    ) {
+    pub(super) fn subscribed(&mut self, asker: &Asker, outcome: Result<Box<Subscribed>, Refusal>) {
+        let (key, tail_key) = (asker.subscription, asker.tail);
         if let Some(tail) = self.tails.get_mut(tail_key) {
             tail.pending = tail.pending.saturating_sub(1);
             if let Ok(subscribed) = &outcome {
@@ -90,8 +107,9 @@ impl Shard {
         }
         let Some(subscription) = self.subscriptions.get_mut(key) else {
             // The connection went away in the meantime.
-            if outcome.is_ok() {
-                self.tell_home_of_leaving(tail_key, None);
+            if let Ok(subscribed) = outcome {
+                let member = subscribed.is_member.then(|| asker.client.clone());
+                self.tell_home_of_leaving(tail_key, None, member);
             }
             self.drop_tail_if_unused(tail_key);
             return;
@@ -106,7 +124,7 @@ impl Shard {
                 self.forget_in_connection(connection, key);
                 self.drop_tail_if_unused(tail_key);
                 self.metrics().refused(refusal.code);
-                self.send(connection, event::error(&refusal, Some(&slug)));
+                self.send(connection, event::error(&refusal, Some(&slug), None));
                 return;
             }
         };
@@ -116,8 +134,12 @@ impl Shard {
         subscription.slot = tail.subscribers.len() as u32;
         tail.subscribers.push(key);
         let asked = std::mem::replace(&mut subscription.state, SubscriptionState::Live);
-        let Subscribed { head, past, missed, .. } = *subscribed;
+        let Subscribed { head, past, missed, is_member, presence, .. } = *subscribed;
+        subscription.is_member = is_member;
         self.send(connection, event::subscribed(&slug, head, past));
+        if let Some(presence) = presence {
+            self.send(connection, presence);
+        }
         self.metrics().deliveries_total.add(past.map_or(0, |past| past.replayed));
         for frame in missed {
             self.send(connection, frame);
@@ -157,7 +179,53 @@ impl Shard {
         let Some(channel) = channel else { return };
         self.send(connection, event::unsubscribed(&channel.slug));
         if let SubscriptionState::Leaving { again: Some(start) } = subscription.state {
-            self.ask_home(connection, channel, *start);
+            self.ask_home(connection, channel, *start, subscription.wants_presence);
+        }
+    }
+
+    /// The channel was deleted: all its subscribers here are told, and whoever was about to come
+    /// back asks again.
+    pub(super) fn tail_closed(&mut self, key: TailKey) {
+        let Some(tail) = self.tails.get_mut(key) else { return };
+        tail.home = None;
+        for subscription in tail.subscribers.clone() {
+            self.unsubscribed(subscription);
+        }
+    }
+
+    /// The channel is private now: whoever may not be there has to go.
+    pub(super) fn tail_restricted(&mut self, key: TailKey) {
+        let Some(tail) = self.tails.get(key) else { return };
+        let slug = tail.channel.slug.clone();
+        for subscription in tail.subscribers.clone() {
+            let Some(found) = self.subscriptions.get(subscription) else { continue };
+            let connection = found.connection;
+            let session = self.connections.get(connection).and_then(|c| c.session());
+            let may_stay = session.is_some_and(|session| session.may_subscribe_private(&slug));
+            if !may_stay && matches!(found.state, SubscriptionState::Live) {
+                self.send(connection, event::error(&is_private(), Some(&slug), None));
+                self.leave(subscription);
+            }
+        }
+    }
+
+    /// Tells those who want to know who is there. Whoever has too much waiting is too slow.
+    pub(super) fn tail_presence(&mut self, key: TailKey, frame: &Bytes) {
+        let Some(tail) = self.tails.get(key) else { return };
+        let most = self.settings.limits.tail_bytes_max;
+        for subscription in tail.subscribers.clone() {
+            let Some(found) = self.subscriptions.get(subscription) else { continue };
+            if !found.wants_presence || !matches!(found.state, SubscriptionState::Live) {
+                continue;
+            }
+            let connection = found.connection;
+            let waiting = self.connections.get(connection).map_or(0, |c| c.out_bytes() as u64);
+            if waiting > most {
+                self.metrics().slow_consumers_total.increment();
+                self.close_websocket(connection, CloseReason::TOO_SLOW);
+            } else {
+                self.send(connection, frame.clone());
+            }
         }
     }
 
@@ -172,7 +240,17 @@ impl Shard {
         }
     }
 
-    fn ask_home(&mut self, connection: ConnectionKey, channel: ChannelKey, start: Start) {
+    fn ask_home(
+        &mut self,
+        connection: ConnectionKey,
+        channel: ChannelKey,
+        start: Start,
+        wants_presence: bool,
+    ) {
+        let session = self.connections.get(connection).and_then(|c| c.session());
+        let Some(session) = session else { return };
+        let (client, may_enter) =
+            (session.client().clone(), session.may_subscribe_private(&channel.slug));
         let tail = match self.tail_of.get(&channel) {
             Some(&tail) => tail,
             None => {
@@ -188,6 +266,8 @@ impl Shard {
             cursor: 0,
             slot: 0,
             is_behind: false,
+            wants_presence,
+            is_member: false,
             state: SubscriptionState::Pending { asked: 1, leave: false, past_wanted },
         });
         if let Some(tail) = self.tails.get_mut(tail) {
@@ -197,8 +277,9 @@ impl Shard {
             c.subscriptions.push(subscription);
         }
         let (shard, home) = (self.id, self.home_shard(&channel));
-        let asker = Asker { shard, tail, subscription };
-        self.post(home, Envelope::Subscribe { asker, channel, start });
+        let asker = Asker { shard, tail, subscription, client };
+        let subscribe = Envelope::Subscribe { asker, channel, start, may_enter, wants_presence };
+        self.post(home, subscribe);
     }
 
     fn subscribe_again(&mut self, connection: ConnectionKey, key: SubscriptionKey, start: Start) {
@@ -222,11 +303,18 @@ impl Shard {
     fn leave(&mut self, key: SubscriptionKey) {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
         subscription.state = SubscriptionState::Leaving { again: None };
-        let tail = subscription.tail;
-        self.tell_home_of_leaving(tail, Some(key));
+        let (tail, is_member) = (subscription.tail, subscription.is_member);
+        let session = self.connections.get(subscription.connection).and_then(|c| c.session());
+        let member = session.map(|session| session.client().clone()).filter(|_| is_member);
+        self.tell_home_of_leaving(tail, Some(key), member);
     }
 
-    fn tell_home_of_leaving(&mut self, tail: TailKey, subscription: Option<SubscriptionKey>) {
+    fn tell_home_of_leaving(
+        &mut self,
+        tail: TailKey,
+        subscription: Option<SubscriptionKey>,
+        member: Option<Client>,
+    ) {
         let Some((home_shard, home)) = self
             .tails
             .get(tail)
@@ -235,7 +323,8 @@ impl Shard {
             return;
         };
         let shard = self.id;
-        self.post(home_shard, Envelope::Unsubscribe { shard, tail, home, subscription });
+        let leave = Envelope::Unsubscribe { shard, tail, home, subscription, member };
+        self.post(home_shard, leave);
     }
 
     /// Takes a subscription out of its tail.
@@ -282,6 +371,12 @@ impl Shard {
         };
         subscriptions.iter().find(on_tail).copied()
     }
+}
+
+/// The refusal of what comes faster than a rate allows.
+pub(crate) fn over_rate(name: &'static str, wait_ms: u64, text: String) -> Refusal {
+    let wait_s = u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX);
+    Refusal::limit(ErrorCode::RateLimited, name, wait_s, text)
 }
 
 /// The answer to a request for the past by someone who already gets messages.

@@ -17,6 +17,10 @@ pub(super) struct Subscription {
     pub(super) slot: u32,
     /// Whether it stands in its connection's list of those with something to send.
     pub(super) is_behind: bool,
+    /// Whether it is told who else is there.
+    pub(super) wants_presence: bool,
+    /// Whether it counts as a member of the channel.
+    pub(super) is_member: bool,
     /// Where it is between asking and leaving.
     pub(super) state: SubscriptionState,
 }

@@ -3,15 +3,15 @@
 
 use libfuzzer_sys::fuzz_target;
 use pushflo_protocol::ChannelSlug;
-use pushflo_protocol::command::{Command, Start};
+use pushflo_protocol::command::{Command, RefusedCommand, Start};
 use serde_json::Value;
 
 fuzz_target!(|text: &str| {
-    let command = match Command::parse(text) {
+    let command = match Command::parse(text, 1_000) {
         Ok(command) => command,
-        Err((refusal, channel)) => {
+        Err(RefusedCommand { refusal, channel, .. }) => {
             assert!(!refusal.message.is_empty());
-            assert_eq!(refusal.code.status(), 400);
+            assert!(matches!(refusal.code.status(), 400 | 413));
             assert!(serde_json::from_str::<Value>(&refusal.to_json()).is_ok());
             assert!(channel.is_none_or(|channel| text.contains("channel") || text.contains('\\') || channel.as_str().is_empty()));
             return;
@@ -30,8 +30,18 @@ fuzz_target!(|text: &str| {
         Command::Ping => assert_eq!(kind, Some("ping")),
         Command::Ack => assert_eq!(kind, Some("ack")),
         Command::Unsubscribe { channel } => assert!(kind == Some("unsubscribe") && is(&channel)),
-        Command::Subscribe { channel, start } => {
+        Command::Refresh { token } => {
+            assert_eq!(kind, Some("refresh"));
+            assert_eq!(object.get("token").and_then(Value::as_str), Some(&*token));
+        }
+        Command::Publish { publish, reference } => {
+            assert!(kind == Some("publish") && is(&publish.channel));
+            assert_eq!(object.get("ref").and_then(Value::as_str), reference.as_deref());
+            assert!(publish.content.len() <= 1_000 && text.contains(publish.content));
+        }
+        Command::Subscribe { channel, start, presence } => {
             assert!(kind == Some("subscribe") && is(&channel));
+            assert_eq!(object.get("presence").and_then(Value::as_bool).unwrap_or(false), presence);
             let at = |pointer: &str| value.pointer(pointer).and_then(Value::as_u64);
             match start {
                 Start::Live | Start::Recover(None) => {}

@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 use fastrand::Rng;
 use pushflo_engine::history::log::{
-    Append, Entry, LoadedChannel, LogCall, LogFailure, LogId, Past, Read, ReadFrom, Totals,
+    Append, Entry, LoadedChannel, LogCall, LogFailure, LogId, NewChannel, Past, Read, ReadFrom,
+    Totals,
 };
 use pushflo_engine::shard::{ChannelKey, Envelope, ShardId};
 use pushflo_protocol::{Epoch, Message, Offset};
@@ -78,9 +79,10 @@ impl ModelLog {
             self.refused_terms.insert(append.shard, append.term);
             return Err(failure());
         }
-        for Entry { log, prev, message, new } in append.entries {
+        for Entry { log, prev, message, new, .. } in append.entries {
             let channel = self.channels.entry(log).or_insert_with(|| {
-                let (name, epoch) = *new.expect("the log does not know the channel");
+                let NewChannel { channel: name, epoch, .. } =
+                    *new.expect("the log does not know the channel");
                 Channel { name, epoch, head: Offset(0), messages: VecDeque::new() }
             });
             assert_eq!(channel.head, prev, "a hole in the log");
@@ -125,6 +127,7 @@ impl ModelLog {
             next: Offset(channel.head.0 + leap + 1),
             last_ms: 0,
             totals: Totals::default(),
+            created_ms: 0,
         };
         self.channels.iter().map(loaded).collect()
     }

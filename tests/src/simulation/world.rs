@@ -5,13 +5,13 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use fastrand::Rng;
-use pushflo_engine::auth::{Access, AppId, Key, KeyDigest, Keys, Role};
+use pushflo_engine::auth::{App, AppId, AppRecord, AppSettings, Key, Plan, Role, Usage};
 use pushflo_engine::clock::Now;
 use pushflo_engine::history::log::LoadedChannel;
 use pushflo_engine::history::{Durability, Retention};
 use pushflo_engine::shard::{
-    AllowedOrigins, Batch, Closing, ConnectionKey, Envelope, Limits, OutboxLimits, Settings, Shard,
-    ShardId, Shared, Timeouts,
+    AllowedOrigins, Batch, Closing, ConnectionKey, Envelope, Limits, OutboxLimits, PresenceTimes,
+    Settings, Shard, ShardId, Shared, Timeouts, TrustedProxies,
 };
 
 use super::client::{Link, Publisher, Subscriber, Tally, ViewState};
@@ -29,6 +29,8 @@ struct World {
     random: Rng,
     now: Now,
     settings: Arc<Settings>,
+    /// The one app there is.
+    app: App,
     /// Decides where channels live, and their epochs.
     placement: u64,
     log: ModelLog,
@@ -74,29 +76,37 @@ impl World {
         let shards = random.usize(1..=4);
         let may_forget = random.u8(..) < 64;
         let has_log = random.bool();
-        let key =
-            |key, role| Key { digest: KeyDigest::of(key), access: Access { app: AppId(0), role } };
         let settings = Arc::new(Settings {
-            keys: Keys::new(vec![key(PUBLISH_KEY, Role::Publish), key(SECRET_KEY, Role::Secret)]),
             origins: AllowedOrigins::All,
             limits: Limits {
                 tail_bytes_max: random.u64(2_000..20_000),
                 pipelined_requests_max: random.usize(1..20),
                 out_bytes_max: random.usize(500..50_000),
+                // With a log, memory need not hold it all.
+                recent_bytes_max: if has_log { random.usize(0..5_000) } else { 1_000_000_000 },
                 ..Limits::default()
             },
             timeouts: Timeouts::default(),
-            retention: Retention {
-                age_ms_max: 1_000_000_000,
-                messages_max: if may_forget { 5 } else { 1_000_000 },
-                channel_bytes_max: 1_000_000_000,
-                // With a log, memory need not hold it all.
-                shard_bytes_max: if has_log { random.usize(0..5_000) } else { 1_000_000_000 },
-            },
-            durability: if has_log { Durability::Os } else { Durability::Memory },
+            has_log,
+            presence: PresenceTimes::default(),
+            proxies: TrustedProxies::default(),
             outbox: OutboxLimits { envelopes_max: random.usize(1..10), bytes_max: 5_000 },
             metrics_on_main_port: true,
         });
+        let retention = Retention {
+            age_ms_max: 1_000_000_000,
+            messages_max: if may_forget { 5 } else { 1_000_000 },
+            channel_bytes_max: 1_000_000_000,
+        };
+        let durability = if has_log { Durability::Os } else { Durability::Memory };
+        let keys = [(PUBLISH_KEY, Role::Publish), (SECRET_KEY, Role::Secret)];
+        let keys = keys.map(|(key, role)| Key::new(key, role, None, 0)).into();
+        let app = App {
+            id: AppId::DEFAULT,
+            record: AppRecord::new("default", "unlimited", AppSettings::default(), keys, 0),
+            plan: Plan::unlimited(retention, durability),
+            usage: Arc::new(Usage::default()),
+        };
         let now = Now { unix_ms: 1_700_000_000_000, tick: 0 };
         let placement = random.u64(..);
         let log = ModelLog::new(if may_forget { 5 } else { usize::MAX });
@@ -104,6 +114,7 @@ impl World {
         let mut world = Self {
             now,
             settings,
+            app,
             placement,
             log,
             crashes: 0,
@@ -136,7 +147,9 @@ impl World {
             .map(|id| {
                 let (settings, shared) = (Arc::clone(&self.settings), Arc::clone(&shared));
                 let seed = self.random.u64(..);
-                Shard::new(ShardId(id as u16), settings, shared, seed, self.now)
+                let mut shard = Shard::new(ShardId(id as u16), settings, shared, seed, self.now);
+                shard.learn(self.app.clone());
+                shard
             })
             .collect();
         for channel in loaded {
@@ -147,7 +160,7 @@ impl World {
     }
 
     fn has_log(&self) -> bool {
-        self.settings.durability != Durability::Memory
+        self.settings.has_log
     }
 
     /// The machine goes down and comes back, on as many shards as the seed says.

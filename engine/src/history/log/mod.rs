@@ -11,6 +11,7 @@
 mod reader;
 mod record;
 mod repair;
+mod retentions;
 mod store;
 mod writer;
 
@@ -19,14 +20,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use pushflo_protocol::{Epoch, Message, Offset};
 use thiserror::Error;
 
 pub use record::Totals;
+pub use retentions::Retentions;
 pub use store::Past;
 
-use super::{Durability, PageQuery, Retention};
+use super::{PageQuery, Retention};
+use crate::auth::AppId;
 use crate::runtime::mailbox::Mailbox;
 use crate::shard::{ChannelKey, ReadKey, RequestId, ShardId};
 use store::Store;
@@ -93,6 +97,30 @@ pub struct LoadedChannel {
     pub last_ms: u64,
     /// All it ever had.
     pub totals: Totals,
+    /// When the log got to know it, in Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// An answer that a publisher who asks again is to get, as the log has it at the start.
+#[derive(Clone, Debug)]
+pub struct LoadedAnswer {
+    /// The channel's place in the log.
+    pub log: LogId,
+    /// The answer.
+    pub answer: StoredAnswer,
+}
+
+/// What is kept of a publish with an idempotency key.
+#[derive(Clone, Debug)]
+pub struct StoredAnswer {
+    /// The key.
+    pub key: Box<str>,
+    /// A digest of what was published.
+    pub content: u64,
+    /// Until when it is kept, in Unix milliseconds.
+    pub until_ms: u64,
+    /// The answer's body.
+    pub body: Bytes,
 }
 
 /// What a shard asks of the log.
@@ -116,6 +144,10 @@ pub struct Append {
     pub term: u32,
     /// The messages, those of a channel in their order.
     pub entries: Vec<Entry>,
+    /// Channels that are deleted, with all that came before.
+    pub deletes: Vec<(LogId, ChannelKey)>,
+    /// Whether it is to reach the disk before it is answered.
+    pub sync: bool,
 }
 
 /// One message on its way to the log.
@@ -128,7 +160,20 @@ pub struct Entry {
     /// The message.
     pub message: Message,
     /// The channel, where the log may not know it yet.
-    pub new: Option<Box<(ChannelKey, Epoch)>>,
+    pub new: Option<Box<NewChannel>>,
+    /// What its publisher is told if it asks again.
+    pub answer: Option<Box<StoredAnswer>>,
+}
+
+/// A channel that the log gets to know.
+#[derive(Clone, Debug)]
+pub struct NewChannel {
+    /// Its name.
+    pub channel: ChannelKey,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// When it was made, in Unix milliseconds.
+    pub created_ms: u64,
 }
 
 /// A question about the past of a channel.
@@ -144,6 +189,8 @@ pub struct Read {
     pub from: ReadFrom,
     /// Up to which offset; the log has it.
     pub until: Offset,
+    /// What is kept of the channel.
+    pub retention: Retention,
 }
 
 /// Where reading begins.
@@ -171,6 +218,8 @@ pub struct PageCall {
     pub log: LogId,
     /// Which page.
     pub query: PageQuery,
+    /// What is kept of the channel.
+    pub retention: Retention,
 }
 
 /// What became of an append.
@@ -232,6 +281,10 @@ pub struct Contents {
     pub next_log: u64,
     /// The channels.
     pub channels: Vec<LoadedChannel>,
+    /// Answers for publishers who ask again.
+    pub answers: Vec<LoadedAnswer>,
+    /// Month number and messages logged in it, by app.
+    pub usage: Vec<(AppId, u16, u64)>,
 }
 
 /// A log that was opened and does not run yet.
@@ -282,7 +335,8 @@ impl Shelf {
 /// [`LogError`] with the cause.
 pub fn open(path: &Path, seed: u64) -> Result<Opened, LogError> {
     let repair::Repaired { store, found, is_cut } = repair::open(path, seed)?;
-    let store::Found { incarnation, mut channels, next_log, after_power_loss } = found;
+    let store::Found { incarnation, mut channels, next_log, after_power_loss, answers, usage } =
+        found;
     if after_power_loss {
         tracing::warn!(
             "the machine went down without warning; messages of the last moments that were not \
@@ -295,7 +349,7 @@ pub fn open(path: &Path, seed: u64) -> Result<Opened, LogError> {
             channel.next = Offset(channel.head.0 + LEAP + 1);
         }
     }
-    let contents = Contents { incarnation, next_log, channels };
+    let contents = Contents { incarnation, next_log, channels, answers, usage };
     Ok(Opened { contents, store: Shelf::new(store) })
 }
 
@@ -308,10 +362,8 @@ const LEAP: u64 = 1 << 24;
 pub struct LogPlan {
     /// Where the log is, to open it again after a failure.
     pub path: PathBuf,
-    /// What acknowledged messages survive.
-    pub durability: Durability,
-    /// What is kept.
-    pub retention: Retention,
+    /// What is kept of each app's channels.
+    pub retentions: Arc<Retentions>,
     /// All shards' mailboxes.
     pub mailboxes: Vec<Mailbox>,
 }
@@ -326,15 +378,15 @@ impl Log {
         let (writer, appends) = bounded(CALLS_MAX);
         let (reader, calls) = bounded(CALLS_MAX);
         let shelf = opened.store;
-        let (retention, mailboxes) = (plan.retention, plan.mailboxes.clone());
+        let mailboxes = plan.mailboxes.clone();
         let (for_reader, for_writer) = (shelf.clone(), Arc::clone(&status));
-        let channels = opened.contents.channels;
+        let contents = opened.contents;
         let threads = vec![
             std::thread::Builder::new().name("log-writer".into()).spawn(move || {
-                writer::Writer::new(shelf, plan, for_writer, channels).run(&appends);
+                writer::Writer::new(shelf, plan, for_writer, contents).run(&appends);
             })?,
             std::thread::Builder::new().name("log-reader".into()).spawn(move || {
-                reader::run(&for_reader, &retention, &mailboxes, &calls);
+                reader::run(&for_reader, &mailboxes, &calls);
             })?,
         ];
         Ok(Self { writer, reader, threads, status })
@@ -378,18 +430,6 @@ impl LogHandle {
             Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
         }
     }
-}
-
-/// Puts an answer into a shard's mailbox. Unlike a shard, the log's threads may wait for room.
-fn answer(mailboxes: &[Mailbox], shard: ShardId, envelope: crate::shard::Envelope) {
-    let Some(mailbox) = mailboxes.get(shard.index()) else { return };
-    let mut next = envelope;
-    while let Err(full) = mailbox.post(next) {
-        next = full;
-        mailbox.wake();
-        std::thread::sleep(std::time::Duration::from_micros(200));
-    }
-    mailbox.wake();
 }
 
 impl LogStatus {

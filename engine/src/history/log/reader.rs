@@ -6,31 +6,27 @@ use crossbeam_channel::Receiver;
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::store::{Keep, Past, Store};
-use super::{LogError, LogFailure, PageCall, Read, ReadFrom, ReaderCall, Shelf, answer};
+use super::{LogError, LogFailure, PageCall, Read, ReadFrom, ReaderCall, Shelf};
 use crate::clock;
-use crate::history::{Retention, page_body};
-use crate::runtime::mailbox::Mailbox;
+use crate::history::page_body;
+use crate::runtime::mailbox::{Mailbox, post_and_wait};
 use crate::shard::Envelope;
 
 /// Runs until nobody can ask any more.
-pub(super) fn run(
-    shelf: &Shelf,
-    retention: &Retention,
-    mailboxes: &[Mailbox],
-    calls: &Receiver<ReaderCall>,
-) {
+pub(super) fn run(shelf: &Shelf, mailboxes: &[Mailbox], calls: &Receiver<ReaderCall>) {
     for call in calls {
-        let keep = Keep::new(retention, clock::unix_ms());
         match call {
             ReaderCall::Read(read) => {
+                let keep = Keep::new(&read.retention, clock::unix_ms());
                 let past = shelf.with(|store| past(store, &read, &keep)).map_err(|error| {
                     tracing::error!(%error, "reading the log failed");
                     LogFailure(error.to_string().into())
                 });
-                answer(mailboxes, read.shard, Envelope::Read(Box::new((read.read, past))));
+                post_and_wait(mailboxes, read.shard, Envelope::Read(Box::new((read.read, past))));
             }
             ReaderCall::Page(page) => {
-                let PageCall { request, channel, log, query } = *page;
+                let PageCall { request, channel, log, query, retention } = *page;
+                let keep = Keep::new(&retention, clock::unix_ms());
                 let items = shelf.with(|store| store.page(log, &query, &keep));
                 let outcome = match items {
                     Ok((items, total)) => Ok((200, page_body(&channel, &query, &items, total))),
@@ -39,7 +35,8 @@ pub(super) fn run(
                         Err(Refusal::new(ErrorCode::ServerError, "history cannot be read"))
                     }
                 };
-                answer(mailboxes, request.shard, Envelope::Answer(Box::new((request, outcome))));
+                let envelope = Envelope::Answer(Box::new((request, outcome)));
+                post_and_wait(mailboxes, request.shard, envelope);
             }
         }
     }

@@ -14,9 +14,10 @@ use rkyv::rancor::Error as ArchiveError;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::record::{self, Stored, Totals};
-use super::{LoadedChannel, LogError, LogId};
+use super::{LoadedAnswer, LoadedChannel, LogError, LogId, NewChannel, StoredAnswer};
 use crate::auth::AppId;
-use crate::history::{Durability, PageQuery, Retention};
+use crate::clock;
+use crate::history::{PageQuery, Retention};
 use crate::shard::ChannelKey;
 
 /// Journals larger than this make fjall write its tables; it is also what a start after a crash
@@ -31,6 +32,8 @@ pub(super) struct Store {
     database: Database,
     records: Keyspace,
     channels: Keyspace,
+    answers: Keyspace,
+    usage: Keyspace,
     state: Keyspace,
 }
 
@@ -44,6 +47,10 @@ pub(super) struct Found {
     pub(super) after_power_loss: bool,
     /// The first log id that is free.
     pub(super) next_log: u64,
+    /// Answers for publishers who ask again.
+    pub(super) answers: Vec<LoadedAnswer>,
+    /// Month number and messages logged in it, by app.
+    pub(super) usage: Vec<(AppId, u16, u64)>,
 }
 
 /// What is kept of a channel whose records may all be gone.
@@ -56,6 +63,15 @@ struct ChannelEntry {
     last_ms: u64,
     messages: u64,
     bytes: u64,
+    created_ms: u64,
+}
+
+impl ChannelEntry {
+    /// That of a channel without messages.
+    fn new(log: LogId, epoch: Epoch, created_ms: u64) -> Self {
+        let (log, epoch) = (log.0, epoch.0);
+        Self { log, epoch, head: 0, last_ms: 0, messages: 0, bytes: 0, created_ms }
+    }
 }
 
 /// A run of messages on its way to the log.
@@ -65,7 +81,19 @@ pub(super) struct Run<'a> {
     pub(super) before: Totals,
     pub(super) messages: &'a [Message],
     /// The channel, with its first messages.
-    pub(super) new: Option<(&'a ChannelKey, Epoch)>,
+    pub(super) new: Option<&'a NewChannel>,
+    /// What their publishers are told if they ask again.
+    pub(super) answers: &'a [Box<StoredAnswer>],
+}
+
+/// All that a group changes.
+pub(super) struct Group<'a> {
+    pub(super) runs: &'a [Run<'a>],
+    pub(super) deletes: &'a [(LogId, ChannelKey)],
+    /// Month number and messages logged in it by now, by app.
+    pub(super) usage: &'a [(AppId, (u16, u64))],
+    /// Whether it is to reach the disk at once.
+    pub(super) sync: bool,
 }
 
 /// Messages that were read: their frames, and where they end.
@@ -88,6 +116,8 @@ impl Store {
         let store = Self {
             records: database.keyspace("records", KeyspaceCreateOptions::default)?,
             channels: database.keyspace("channels", KeyspaceCreateOptions::default)?,
+            answers: database.keyspace("answers", KeyspaceCreateOptions::default)?,
+            usage: database.keyspace("usage", KeyspaceCreateOptions::default)?,
             state: database.keyspace("state", KeyspaceCreateOptions::default)?,
             database,
         };
@@ -101,10 +131,12 @@ impl Store {
         let opened_in = store.state.get("open")?;
         let after_power_loss = opened_in.is_some_and(|earlier| earlier.as_ref() != boot);
         let (channels, next_log) = store.load(seed)?;
+        let (answers, usage) = (store.load_answers()?, store.load_usage()?);
         store.state.insert("open", &boot)?;
         store.database.persist(PersistMode::SyncAll)?;
         let incarnation = stored.unwrap_or(seed);
-        Ok((store, Found { incarnation, channels, after_power_loss, next_log }))
+        let found = Found { incarnation, channels, after_power_loss, next_log, answers, usage };
+        Ok((store, found))
     }
 
     /// Writes what is still on its way to the disk and notes that all is there.
@@ -135,7 +167,17 @@ impl Store {
                 Err(error) => return Err(error),
             };
             let next = head.next();
-            channels.push(LoadedChannel { channel, log, epoch, head, next, last_ms, totals });
+            let created_ms = entry.created_ms;
+            channels.push(LoadedChannel {
+                channel,
+                log,
+                epoch,
+                head,
+                next,
+                last_ms,
+                totals,
+                created_ms,
+            });
         }
         for (channel, epoch, reason) in lost {
             channels.push(self.begin_anew(channel, epoch, LogId(next_log), seed, &reason)?);
@@ -160,35 +202,80 @@ impl Store {
             "a channel's history cannot be read and is lost; it begins a new epoch"
         );
         let epoch = Epoch(epoch.0.wrapping_add(seed | 1));
-        let (head, messages, bytes) = (0, 0, 0);
-        let entry = ChannelEntry { log: log.0, epoch: epoch.0, head, last_ms: 0, messages, bytes };
+        let created_ms = clock::unix_ms();
+        let entry = ChannelEntry::new(log, epoch, created_ms);
         self.channels.insert(channel_key(&channel), encode(&entry)?)?;
         let (head, next, totals) = (Offset(0), Offset(1), Totals::default());
-        Ok(LoadedChannel { channel, log, epoch, head, next, last_ms: 0, totals })
+        Ok(LoadedChannel { channel, log, epoch, head, next, last_ms: 0, totals, created_ms })
     }
 
-    /// Appends runs, all or none of them.
-    pub(super) fn append(&self, runs: &[Run<'_>], durability: Durability) -> Result<(), LogError> {
-        let mode = match durability {
-            Durability::Memory | Durability::Os => PersistMode::Buffer,
-            Durability::Disk => PersistMode::SyncData,
-        };
+    /// Makes the changes of a group, all or none of them.
+    pub(super) fn write(&self, group: &Group<'_>) -> Result<(), LogError> {
+        let mode = if group.sync { PersistMode::SyncData } else { PersistMode::Buffer };
         let mut batch = self.database.batch().durability(Some(mode));
-        for run in runs {
+        for run in group.runs {
             let Some(first) = run.messages.first() else { continue };
-            if let Some((channel, epoch)) = run.new {
-                let entry = ChannelEntry {
-                    log: run.log.0,
-                    epoch: epoch.0,
-                    head: 0,
-                    last_ms: 0,
-                    messages: 0,
-                    bytes: 0,
-                };
+            if let Some(NewChannel { channel, epoch, created_ms }) = run.new {
+                let entry = ChannelEntry::new(run.log, *epoch, *created_ms);
                 batch.insert(&self.channels, channel_key(channel), encode(&entry)?);
             }
             let value = record::encode(run.prev, run.before, run.messages)?;
             batch.insert(&self.records, record_key(run.log, first.offset), value);
+            for answer in run.answers {
+                let key = answer_key(answer.until_ms, run.log, &answer.key);
+                batch.insert(&self.answers, key, answer_value(answer));
+            }
+        }
+        for (log, channel) in group.deletes {
+            // Only its own entry: a channel of the same name may have been made since.
+            if self.entry(channel)?.is_some_and(|entry| entry.log == log.0) {
+                batch.remove(&self.channels, channel_key(channel));
+            }
+            for guard in self.records.range(range(*log, Offset(0))) {
+                batch.remove(&self.records, guard.key()?);
+            }
+        }
+        for (app, (month, messages)) in group.usage {
+            let value = [&month.to_be_bytes()[..], &messages.to_be_bytes()].concat();
+            batch.insert(&self.usage, app.0.to_be_bytes(), value);
+        }
+        Ok(batch.commit()?)
+    }
+
+    fn entry(&self, channel: &ChannelKey) -> Result<Option<ChannelEntry>, LogError> {
+        let Some(value) = self.channels.get(channel_key(channel))? else { return Ok(None) };
+        let entry = rkyv::from_bytes::<ChannelEntry, ArchiveError>(&value);
+        entry.map(Some).map_err(|error| LogError::Damaged(format!("a channel: {error}")))
+    }
+
+    fn load_answers(&self) -> Result<Vec<LoadedAnswer>, LogError> {
+        let mut answers = Vec::new();
+        for guard in self.answers.range(clock::unix_ms().to_be_bytes().to_vec()..) {
+            let (key, value) = guard.into_inner()?;
+            // One that is damaged is as good as forgotten.
+            answers.extend(parse_answer(&key, &value));
+        }
+        Ok(answers)
+    }
+
+    fn load_usage(&self) -> Result<Vec<(AppId, u16, u64)>, LogError> {
+        let mut usage = Vec::new();
+        for guard in self.usage.iter() {
+            let (key, value) = guard.into_inner()?;
+            let app = key.as_ref().try_into().map(u32::from_be_bytes).map(AppId).ok();
+            let count = value.split_first_chunk().and_then(|(month, messages)| {
+                Some((u16::from_be_bytes(*month), u64::from_be_bytes(messages.try_into().ok()?)))
+            });
+            usage.extend(app.zip(count).map(|(app, (month, messages))| (app, month, messages)));
+        }
+        Ok(usage)
+    }
+
+    /// Drops answers that nobody can ask for any more.
+    pub(super) fn forget_answers(&self, now_ms: u64, most: usize) -> Result<(), LogError> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
+        for guard in self.answers.range(..now_ms.to_be_bytes().to_vec()).take(most) {
+            batch.remove(&self.answers, guard.key()?);
         }
         Ok(batch.commit()?)
     }
@@ -349,6 +436,7 @@ impl Store {
                 last_ms: record.last_ms,
                 messages: record.after.messages,
                 bytes: record.after.bytes,
+                created_ms: self.entry(channel.channel)?.map_or(0, |entry| entry.created_ms),
             };
             batch.insert(&self.channels, channel_key(channel.channel), encode(&entry)?);
         }
@@ -402,7 +490,7 @@ pub(super) struct Keep {
 impl Keep {
     pub(super) fn new(retention: &Retention, now_ms: u64) -> Self {
         Self {
-            since_ms: now_ms.saturating_sub(retention.age_ms_max),
+            since_ms: retention.since_ms(now_ms),
             messages_max: retention.messages_max as u64,
             bytes_max: retention.channel_bytes_max as u64,
         }
@@ -461,6 +549,28 @@ fn range(log: LogId, from: Offset) -> RangeInclusive<[u8; 16]> {
 
 fn record_key(log: LogId, offset: Offset) -> [u8; 16] {
     (u128::from(log.0) << 64 | u128::from(offset.0)).to_be_bytes()
+}
+
+/// By the time until which it is kept, so that those that are over lie together.
+fn answer_key(until_ms: u64, log: LogId, key: &str) -> Vec<u8> {
+    [&until_ms.to_be_bytes()[..], &log.0.to_be_bytes(), key.as_bytes()].concat()
+}
+
+fn answer_value(answer: &StoredAnswer) -> Vec<u8> {
+    [&answer.content.to_be_bytes()[..], &answer.body].concat()
+}
+
+fn parse_answer(key: &[u8], value: &[u8]) -> Option<LoadedAnswer> {
+    let (until, key) = key.split_first_chunk()?;
+    let (log, key) = key.split_first_chunk()?;
+    let (content, body) = value.split_first_chunk()?;
+    let answer = StoredAnswer {
+        key: str::from_utf8(key).ok()?.into(),
+        content: u64::from_be_bytes(*content),
+        until_ms: u64::from_be_bytes(*until),
+        body: Bytes::copy_from_slice(body),
+    };
+    Some(LoadedAnswer { log: LogId(u64::from_be_bytes(*log)), answer })
 }
 
 fn channel_key(channel: &ChannelKey) -> Vec<u8> {

@@ -10,16 +10,19 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use pushflo_protocol::time::Month;
 use pushflo_protocol::{Epoch, Message, Offset};
 
 use super::record::Totals;
-use super::store::{Keep, Oldest, Run, Store, TrimChannel};
+use super::store::{Group, Keep, Oldest, Run, Store, TrimChannel};
 use super::{
-    Append, Entry, LoadedChannel, LogError, LogFailure, LogId, LogPlan, LogStatus, Shelf, answer,
+    Append, Contents, Entry, LoadedChannel, LogError, LogFailure, LogId, LogPlan, LogStatus,
+    NewChannel, Shelf, StoredAnswer,
 };
+use crate::auth::AppId;
 use crate::clock;
 use crate::hash::HashMap;
-use crate::history::Durability;
+use crate::runtime::mailbox::post_and_wait;
 use crate::shard::{ChannelKey, Envelope};
 
 /// Most messages of a group. More wait for the next, so that a group does not take too long.
@@ -54,11 +57,16 @@ impl Known {
     }
 }
 
+/// Answers dropped in a tick.
+const ANSWERS_MAX: usize = 16 * 1024;
+
 pub(super) struct Writer {
     shelf: Shelf,
     plan: LogPlan,
     status: Arc<LogStatus>,
     known: HashMap<LogId, Known>,
+    /// Month number and messages logged in it, by app.
+    usage: HashMap<AppId, (u16, u64)>,
     /// Whose turn it is to be looked at for what has become too old.
     round: Vec<LogId>,
     /// Channels that are over a limit, each once.
@@ -77,8 +85,9 @@ impl Writer {
         shelf: Shelf,
         plan: LogPlan,
         status: Arc<LogStatus>,
-        channels: Vec<LoadedChannel>,
+        contents: Contents,
     ) -> Self {
+        let usage = contents.usage.into_iter();
         let known = |loaded: LoadedChannel| {
             let LoadedChannel { channel, log, epoch, totals, .. } = loaded;
             (log, Known::new(channel, epoch, totals))
@@ -87,7 +96,8 @@ impl Writer {
             shelf,
             plan,
             status,
-            known: channels.into_iter().map(known).collect(),
+            known: contents.channels.into_iter().map(known).collect(),
+            usage: usage.map(|(app, month, messages)| (app, (month, messages))).collect(),
             round: Vec::new(),
             over: BTreeSet::new(),
             refused_terms: HashMap::default(),
@@ -154,16 +164,20 @@ impl Writer {
         let earlier = earlier.unwrap_or_else(|| LogFailure("an earlier write failed".into()));
         for append in refused {
             let outcome = Err(earlier.clone());
-            answer(&self.plan.mailboxes, append.shard, Envelope::Logged(outcome));
+            post_and_wait(&self.plan.mailboxes, append.shard, Envelope::Logged(outcome));
         }
         for append in accepted {
             let outcome = result.clone();
-            answer(&self.plan.mailboxes, append.shard, Envelope::Logged(outcome));
+            post_and_wait(&self.plan.mailboxes, append.shard, Envelope::Logged(outcome));
         }
     }
 
     fn append(&mut self, group: &mut [Append]) -> Result<(), LogFailure> {
+        let sync = group.iter().any(|append| append.sync);
+        let deletes: Vec<_> =
+            group.iter_mut().flat_map(|append| std::mem::take(&mut append.deletes)).collect();
         let runs = runs(group);
+        let usage = self.count_usage(&runs);
         let mut batch: Vec<Run<'_>> = Vec::with_capacity(runs.len());
         let mut totals: HashMap<LogId, Totals> = HashMap::default();
         for run in &runs {
@@ -176,21 +190,23 @@ impl Writer {
                 bytes: before.bytes + bytes as u64,
             };
             let is_new = known.is_none() && !totals.contains_key(&run.log);
-            let new = run.new.as_deref().filter(|_| is_new).map(|new| (&new.0, new.1));
+            let new = run.new.as_deref().filter(|_| is_new);
             totals.insert(run.log, after);
-            batch.push(Run { log: run.log, prev: run.prev, before, messages: &run.messages, new });
+            let (log, prev, messages, answers) = (run.log, run.prev, &run.messages, &run.answers);
+            batch.push(Run { log, prev, before, messages, new, answers });
         }
-        let written = self.shelf.with(|store| store.append(&batch, self.plan.durability));
+        let group = Group { runs: &batch, deletes: &deletes, usage: &usage, sync };
+        let written = self.shelf.with(|store| store.write(&group));
         if let Err(error) = written {
             return Err(self.fail(&error));
         }
-        self.is_synced = self.plan.durability == Durability::Disk;
+        self.is_synced = sync;
+        self.usage.extend(usage);
         LogStatus::add(&self.status.records_total, batch.len() as u64);
         LogStatus::add(&self.status.groups_total, 1);
-        let retention = self.plan.retention;
         for run in runs {
             if let Some(new) = run.new {
-                let (channel, epoch) = *new;
+                let NewChannel { channel, epoch, .. } = *new;
                 let known = || Known::new(channel, epoch, Totals::default());
                 self.known.entry(run.log).or_insert_with(known);
             }
@@ -199,6 +215,7 @@ impl Writer {
             known.is_stored = true;
             let first = Oldest { before: Totals::default(), last_ms: 0 };
             let before = known.oldest.unwrap_or(first).before;
+            let retention = self.plan.retentions.of(known.channel.app);
             let (messages, bytes) =
                 (retention.messages_max as u64, retention.channel_bytes_max as u64);
             if known.totals.messages - before.messages > messages + messages / SLACK
@@ -207,7 +224,31 @@ impl Writer {
                 self.over.insert(run.log);
             }
         }
+        for (log, _) in deletes {
+            self.known.remove(&log);
+            self.over.remove(&log);
+        }
         Ok(())
+    }
+
+    /// What the apps of these runs will have logged this month with them.
+    fn count_usage(&self, runs: &[OwnedRun]) -> Vec<(AppId, (u16, u64))> {
+        let mut usage: HashMap<AppId, (u16, u64)> = HashMap::default();
+        let mut month = Month::default();
+        for run in runs {
+            let known = self.known.get(&run.log).map(|known| known.channel.app);
+            let Some(app) = known.or(run.new.as_ref().map(|new| new.channel.app)) else { continue };
+            let before = self.usage.get(&app).copied().unwrap_or_default();
+            let count = usage.entry(app).or_insert(before);
+            for message in &run.messages {
+                // Messages of a group are of about the same time.
+                if message.timestamp_ms >= month.end_ms || month.end_ms == 0 {
+                    month = Month::of(message.timestamp_ms);
+                }
+                *count = (month.number, if count.0 == month.number { count.1 + 1 } else { 1 });
+            }
+        }
+        usage.into_iter().collect()
     }
 
     /// Notes a failure. The store is put away: after a failed write only a new look at the disk
@@ -263,10 +304,15 @@ impl Writer {
         if self.round.is_empty() {
             self.round = self.known.keys().copied().collect();
         }
-        let since_ms = Keep::new(&self.plan.retention, clock::unix_ms()).since_ms;
+        let now_ms = clock::unix_ms();
+        if let Err(error) = self.shelf.with(|store| store.forget_answers(now_ms, ANSWERS_MAX)) {
+            self.fail(&error);
+            return;
+        }
         for _ in 0..TRIM_CHANNELS_MAX {
             let Some(log) = self.round.pop() else { break };
             let Some(known) = self.known.get(&log) else { continue };
+            let since_ms = self.plan.retentions.of(known.channel.app).since_ms(now_ms);
             if known.is_stored && known.oldest.is_none_or(|oldest| oldest.last_ms < since_ms) {
                 self.trim(log);
             }
@@ -274,8 +320,9 @@ impl Writer {
     }
 
     fn trim(&mut self, log: LogId) {
-        let keep = Keep::new(&self.plan.retention, clock::unix_ms());
         let Some(known) = self.known.get_mut(&log) else { return };
+        let retention = self.plan.retentions.of(known.channel.app);
+        let keep = Keep::new(&retention, clock::unix_ms());
         let channel =
             TrimChannel { channel: &known.channel, log, epoch: known.epoch, totals: known.totals };
         match self.shelf.with(|store| store.trim(&channel, &keep, TRIM_RECORDS_MAX)) {
@@ -299,7 +346,8 @@ struct OwnedRun {
     log: LogId,
     prev: Offset,
     messages: Vec<Message>,
-    new: Option<Box<(ChannelKey, Epoch)>>,
+    new: Option<Box<NewChannel>>,
+    answers: Vec<Box<StoredAnswer>>,
 }
 
 /// Gathers the messages of a group into runs, taking them out of it.
@@ -307,15 +355,17 @@ fn runs(group: &mut [Append]) -> Vec<OwnedRun> {
     let mut runs: Vec<OwnedRun> = Vec::new();
     let mut open: HashMap<LogId, usize> = HashMap::default();
     for append in group {
-        for Entry { log, prev, message, new } in append.entries.drain(..) {
+        for Entry { log, prev, message, new, answer } in append.entries.drain(..) {
             if let Some(run) = open.get(&log).and_then(|&index| runs.get_mut(index))
                 && run.messages.last().is_some_and(|last| last.offset.next() == message.offset)
             {
                 run.messages.push(message);
+                run.answers.extend(answer);
                 continue;
             }
             open.insert(log, runs.len());
-            runs.push(OwnedRun { log, prev, messages: vec![message], new });
+            let (messages, answers) = (vec![message], answer.into_iter().collect());
+            runs.push(OwnedRun { log, prev, messages, new, answers });
         }
     }
     runs

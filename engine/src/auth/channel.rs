@@ -1,0 +1,23 @@
+//! What the API adds to a channel: its name, whether it is private, and the like.
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+/// Metadata of a channel that was created through the API.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChannelMeta {
+    /// What people call it.
+    pub name: Box<str>,
+    /// What it is for.
+    pub description: Option<Box<str>>,
+    /// Whether subscribing needs a token that grants it.
+    pub is_private: bool,
+    /// Whether its members are known to each other.
+    pub presence: bool,
+    /// A JSON object, as it was given.
+    pub metadata: Option<Box<RawValue>>,
+    /// When it was created, in Unix milliseconds.
+    pub created_ms: u64,
+    /// When it was last changed.
+    pub updated_ms: u64,
+}

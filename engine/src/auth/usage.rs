@@ -1,0 +1,182 @@
+//! What an app uses: plain atomic counters that all shards share, so that a limit is hit at exactly
+//! its number however many shards count at once.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use pushflo_protocol::time::Month;
+
+/// Counters of one app.
+#[derive(Debug, Default)]
+pub struct Usage {
+    connections: AtomicU64,
+    channels: AtomicU64,
+    /// The month in the upper 16 bits, the messages published in it below.
+    messages: AtomicU64,
+    publishes: Rate,
+    subscribes: Rate,
+}
+
+/// Bits of the count of messages; 2^48 messages a month are a hundred million a second.
+const COUNT_BITS: u32 = 48;
+const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+
+impl Usage {
+    /// Counts a connection, unless there are `most` already.
+    pub fn take_connection(&self, most: u64) -> bool {
+        take(&self.connections, most)
+    }
+
+    /// A counted connection is gone.
+    pub fn leave_connection(&self) {
+        self.connections.fetch_sub(1, Relaxed);
+    }
+
+    /// Connections now.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Relaxed)
+    }
+
+    /// Counts a channel, unless there are `most` already.
+    pub fn take_channel(&self, most: u64) -> bool {
+        take(&self.channels, most)
+    }
+
+    /// A counted channel is gone.
+    pub fn leave_channel(&self) {
+        self.channels.fetch_sub(1, Relaxed);
+    }
+
+    /// Channels now.
+    pub fn channels(&self) -> u64 {
+        self.channels.load(Relaxed)
+    }
+
+    /// Counts a message of `month`, unless there are `most` in it already.
+    pub fn take_message(&self, month: Month, most: u64) -> bool {
+        let next = |packed| {
+            let count = count_in(packed, month);
+            (count < most.min(COUNT_MASK)).then(|| pack(month.number, count + 1))
+        };
+        self.messages.fetch_update(Relaxed, Relaxed, next).is_ok()
+    }
+
+    /// A counted message was not published after all.
+    pub fn return_message(&self, month: Month) {
+        let next = |packed| {
+            let count = count_in(packed, month);
+            (count > 0).then(|| pack(month.number, count - 1))
+        };
+        // None is there to take back when a month began in between.
+        let _ = self.messages.fetch_update(Relaxed, Relaxed, next);
+    }
+
+    /// Messages of `month` so far.
+    pub fn messages(&self, month: Month) -> u64 {
+        count_in(self.messages.load(Relaxed), month)
+    }
+
+    /// Month number and messages in it, to be kept over a restart.
+    pub fn stored(&self) -> (u16, u64) {
+        let packed = self.messages.load(Relaxed);
+        ((packed >> COUNT_BITS) as u16, packed & COUNT_MASK)
+    }
+
+    /// Takes over what was kept; the larger count of the later month wins.
+    pub fn restore(&self, month: u16, messages: u64) {
+        self.messages.fetch_max(pack(month, messages.min(COUNT_MASK)), Relaxed);
+    }
+
+    /// Takes a publish from the rate `per_second`, or says after how many milliseconds to try again.
+    pub fn take_publish(&self, now_ms: u64, per_second: u64) -> Result<(), u64> {
+        self.publishes.take(now_ms, per_second)
+    }
+
+    /// Takes a subscription from the rate `per_second`, or says after how many milliseconds to try
+    /// again.
+    pub fn take_subscribe(&self, now_ms: u64, per_second: u64) -> Result<(), u64> {
+        self.subscribes.take(now_ms, per_second)
+    }
+}
+
+fn take(count: &AtomicU64, most: u64) -> bool {
+    count.fetch_update(Relaxed, Relaxed, |count| (count < most).then_some(count + 1)).is_ok()
+}
+
+fn pack(month: u16, count: u64) -> u64 {
+    u64::from(month) << COUNT_BITS | count
+}
+
+fn count_in(packed: u64, month: Month) -> u64 {
+    if packed >> COUNT_BITS == u64::from(month.number) { packed & COUNT_MASK } else { 0 }
+}
+
+/// A rate that allows a second's worth at once and then as many as time gives back: the generic cell
+/// rate algorithm (ITU-T I.371), whose only state is the time until which everything is taken.
+#[derive(Debug, Default)]
+pub(crate) struct Rate(AtomicU64);
+
+impl Rate {
+    /// Takes one, or says after how many milliseconds there is one.
+    pub(crate) fn take(&self, now_ms: u64, per_second: u64) -> Result<(), u64> {
+        if per_second >= SECOND_NS {
+            return Ok(());
+        }
+        let now = now_ms.saturating_mul(SECOND_NS / 1000);
+        let one = SECOND_NS / per_second.max(1);
+        let next = |taken_until: u64| {
+            let taken_until = taken_until.max(now) + one;
+            // A clock that was set back must not keep everybody waiting.
+            (taken_until <= now + SECOND_NS || taken_until > now + 2 * SECOND_NS)
+                .then(|| taken_until.min(now + SECOND_NS))
+        };
+        match self.0.fetch_update(Relaxed, Relaxed, next) {
+            Ok(_) => Ok(()),
+            Err(taken_until) => {
+                let wait = (taken_until.max(now) + one).saturating_sub(now + SECOND_NS);
+                Err(wait.div_ceil(SECOND_NS / 1000))
+            }
+        }
+    }
+}
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_stop_exactly_at_their_limit_under_concurrency() {
+        let usage = Usage::default();
+        let month = Month { number: 7, end_ms: 0 };
+        let taken: usize = std::thread::scope(|scope| {
+            let thread = || {
+                let taken = (0..1_000)
+                    .filter(|_| usage.take_connection(1_234) & usage.take_message(month, 1_234));
+                taken.count()
+            };
+            let threads: Vec<_> = (0..4).map(|_| scope.spawn(thread)).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).sum()
+        });
+        assert!(taken <= 1_234);
+        assert_eq!((usage.connections(), usage.messages(month)), (1_234, 1_234));
+        usage.return_message(month);
+        assert!(usage.take_message(month, 1_234) && !usage.take_message(month, 1_234));
+        let next = Month { number: 8, end_ms: 0 };
+        assert!(usage.take_message(next, 1));
+        assert_eq!((usage.messages(month), usage.stored()), (0, (8, 1)));
+    }
+
+    #[test]
+    fn a_rate_gives_a_second_at_once_and_then_what_time_gives_back() {
+        let rate = Rate::default();
+        let take = |now| rate.take(now, 10);
+        assert_eq!((0..20).filter(|_| take(5_000).is_ok()).count(), 10);
+        assert_eq!(take(5_000), Err(100));
+        assert_eq!(take(5_099), Err(1));
+        assert_eq!((take(5_100), take(5_100)), (Ok(()), Err(100)));
+        assert_eq!((0..20).filter(|_| take(9_000).is_ok()).count(), 10);
+        assert_eq!((take(1_000), take(1_000).is_err()), (Ok(()), true));
+        assert!((0..1_000).all(|_| rate.take(0, super::super::plan::UNLIMITED).is_ok()));
+    }
+}
