@@ -427,6 +427,20 @@ fn open_log(
     Ok((Log::start(opened, plan)?, contents))
 }
 
+/// Makes a key in the data folder of a server that is stopped, for those who lost theirs.
+///
+/// # Errors
+/// [`StartupError`]: the folder is in use, or cannot be read or written.
+pub fn recover_key(config: &Config, app: AppId, role: Role) -> Result<String, StartupError> {
+    let lock = lock_data_dir(&config.data_dir)?;
+    let opened = open_directory(config)?;
+    let path = config.data_dir.join("directory");
+    let key = opened.add_key(app, role);
+    let key = key.map_err(|source| StartupError::Directory { path, source });
+    let _ = flock(&lock, FlockOperation::Unlock);
+    key
+}
+
 fn lock_data_dir(path: &PathBuf) -> Result<OwnedFd, StartupError> {
     let failed = |source| StartupError::DataDir { path: path.clone(), source };
     std::fs::create_dir_all(path).map_err(failed)?;

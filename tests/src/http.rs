@@ -116,3 +116,17 @@ pub fn post(address: SocketAddr, target: &str, key: Option<&str>, body: &str) ->
 pub fn publish_body(channel: &str, data: &Value) -> String {
     serde_json::json!({ "channel": channel, "data": data }).to_string()
 }
+
+/// Any call, with a JSON body.
+pub fn call(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    key: Option<&str>,
+    body: &Value,
+) -> Answer {
+    let mut client = HttpClient::connect(address);
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    client.send(&request(method, target, key, &body));
+    client.answer().expect("an answer")
+}

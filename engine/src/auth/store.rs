@@ -143,6 +143,22 @@ pub fn open(
     Ok(Opened { store, apps, channels, generated, deletions })
 }
 
+impl Opened {
+    /// Makes a key of an app and returns it.
+    ///
+    /// # Errors
+    /// [`DirectoryError`] with the cause.
+    pub fn add_key(&self, app: AppId, role: Role) -> Result<String, DirectoryError> {
+        let found = self.apps.get(&app);
+        let found = found.ok_or_else(|| DirectoryError::Store("there is no such app".into()))?;
+        let (key, text) = Key::generate(role, None, clock::unix_ms());
+        let mut record = found.record.clone();
+        record.keys.push(key);
+        self.store.put_app(app, &record)?;
+        Ok(text)
+    }
+}
+
 impl Store {
     /// Writes an app; keys of the configuration stay out of it.
     pub(super) fn put_app(&self, id: AppId, record: &AppRecord) -> Result<(), DirectoryError> {

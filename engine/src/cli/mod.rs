@@ -1,6 +1,9 @@
 //! The command line: what the user typed, and which part of the program does it.
 #![allow(clippy::print_stdout, reason = "a command line program prints")]
 
+mod api;
+mod apps;
+mod keys;
 mod publish;
 mod serve;
 mod subscribe;
@@ -31,6 +34,10 @@ enum Command {
     Publish(publish::Arguments),
     /// Print the messages of channels as they come
     Subscribe(subscribe::Arguments),
+    /// Manage apps: each has its own keys, channels, limits and history
+    Apps(apps::Arguments),
+    /// Manage keys
+    Keys(keys::Arguments),
     /// Check the configuration and say what is wrong with it
     CheckConfig(ServerArguments),
 }
@@ -67,6 +74,14 @@ struct ServerAddress {
     url: String,
 }
 
+/// The key with which apps and keys are managed.
+#[derive(Debug, Args)]
+struct ManagementKey {
+    /// An mgmt_ key
+    #[arg(long, env = "PUSHFLO_MGMT_KEY", hide_env_values = true)]
+    key: String,
+}
+
 impl ServerArguments {
     fn load(&self) -> Result<Config, ConfigError> {
         let key = |role: Role| {
@@ -93,6 +108,8 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Serve(arguments)) => serve::run(&arguments),
         Some(Command::Publish(arguments)) => publish::run(&arguments),
         Some(Command::Subscribe(arguments)) => subscribe::run(&arguments),
+        Some(Command::Apps(arguments)) => apps::run(&arguments),
+        Some(Command::Keys(arguments)) => keys::run(&arguments),
         Some(Command::CheckConfig(arguments)) => check_config(&arguments),
     };
     match result {

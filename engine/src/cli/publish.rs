@@ -1,12 +1,12 @@
 //! `pushflo publish`: one message over HTTP.
 
 use std::error::Error;
-use std::time::Duration;
 
 use clap::Args;
 use serde_json::value::RawValue;
 
 use super::ServerAddress;
+use super::api::Api;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -36,25 +36,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     body.push_str(",\"data\":");
     body.push_str(content.get());
     body.push('}');
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_global(Some(Duration::from_secs(30)))
-        .http_status_as_error(false)
-        .build()
-        .into();
-    let url = format!("{}/api/v1/publish", arguments.server.url.trim_end_matches('/'));
-    let mut response = agent
-        .post(&url)
-        .header("Authorization", format!("Bearer {}", arguments.key))
-        .header("Content-Type", "application/json")
-        .send(&body)
-        .map_err(|error| format!("cannot reach {url}: {error}"))?;
-    let status = response.status();
-    let text = response.body_mut().read_to_string()?;
-    let answer: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
-    if !status.is_success() {
-        let reason = answer.get("error").and_then(|e| e.as_str()).unwrap_or("no reason was given");
-        return Err(format!("refused with {status}: {reason}").into());
-    }
+    let api = Api { url: &arguments.server.url, key: &arguments.key };
+    let answer = api.call("POST", "/api/v1/publish", Some(body))?;
     let data = answer.get("data").cloned().unwrap_or_default();
     println!("{data}");
     Ok(())

@@ -266,6 +266,7 @@ impl Shard {
         let warn_tick = grant.warn_tick;
         session.renew(&access, grant);
         self.send(connection, event::refreshed(expires_ms));
+        self.drop_what_is_not_granted(connection);
         self.arm(connection, warn_tick.saturating_sub(self.now.tick));
         Ok(())
     }

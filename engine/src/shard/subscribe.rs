@@ -37,8 +37,7 @@ impl Shard {
         let Some(session) = c.session() else { return Ok(()) };
         let app = self.directory.require(channel.app)?;
         if !session.may_subscribe(&channel.slug) {
-            let text = "the token does not grant this channel";
-            return Err(Refusal::new(ErrorCode::Forbidden, text));
+            return Err(not_granted());
         }
         let of_server = self.settings.limits.subscriptions_per_connection_max;
         let most = app.plan.subscriptions_per_connection_max.min(of_server as u64);
@@ -180,6 +179,29 @@ impl Shard {
         self.send(connection, event::unsubscribed(&channel.slug));
         if let SubscriptionState::Leaving { again: Some(start) } = subscription.state {
             self.ask_home(connection, channel, *start, subscription.wants_presence);
+        }
+    }
+
+    /// Ends the subscriptions of a connection that its token does not grant any more.
+    pub(crate) fn drop_what_is_not_granted(&mut self, connection: ConnectionKey) {
+        let Some(c) = self.connections.get(connection) else { return };
+        let Some(session) = c.session() else { return };
+        let mut gone = Vec::new();
+        for key in &c.subscriptions {
+            let Some(subscription) = self.subscriptions.get(*key) else { continue };
+            let Some(tail) = self.tails.get(subscription.tail) else { continue };
+            if !session.may_subscribe(&tail.channel.slug) {
+                gone.push((*key, tail.channel.clone()));
+            }
+        }
+        for (key, channel) in gone {
+            self.send(connection, event::error(&not_granted(), Some(&channel.slug), None));
+            match self.subscriptions.get_mut(key).map(|subscription| &mut subscription.state) {
+                Some(SubscriptionState::Live) => self.leave(key),
+                Some(SubscriptionState::Pending { leave, .. }) => *leave = true,
+                Some(SubscriptionState::Leaving { again }) => *again = None,
+                None => {}
+            }
         }
     }
 
@@ -371,6 +393,10 @@ impl Shard {
         };
         subscriptions.iter().find(on_tail).copied()
     }
+}
+
+fn not_granted() -> Refusal {
+    Refusal::new(ErrorCode::Forbidden, "the token does not grant this channel")
 }
 
 /// The refusal of what comes faster than a rate allows.
