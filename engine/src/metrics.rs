@@ -1,10 +1,13 @@
 //! Counters and gauges, one set per shard. Only its shard writes a set; anyone may read it.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use pushflo_protocol::ErrorCode;
+use pushflo_protocol::time::Month;
 
+use crate::auth::{AppId, Usage};
 use crate::shard::Shared;
 
 /// A number that one thread writes and all may read.
@@ -116,8 +119,24 @@ impl ShardMetrics {
     }
 }
 
-/// All numbers in the text format of Prometheus (version 0.0.4).
-pub fn render(shared: &Shared) -> String {
+/// Name, help text and accessor of a number that is told of each app.
+type AppSeries = (&'static str, &'static str, fn(&Usage, Month) -> u64);
+
+/// What is told of each app.
+const APP_SERIES: [AppSeries; 3] = [
+    ("pushflo_app_connections", "WebSocket connections of the app.", |usage, _| {
+        usage.connections()
+    }),
+    ("pushflo_app_channels", "Channels of the app.", |usage, _| usage.channels()),
+    (
+        "pushflo_app_messages_this_month",
+        "Messages the app published this month (UTC).",
+        Usage::messages,
+    ),
+];
+
+/// All numbers in the text format of Prometheus (version 0.0.4). `month` is the current one.
+pub fn render(shared: &Shared, apps: &[(AppId, Arc<Usage>)], month: Month) -> String {
     let shards = &shared.metrics;
     let mut out = String::with_capacity(16 * 1024);
     for (name, kind, help, number) in SERIES {
@@ -141,6 +160,12 @@ pub fn render(shared: &Shared) -> String {
                 out,
                 "# HELP pushflo_{name} {help}\n# TYPE pushflo_{name} {kind}\npushflo_{name} {value}"
             );
+        }
+    }
+    for (name, help, number) in APP_SERIES {
+        let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+        for (app, usage) in apps {
+            let _ = writeln!(out, "{name}{{app=\"{app}\"}} {}", number(usage, month));
         }
     }
     let _ = writeln!(out, "# HELP pushflo_build_info Always 1, with the version.");

@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
-use crate::auth::{self, App, AppId, ChannelMeta, Clerk, DirectoryError, Role};
+use crate::auth::{self, App, AppId, ChannelMeta, Clerk, DirectoryError, Role, Usages};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::hash::HashMap;
@@ -217,9 +217,6 @@ impl Server {
         }
         let directory = open_directory(config)?;
         let retentions = Arc::new(Retentions::default());
-        for (id, app) in &directory.apps {
-            retentions.set(*id, app.plan.retention);
-        }
         let mut shared = Shared::new(shards, random_seed()).with_deletions(directory.deletions);
         let mut stored = Stored {
             apps: directory.apps.values().cloned().collect(),
@@ -281,6 +278,11 @@ impl Server {
     /// What the shards share, for metrics.
     pub fn shared(&self) -> &Arc<Shared> {
         &self.shared
+    }
+
+    /// What apps use, for metrics.
+    pub fn usages(&self) -> Arc<Usages> {
+        self.clerk.as_ref().map(|clerk| Arc::clone(&clerk.usages)).unwrap_or_default()
     }
 
     /// Waits until all shards have drained.

@@ -18,7 +18,7 @@ use super::channel::ChannelMeta;
 use super::keys::{AppId, Key, KeyId, Role};
 use super::plan::{PLAN_DEFAULT, Plans};
 use super::store::{DirectoryError, Store};
-use super::usage::Usage;
+use super::usage::{Usage, Usages};
 use crate::clock;
 use crate::hash::HashMap;
 use crate::history::log::Retentions;
@@ -111,6 +111,8 @@ pub struct AppChange {
 pub struct Clerk {
     calls: Sender<ClerkCall>,
     thread: JoinHandle<()>,
+    /// What apps use.
+    pub usages: Arc<Usages>,
 }
 
 /// A shard's way to the clerk.
@@ -124,6 +126,7 @@ struct Desk {
     shared: Arc<Shared>,
     mailboxes: Vec<Mailbox>,
     retentions: Arc<Retentions>,
+    usages: Arc<Usages>,
     /// What was written down of usage.
     written: HashMap<AppId, (u16, u64)>,
 }
@@ -142,11 +145,16 @@ impl Clerk {
         retentions: Arc<Retentions>,
     ) -> std::io::Result<Self> {
         let (calls, waiting) = bounded(CALLS_MAX);
-        let written = HashMap::default();
-        let mut desk = Desk { store, apps, plans, shared, mailboxes, retentions, written };
+        let (written, usages) = (HashMap::default(), Arc::new(Usages::default()));
+        for (id, app) in &apps {
+            usages.set(*id, Arc::clone(&app.usage));
+            retentions.set(*id, app.plan.retention);
+        }
+        let told = Arc::clone(&usages);
+        let mut desk = Desk { store, apps, plans, shared, mailboxes, retentions, usages, written };
         let thread =
             std::thread::Builder::new().name("clerk".into()).spawn(move || desk.run(&waiting))?;
-        Ok(Self { calls, thread })
+        Ok(Self { calls, thread, usages: told })
     }
 
     /// A way to the clerk.
@@ -257,6 +265,7 @@ impl Desk {
             self.tell(ShardId(shard as u16), Envelope::AppGone(id));
         }
         self.retentions.forget(id);
+        self.usages.forget(id);
         Ok((204, Bytes::new()))
     }
 
@@ -324,6 +333,7 @@ impl Desk {
         let app = App { id, record, plan, usage };
         self.apps.insert(id, app.clone());
         self.retentions.set(id, plan.retention);
+        self.usages.set(id, Arc::clone(&app.usage));
         for shard in 0..self.mailboxes.len() {
             self.tell(ShardId(shard as u16), Envelope::App(Box::new(app.clone())));
         }

@@ -29,4 +29,4 @@ pub use plan::{Plan, Plans};
 pub use store::{DirectoryError, Opened, Store, open};
 pub use token::{Grant, Identity};
 pub(crate) use usage::Rate;
-pub use usage::Usage;
+pub use usage::{Usage, Usages};

@@ -239,11 +239,8 @@ pub fn parse_patterns(
     if patterns.len() > PATTERNS_MAX {
         return Err(Refusal::field(field, format!("must have at most {PATTERNS_MAX} entries")));
     }
-    let parse = |pattern: &Box<str>| {
-        ChannelPattern::parse(pattern)
-            .map_err(|error| Refusal::field(field, format!("has a bad entry: {error}")))
-    };
-    patterns.iter().map(parse).collect()
+    let wrong = |error| Refusal::field(field, format!("has a bad entry: {error}"));
+    patterns.iter().map(|pattern| ChannelPattern::parse(pattern).map_err(wrong)).collect()
 }
 
 fn malformed(error: jsonwebtoken::errors::Error) -> TokenError {

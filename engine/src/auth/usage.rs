@@ -1,9 +1,13 @@
 //! What an app uses: plain atomic counters that all shards share, so that a limit is hit at exactly
 //! its number however many shards count at once.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, PoisonError};
 
 use pushflo_protocol::time::Month;
+
+use super::keys::AppId;
 
 /// Counters of one app.
 #[derive(Debug, Default)]
@@ -95,6 +99,32 @@ impl Usage {
     /// again.
     pub fn take_subscribe(&self, now_ms: u64, per_second: u64) -> Result<(), u64> {
         self.subscribes.take(now_ms, per_second)
+    }
+}
+
+/// The counters of all apps, for those who are no shard: the clerk keeps them, metrics read them.
+#[derive(Debug, Default)]
+pub struct Usages(UsageByApp);
+
+#[expect(
+    clippy::disallowed_types,
+    reason = "the clerk and the metrics thread share it, no shard does"
+)]
+type UsageByApp = std::sync::Mutex<BTreeMap<AppId, Arc<Usage>>>;
+
+impl Usages {
+    pub(super) fn set(&self, app: AppId, usage: Arc<Usage>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(app, usage);
+    }
+
+    pub(super) fn forget(&self, app: AppId) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&app);
+    }
+
+    /// All of them as they are now.
+    pub fn all(&self) -> Vec<(AppId, Arc<Usage>)> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(app, usage)| (*app, Arc::clone(usage))).collect()
     }
 }
 

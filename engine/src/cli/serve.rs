@@ -6,10 +6,12 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushflo_engine::auth::Role;
+use pushflo_engine::auth::{Role, Usages};
+use pushflo_engine::clock::unix_ms;
 use pushflo_engine::metrics;
 use pushflo_engine::server::Server;
 use pushflo_engine::shard::Shared;
+use pushflo_protocol::time::Month;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing_subscriber::EnvFilter;
@@ -27,10 +29,10 @@ pub(super) fn run(arguments: &ServerArguments) -> Result<(), Box<dyn Error>> {
     let server = Server::start(&config)?;
     greet(&server);
     if let Some(listener) = metrics_listener {
-        let shared = Arc::clone(server.shared());
+        let (shared, usages) = (Arc::clone(server.shared()), server.usages());
         std::thread::Builder::new()
             .name("metrics".into())
-            .spawn(move || serve_metrics(&listener, &shared))?;
+            .spawn(move || serve_metrics(&listener, &shared, &usages))?;
     }
     signals.forever().next();
     tracing::info!(connections = server.connection_count(), "draining; once more to stop at once");
@@ -100,7 +102,7 @@ fn greet(server: &Server) {
 }
 
 /// Serves metrics on an address of their own: one request a connection, whatever it asks for.
-fn serve_metrics(listener: &TcpListener, shared: &Shared) {
+fn serve_metrics(listener: &TcpListener, shared: &Shared, usages: &Usages) {
     const PATIENCE: Duration = Duration::from_secs(2);
     for stream in listener.incoming() {
         let Ok(mut stream) = stream else { continue };
@@ -117,7 +119,7 @@ fn serve_metrics(listener: &TcpListener, shared: &Shared) {
                 break;
             }
         }
-        let body = metrics::render(shared);
+        let body = metrics::render(shared, &usages.all(), Month::of(unix_ms()));
         let _ = write!(
             stream,
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\

@@ -16,8 +16,8 @@ use crate::auth::{AppId, Role};
 use crate::connection::Answering;
 use crate::history::page_end;
 use crate::shard::{
-    ChannelCall, ChannelChange, ChannelKey, ChannelRequest, DescribeRequest, Envelope, ListKey,
-    ListRequest, RequestId, Shard, ShardId, no_room,
+    ChannelCall, ChannelChange, ChannelKey, ChannelRequest, DescribeRequest, Descriptions,
+    Envelope, ListKey, ListRequest, RequestId, Shard, ShardId, no_room,
 };
 
 /// Members on a page of presence if the request does not say, and at most.
@@ -205,7 +205,7 @@ impl Shard {
     }
 
     /// Channels that one shard has described. With the last ones the list is answered.
-    pub(crate) fn channels_described(&mut self, key: ListKey, channels: Vec<(u32, Option<Bytes>)>) {
+    pub(crate) fn channels_described(&mut self, key: ListKey, channels: Descriptions) {
         let Some(list) = self.lists.get_mut(key) else { return };
         for (position, json) in channels {
             if let Some(place) = list.described.get_mut(position as usize) {

@@ -12,6 +12,7 @@ mod websocket;
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use pushflo_protocol::http::{Request, percent_decode};
@@ -265,11 +266,15 @@ impl Shard {
         Reply::json(code, body)
     }
 
-    fn metrics_page(&self) -> Reply {
+    fn metrics_page(&mut self) -> Reply {
+        let month = self.month();
+        let apps = self.directory.apps();
+        let mut apps: Vec<_> = apps.map(|app| (app.id, Arc::clone(&app.usage))).collect();
+        apps.sort_unstable_by_key(|(app, _)| *app);
         Reply {
             status: 200,
             content_type: Some("text/plain; version=0.0.4; charset=utf-8"),
-            body: metrics::render(&self.shared).into(),
+            body: metrics::render(&self.shared, &apps, month).into(),
             headers: Vec::new(),
         }
     }

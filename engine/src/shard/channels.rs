@@ -13,7 +13,7 @@ use pushflo_protocol::{ErrorCode, Refusal};
 use super::Shard;
 use super::envelope::{
     ChannelCall, ChannelChange, ChannelKey, ChannelRequest, DescribeRequest, Envelope, ListRequest,
-    Outcome, RequestId,
+    Outcome, RequestId, StoredMeta,
 };
 use super::home::{Extra, HomeChannel};
 use super::id::HomeKey;
@@ -160,11 +160,7 @@ impl Shard {
     }
 
     /// The clerk's answer to a change.
-    pub(super) fn channel_stored(
-        &mut self,
-        channel: &ChannelKey,
-        result: Result<Option<Arc<ChannelMeta>>, Refusal>,
-    ) {
+    pub(super) fn channel_stored(&mut self, channel: &ChannelKey, result: StoredMeta) {
         let Some(key) = self.home_of.get(channel).copied() else { return };
         let Some(home) = self.homes.get_mut(key) else { return };
         let Extra { meta, presence, change, .. } = &mut **home.extra.get_or_insert_default();

@@ -101,6 +101,12 @@ pub struct NewMessage {
 /// The result of a request that another shard worked on: status and JSON body, or why not.
 pub type Outcome = Result<(u16, Bytes), Refusal>;
 
+/// Metadata that the clerk has kept, `None` for a channel that is deleted; or why it could not.
+pub type StoredMeta = Result<Option<Arc<ChannelMeta>>, Refusal>;
+
+/// Position in a list and JSON of each channel; none where it is gone meanwhile.
+pub type Descriptions = Vec<(u32, Option<Bytes>)>;
+
 /// One entry of a mailbox.
 #[derive(Clone, Debug)]
 pub enum Envelope {
@@ -139,7 +145,7 @@ pub enum Envelope {
     /// To the home shard: something is asked of the channel or is to be done to it.
     Channel(Box<ChannelRequest>),
     /// From the clerk: a channel's metadata are kept, or why not; `None`: the channel is deleted.
-    ChannelStored(Box<(ChannelKey, Result<Option<Arc<ChannelMeta>>, Refusal>)>),
+    ChannelStored(Box<(ChannelKey, StoredMeta)>),
     /// To any shard: which of the app's channels live there?
     ListChannels(Box<ListRequest>),
     /// From there: as many as asked for, in order, and how many there are.
@@ -147,7 +153,7 @@ pub enum Envelope {
     /// To the home shard: describe these channels.
     DescribeChannels(Box<DescribeRequest>),
     /// From there: position and JSON of each; none where it is gone meanwhile.
-    ChannelsDescribed(Box<(ListKey, Vec<(u32, Option<Bytes>)>)>),
+    ChannelsDescribed(Box<(ListKey, Descriptions)>),
     /// From the clerk: an app as it is now.
     App(Box<App>),
     /// From the clerk: an app was deleted.

@@ -5,7 +5,8 @@
 //! [`Shard::outbox`] and [`Shard::next_closing`]. The same calls in the same order give the same
 //! results, which is what lets a simulation replay a run from its seed.
 //!
-//! * `home`: channels whose home is here: offsets, history, who gets what
+//! * `home`: channels whose home is here
+//! * `publish`, `join`: their offsets, who gets what, who comes from where
 //! * `channels`, `presence`, `idempotency`: their metadata, their members, who publishes twice
 //! * `apps`: apps that change or go
 //! * `subscribe`: subscriptions of this shard's connections
@@ -24,10 +25,12 @@ mod flush;
 mod home;
 mod id;
 mod idempotency;
+mod join;
 mod logging;
 mod outbox;
 mod presence;
 mod proxies;
+mod publish;
 mod settings;
 mod subscribe;
 mod subscription;
@@ -46,16 +49,16 @@ use slotmap::SlotMap;
 pub use batch::Batch;
 pub use envelope::{
     Asker, BatchRequest, BatchResults, ChannelCall, ChannelChange, ChannelKey, ChannelRequest,
-    DescribeRequest, Envelope, ListRequest, NewMessage, Outcome, PublishRequest, ReplyTo,
-    RequestId, Subscribed,
+    DescribeRequest, Descriptions, Envelope, ListRequest, NewMessage, Outcome, PublishRequest,
+    ReplyTo, RequestId, StoredMeta, Subscribed,
 };
-pub(crate) use home::{Draft, no_room};
 pub use id::{
     BatchKey, ConnectionKey, HomeKey, ListKey, ReadKey, ShardId, SubscriptionKey, TailKey,
 };
 pub use outbox::{Outbox, OutboxLimits};
 pub use presence::PresenceTimes;
 pub use proxies::{Network, ProxyProtocol, TrustedProxies};
+pub(crate) use publish::{Draft, no_room};
 pub use settings::{AddressSlot, AllowedOrigins, Limits, Settings, Shared, Timeouts};
 pub(crate) use subscribe::over_rate;
 

@@ -10,8 +10,8 @@ use pushflo_protocol::{ErrorCode, Refusal, StreamPosition};
 
 use super::Shard;
 use super::envelope::{Asker, ChannelKey, Envelope, Subscribed};
-use super::home::is_private;
 use super::id::{ConnectionKey, SubscriptionKey, TailKey};
+use super::join::is_private;
 use super::subscription::{Subscription, SubscriptionState};
 use super::tail::Tail;
 use crate::auth::plan::limit;

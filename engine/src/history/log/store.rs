@@ -83,7 +83,7 @@ pub(super) struct Run<'a> {
     /// The channel, with its first messages.
     pub(super) new: Option<&'a NewChannel>,
     /// What their publishers are told if they ask again.
-    pub(super) answers: &'a [Box<StoredAnswer>],
+    pub(super) answers: &'a [StoredAnswer],
 }
 
 /// All that a group changes.

@@ -347,7 +347,7 @@ struct OwnedRun {
     prev: Offset,
     messages: Vec<Message>,
     new: Option<Box<NewChannel>>,
-    answers: Vec<Box<StoredAnswer>>,
+    answers: Vec<StoredAnswer>,
 }
 
 /// Gathers the messages of a group into runs, taking them out of it.
@@ -360,11 +360,12 @@ fn runs(group: &mut [Append]) -> Vec<OwnedRun> {
                 && run.messages.last().is_some_and(|last| last.offset.next() == message.offset)
             {
                 run.messages.push(message);
-                run.answers.extend(answer);
+                run.answers.extend(answer.map(|answer| *answer));
                 continue;
             }
             open.insert(log, runs.len());
-            let (messages, answers) = (vec![message], answer.into_iter().collect());
+            let (messages, answers) =
+                (vec![message], answer.into_iter().map(|answer| *answer).collect());
             runs.push(OwnedRun { log, prev, messages, new, answers });
         }
     }
