@@ -8,6 +8,10 @@
 //! that the shard sent before it knew fail too ([`Append::term`]): a record never follows one that
 //! is missing.
 
+mod keep;
+#[cfg(test)]
+mod model;
+mod page;
 mod reader;
 mod record;
 mod repair;

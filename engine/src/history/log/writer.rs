@@ -12,8 +12,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use pushflo_protocol::{Epoch, Message, Offset};
 
+use super::keep::Keep;
 use super::record::Totals;
-use super::store::{Keep, Oldest, Run, Store, TrimChannel};
+use super::store::{Oldest, Run, Store, TrimChannel};
 use super::{
     Append, Entry, LoadedChannel, LogError, LogFailure, LogId, LogPlan, LogStatus, Shelf, answer,
 };
