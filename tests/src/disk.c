@@ -146,14 +146,15 @@ int ftruncate64(int fd, off64_t length) {
 }
 
 /* Notes how much of a file the disk has. A journal that was begun is longer than what is written
- * in it, and one that goes on is written at its end. */
+ * in it, so there it is the place where writing is; one that goes on is written at its end, and
+ * where nothing was written all is there. */
 static void note(int fd) {
     const char *synced = getenv("FAULTY_SYNCED");
     char path[PATH_MAX], line[PATH_MAX + 32];
     struct stat about;
     if (!synced || !path_of(fd, path) || fstat(fd, &about) != 0 || !S_ISREG(about.st_mode)) return;
-    int flags = fcntl(fd, F_GETFL);
-    long long bytes = flags & O_APPEND ? about.st_size : lseek(fd, 0, SEEK_CUR);
+    long long bytes = lseek(fd, 0, SEEK_CUR);
+    if (bytes <= 0 || fcntl(fd, F_GETFL) & O_APPEND) bytes = about.st_size;
     int length = snprintf(line, sizeof line, "%lld %s\n", bytes, path);
     int to = real_open(synced, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
     if (to < 0) return;

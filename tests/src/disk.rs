@@ -6,6 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use fjall::{Database, KeyspaceCreateOptions, PersistMode};
 use rustix::io::Errno;
 use tempfile::TempDir;
 
@@ -85,6 +86,16 @@ impl Disk {
             }
         }
         let _ = fs::remove_file(self.synced());
+    }
+
+    /// Has the log in this folder find that it was not closed before the machine went down: the boot
+    /// in which it was opened is another one. A log that nobody can read is left to be repaired.
+    pub fn reboot(log: &Path) {
+        let Ok(database) = Database::builder(log).worker_threads(1).open() else { return };
+        let state = database.keyspace("state", KeyspaceCreateOptions::default).unwrap();
+        assert!(state.get("open").unwrap().is_some(), "the log was closed");
+        state.insert("open", "another boot").unwrap();
+        database.persist(PersistMode::SyncAll).unwrap();
     }
 
     fn library(&self) -> PathBuf {

@@ -1,7 +1,7 @@
 //! Publishers and subscribers that go on over crashes and failures of the server, and note all that
 //! they are told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -261,13 +261,23 @@ impl Told {
         count
     }
 
-    /// Every subscriber's last view is all of history behind the place where it begins.
+    /// Every subscriber's last view is all of history behind the place where it begins, and none
+    /// leaves out anything in its middle.
     pub fn check_seen(&self, histories: &BTreeMap<&str, History>) {
         for (channel, views) in &self.views {
             let (view, history) = (views.last().unwrap(), &histories[channel]);
             assert_eq!(view.epoch, history.epoch, "{channel}");
             let behind = history.messages.iter().filter(|(offset, _)| *offset > view.after);
             assert!(behind.eq(view.messages.iter()), "a subscriber of {channel} saw otherwise");
+            for view in views.iter().filter(|view| view.epoch == history.epoch) {
+                let within = |offset: &u64| (view.after + 1..=view.last()).contains(offset);
+                let seen: BTreeSet<u64> = view.messages.iter().map(|(offset, _)| *offset).collect();
+                let mut kept = history.messages.iter().map(|(offset, _)| offset);
+                assert!(
+                    kept.all(|offset| !within(offset) || seen.contains(offset)),
+                    "a subscriber of {channel} was not told of a gap"
+                );
+            }
         }
     }
 }

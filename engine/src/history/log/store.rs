@@ -31,11 +31,12 @@ const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The log on disk.
 pub(super) struct Store {
-    database: Database,
     records: Keyspace,
     channels: Keyspace,
     state: Keyspace,
     oldest: OldestOffsets,
+    /// Last, so that its lock is held until nothing has the journal open any more.
+    database: Database,
 }
 
 /// By channel: no record that is still there begins before this offset. What was removed leaves
@@ -117,8 +118,9 @@ impl Store {
         Ok((store, Found { incarnation, channels, after_power_loss, next_log }))
     }
 
-    /// Writes what is still on its way to the disk and notes that all is there.
-    pub(super) fn close(self) -> Result<(), LogError> {
+    /// Writes what is still on its way to the disk and notes that all is there. Nothing may be
+    /// written after this.
+    pub(super) fn close(&self) -> Result<(), LogError> {
         self.state.remove("open")?;
         Ok(self.database.persist(PersistMode::SyncAll)?)
     }
