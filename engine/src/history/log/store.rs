@@ -26,6 +26,10 @@ use crate::shard::ChannelKey;
 /// reads again.
 const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
+/// Offsets that are passed over when some may have been lost: more than can be given between two
+/// syncs.
+const LEAP: u64 = 1 << 24;
+
 /// Blocks of tables kept in memory.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
@@ -33,6 +37,8 @@ const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 pub(super) struct Store {
     records: Keyspace,
     channels: Keyspace,
+    /// By log id: the lowest offset that a channel may give next, where that is behind a leap.
+    leaps: Keyspace,
     state: Keyspace,
     oldest: OldestOffsets,
     /// Last, so that its lock is held until nothing has the journal open any more.
@@ -98,6 +104,7 @@ impl Store {
         let store = Self {
             records: database.keyspace("records", KeyspaceCreateOptions::default)?,
             channels: database.keyspace("channels", KeyspaceCreateOptions::default)?,
+            leaps: database.keyspace("leaps", KeyspaceCreateOptions::default)?,
             state: database.keyspace("state", KeyspaceCreateOptions::default)?,
             oldest: OldestOffsets::default(),
             database,
@@ -105,17 +112,32 @@ impl Store {
         let stored = store.state.get("incarnation")?;
         let stored =
             stored.and_then(|bytes| bytes.as_ref().try_into().ok().map(u64::from_be_bytes));
-        if stored.is_none() {
-            store.state.insert("incarnation", seed.to_be_bytes())?;
-        }
-        let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let opened_in = store.state.get("open")?;
-        let after_power_loss = opened_in.is_some_and(|earlier| earlier.as_ref() != boot);
+        let after_power_loss = opened_in.is_some_and(|earlier| earlier.as_ref() != boot());
         let (channels, next_log) = store.load(seed)?;
-        store.state.insert("open", &boot)?;
-        store.database.persist(PersistMode::SyncAll)?;
         let incarnation = stored.unwrap_or(seed);
         Ok((store, Found { incarnation, channels, after_power_loss, next_log }))
+    }
+
+    /// Notes that the log is open now, in this boot.
+    ///
+    /// Where messages may have been lost that somebody has seen, `renewed` names a new incarnation:
+    /// the offsets of all channels go on behind a leap, and channels that the log does not know begin
+    /// other epochs, as one of that name may have been lost whole. This is kept, since the next
+    /// message may come after any number of restarts.
+    pub(super) fn begin(&self, found: &mut Found, renewed: Option<u64>) -> Result<(), LogError> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        if let Some(incarnation) = renewed {
+            found.incarnation = incarnation;
+            for channel in &mut found.channels {
+                channel.next = Offset(channel.next.0 + LEAP);
+                let next = channel.next.0.to_be_bytes();
+                batch.insert(&self.leaps, channel.log.0.to_be_bytes(), next);
+            }
+        }
+        batch.insert(&self.state, "incarnation", found.incarnation.to_be_bytes());
+        batch.insert(&self.state, "open", boot());
+        Ok(batch.commit()?)
     }
 
     /// Writes what is still on its way to the disk and notes that all is there. Nothing may be
@@ -149,11 +171,43 @@ impl Store {
             let next = head.next();
             channels.push(LoadedChannel { channel, log, epoch, head, next, last_ms, totals });
         }
+        self.load_leaps(&mut channels)?;
+        // Records of a channel that was lost must not become another's.
+        if let Some(guard) = self.records.last_key_value() {
+            let key = guard.key()?;
+            let log = key.first_chunk().copied().map_or(0, u64::from_be_bytes);
+            next_log = next_log.max(log + 1);
+        }
         for (channel, epoch, reason) in lost {
             channels.push(self.begin_anew(channel, epoch, LogId(next_log), seed, &reason)?);
             next_log += 1;
         }
         Ok((channels, next_log))
+    }
+
+    /// Has channels go on behind their leaps, and forgets leaps that messages have gone past.
+    fn load_leaps(&self, channels: &mut [LoadedChannel]) -> Result<(), LogError> {
+        let mut leaps: HashMap<LogId, Offset> = HashMap::default();
+        for guard in self.leaps.iter() {
+            let (log, next) = guard.into_inner()?;
+            let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
+            let (Some(log), Some(next)) = (number(&log), number(&next)) else {
+                return Err(LogError::Damaged("a leap".into()));
+            };
+            leaps.insert(LogId(log), Offset(next));
+        }
+        for channel in channels {
+            if let Some(&next) = leaps.get(&channel.log)
+                && next > channel.next
+            {
+                channel.next = next;
+                leaps.remove(&channel.log);
+            }
+        }
+        for log in leaps.keys() {
+            self.leaps.remove(log.0.to_be_bytes())?;
+        }
+        Ok(())
     }
 
     /// A channel whose end cannot be read: nobody knows what was said last, so it begins again, in
@@ -434,6 +488,11 @@ impl Past {
         }
         Ok(())
     }
+}
+
+/// Names the time since the machine was started.
+fn boot() -> Vec<u8> {
+    std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
 fn range(log: LogId, from: Offset) -> RangeInclusive<[u8; 16]> {
