@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -227,6 +228,10 @@ impl Leader {
         self.drain();
         self.enter(Phase::Drop);
         self.publish_all(wanted);
+        if let Some(command) = self.plan().before_return.clone() {
+            self.enter(Phase::Away);
+            self.run_command(&command);
+        }
         let pid = self.plan().server_pid;
         let (server_before, delivered, started) =
             (pid.and_then(Usage::of), self.shared.sum(|c| &c.delivered), now_ns());
@@ -240,6 +245,16 @@ impl Leader {
         self.measured.deliveries = self.shared.sum(|c| &c.delivered) - delivered;
         self.measured.publishes = wanted;
         self.measured.live = self.shared.sum(|c| &c.live);
+    }
+
+    /// Runs a command and waits until the server answers. What goes wrong shows when nobody can return.
+    fn run_command(&self, command: &str) {
+        match Command::new("sh").args(["-c", command]).status() {
+            Ok(status) if status.success() => {}
+            Ok(status) => eprintln!("--before-return: {status}"),
+            Err(error) => eprintln!("--before-return: {error}"),
+        }
+        self.wait(CONNECT_PATIENCE, |shared| TcpStream::connect(shared.plan.server).is_ok());
     }
 
     /// Publishes so many messages.
