@@ -163,11 +163,6 @@ impl Stored {
         Ok(Some((self.bytes.slice_ref(frames), last + 1 - skip)))
     }
 
-    /// How many messages it has.
-    pub(super) fn len(&self) -> u64 {
-        self.after.messages - self.before.messages
-    }
-
     /// What there is up to the message at `offset`, itself included.
     pub(super) fn totals_at(&self, offset: Offset) -> Result<Totals, LogError> {
         let Some(position) = offset.0.checked_sub(self.first.0) else { return Ok(self.before) };
@@ -320,9 +315,9 @@ mod tests {
                 let mut damaged = encoded.clone();
                 damaged[at] ^= flip;
                 if let Ok(stored) = Stored::parse(damaged.into()) {
-                    let all = stored.pick(0..stored.len()).unwrap();
+                    let all = stored.pick(0..4).unwrap();
                     let _ = all.iter().map(|m| m.content().len()).sum::<usize>();
-                    let _ = stored.of_type(0..stored.len(), b"e");
+                    let _ = stored.of_type(0..4, b"e");
                     let _ = stored.totals_at(stored.last);
                 }
             }

@@ -273,44 +273,33 @@ impl Store {
         until: Offset,
         keep: &Keep,
     ) -> Result<Option<Past>, LogError> {
-        let mut past = Past::default();
+        let (mut past, mut last, mut bytes) = (Past::default(), offset, 0);
         if offset == until {
             return Ok(Some(past));
         }
-        let Some(end) = self.totals_at(log, until)? else { return Ok(None) };
-        let floor = keep.floor(end);
-        let (mut last, mut from, mut is_first) = (offset, offset.next(), true);
-        // The place is inside a record, or at its end.
-        if let Some(record) = self.at(log, offset)?.filter(|record| record.last >= offset) {
-            let skip = offset.0 - record.first.0 + 1;
-            if skip < record.len() {
-                let number = record.before.messages + skip;
-                if record.number_of(|before, ms| floor.has(before, ms))? > number {
-                    return Ok(None);
-                }
-                past.push(&record, skip, until)?;
-                is_first = false;
-            }
-            last = record.last;
-            from = last.next();
-        }
-        if last >= until {
-            return Ok(Some(past));
-        }
-        for guard in self.records.range(range(log, from)) {
-            let record = Stored::parse(guard.into_inner()?.1.into())?;
+        let records = self.records.range(range(log, offset.next()));
+        let parse = |guard: fjall::Guard| Stored::parse(guard.into_inner()?.1.into());
+        let mut records = records.map(parse).peekable();
+        let is_at_end = matches!(records.peek(), Some(Ok(next)) if next.prev == offset);
+        let inside = if is_at_end { None } else { self.at(log, offset)? };
+        let inside = inside.filter(|record| record.last > offset).map(Ok);
+        for record in inside.into_iter().chain(records) {
+            let record = record?;
+            let skip = (last.0 + 1).saturating_sub(record.first.0);
             // Behind a hole the past would be a part that looks whole.
-            if record.prev != last {
+            if skip == 0 && record.prev != last {
                 return Ok(None);
             }
-            if is_first {
-                let kept = record.number_of(|before, ms| floor.has(before, ms))?;
-                if kept > record.before.messages {
-                    return Ok(None);
-                }
-                is_first = false;
+            // Times never fall, so it is enough that the first is young enough.
+            if past.messages == 0
+                && record.number_of(|_, ms| ms >= keep.since_ms)? > record.before.messages + skip
+            {
+                return Ok(None);
             }
-            past.push(&record, 0, until)?;
+            bytes += past.push(&record, skip, until)?;
+            if past.messages > keep.messages_max || bytes > keep.bytes_max {
+                return Ok(None);
+            }
             last = record.last;
             if last >= until {
                 return Ok(Some(past));
@@ -480,13 +469,13 @@ pub(super) struct Oldest {
 }
 
 impl Past {
-    /// Adds the messages of a record behind its first `skip` up to `until`.
-    fn push(&mut self, record: &Stored, skip: u64, until: Offset) -> Result<(), LogError> {
-        if let Some((frames, messages)) = record.frames(skip, until)? {
-            self.frames.push(frames);
-            self.messages += messages;
-        }
-        Ok(())
+    /// Adds the messages of a record behind its first `skip` up to `until`, and tells their bytes.
+    fn push(&mut self, record: &Stored, skip: u64, until: Offset) -> Result<u64, LogError> {
+        let Some((frames, messages)) = record.frames(skip, until)? else { return Ok(0) };
+        let bytes = frames.len() as u64;
+        self.frames.push(frames);
+        self.messages += messages;
+        Ok(bytes)
     }
 }
 
