@@ -46,6 +46,8 @@ pub(crate) struct Measured {
     pub(crate) deliveries: u64,
     pub(crate) publishes: u64,
     pub(crate) refused: u64,
+    /// Messages of a storm that could not be published in time.
+    pub(crate) unpublished: u64,
     /// The server's process over the measured time.
     pub(crate) server: Option<Usage>,
     /// Its memory before and after the connections were made.
@@ -262,6 +264,8 @@ impl Leader {
         let before = self.shared.sum(|c| &c.published);
         self.enter(Phase::Miss);
         self.wait(DRAIN_PATIENCE, |shared| shared.sum(|c| &c.published) >= before + wanted);
+        let published = self.shared.sum(|c| &c.published) - before;
+        self.measured.unpublished += wanted.saturating_sub(published);
     }
 
     /// Enters a phase and waits until nobody is behind.

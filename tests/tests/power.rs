@@ -136,16 +136,14 @@ fn what_was_seen_and_lost_is_never_given_again() {
         program.signal(Signal::TERM);
         assert!(program.output().status.success());
     }
-    let mut offset = next + 2 + LEAP + 1;
-    for number in 34..36 {
+    // One that was closed has nothing to be careful about.
+    for (number, offset) in [(34, next + 2 + LEAP + 1), (35, next + 2 + LEAP + 2)] {
         let (mut program, address) = serve_load(&data, "os", |_| {});
         let mut client = HttpClient::connect(address);
         assert_eq!(publish(&mut client, number..=number), [offset]);
         drop(client);
         program.signal(Signal::TERM);
         assert!(program.output().status.success());
-        // One that was closed has nothing to be careful about.
-        offset += 1;
     }
 }
 
