@@ -101,6 +101,13 @@ pub(crate) struct Parameters {
     /// Messages that subscribers miss (storm)
     #[arg(long)]
     pub(crate) missed: Option<u64>,
+    /// Shell command that is run while all are away (storm), to restart the server for instance; they
+    /// return when it has ended and the server answers
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) before_return: Option<String>,
+    /// What the names of channels begin with; runs beside each other need different ones
+    #[arg(long, value_name = "TEXT", default_value = "load-")]
+    pub(crate) channel_prefix: String,
     /// Threads that generate [default: one for each 15,000 connections]
     #[arg(long)]
     pub(crate) threads: Option<usize>,

@@ -44,6 +44,9 @@ pub(crate) struct Plan {
     pub(crate) batch: usize,
     /// Messages that all subscribers miss in a storm; 0: no storm.
     pub(crate) missed: u64,
+    /// What is done between that and their return.
+    pub(crate) before_return: Option<String>,
+    pub(crate) channel_prefix: String,
     pub(crate) threads: usize,
     pub(crate) cores: Vec<usize>,
     pub(crate) connecting_max: usize,
@@ -168,6 +171,8 @@ impl Plan {
             },
             batch: given.batch.unwrap_or(1),
             missed: given.missed.unwrap_or(d.missed),
+            before_return: given.before_return.clone(),
+            channel_prefix: given.channel_prefix.clone(),
             threads: given.threads.unwrap_or(threads),
             cores: given.cores.clone(),
             connecting_max: given.connecting,
@@ -200,6 +205,10 @@ impl Plan {
             let text = format!("batch may be at most {BATCH_MAX}, and 1 with other drivers");
             return Err(PlanError::Parameter(text));
         }
+        if self.before_return.is_some() && self.missed == 0 {
+            let text = "before-return: nobody returns in this scenario";
+            return Err(PlanError::Parameter(text.into()));
+        }
         if self.driver == Driver::Pushflo {
             if self.publishers > 0 && self.secret_key.is_empty() {
                 return Err(PlanError::SecretKey);
@@ -216,7 +225,7 @@ impl Plan {
 
     /// The name of a channel.
     pub(crate) fn channel(&self, index: usize) -> String {
-        format!("load-{index}")
+        format!("{}{index}", self.channel_prefix)
     }
 }
 

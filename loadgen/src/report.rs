@@ -77,6 +77,7 @@ impl Report {
             (tally.unexpected, "unexpected frames"),
             (self.all.missing, "messages missing at the end"),
             (self.all.not_recovered, "subscribers that could not recover"),
+            (self.measured.unpublished, "messages that were not published in time"),
             (self.all.failed_publishes, "publishes that failed"),
             (self.all.lost, "connections lost"),
             (

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -45,6 +46,8 @@ pub(crate) struct Measured {
     pub(crate) deliveries: u64,
     pub(crate) publishes: u64,
     pub(crate) refused: u64,
+    /// Messages of a storm that could not be published in time.
+    pub(crate) unpublished: u64,
     /// The server's process over the measured time.
     pub(crate) server: Option<Usage>,
     /// Its memory before and after the connections were made.
@@ -227,6 +230,10 @@ impl Leader {
         self.drain();
         self.enter(Phase::Drop);
         self.publish_all(wanted);
+        if let Some(command) = self.plan().before_return.clone() {
+            self.enter(Phase::Away);
+            self.run_command(&command);
+        }
         let pid = self.plan().server_pid;
         let (server_before, delivered, started) =
             (pid.and_then(Usage::of), self.shared.sum(|c| &c.delivered), now_ns());
@@ -242,11 +249,23 @@ impl Leader {
         self.measured.live = self.shared.sum(|c| &c.live);
     }
 
+    /// Runs a command and waits until the server answers. What goes wrong shows when nobody can return.
+    fn run_command(&self, command: &str) {
+        match Command::new("sh").args(["-c", command]).status() {
+            Ok(status) if status.success() => {}
+            Ok(status) => eprintln!("--before-return: {status}"),
+            Err(error) => eprintln!("--before-return: {error}"),
+        }
+        self.wait(CONNECT_PATIENCE, |shared| TcpStream::connect(shared.plan.server).is_ok());
+    }
+
     /// Publishes so many messages.
     fn publish_all(&mut self, wanted: u64) {
         let before = self.shared.sum(|c| &c.published);
         self.enter(Phase::Miss);
         self.wait(DRAIN_PATIENCE, |shared| shared.sum(|c| &c.published) >= before + wanted);
+        let published = self.shared.sum(|c| &c.published) - before;
+        self.measured.unpublished += wanted.saturating_sub(published);
     }
 
     /// Enters a phase and waits until nobody is behind.

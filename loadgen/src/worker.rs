@@ -41,13 +41,15 @@ pub(crate) enum Phase {
     Drop,
     /// Publish what they miss.
     Miss,
+    /// Have no connection at all, as the server may go away.
+    Away,
     /// Connect again and recover.
     Return,
     Done,
 }
 
 impl Phase {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Connect,
         Self::WarmUp,
         Self::Measure,
@@ -55,6 +57,7 @@ impl Phase {
         Self::Settle,
         Self::Drop,
         Self::Miss,
+        Self::Away,
         Self::Return,
         Self::Done,
     ];
@@ -314,6 +317,7 @@ impl Worker {
                 self.subscribers.iter_mut().for_each(|subscriber| *subscriber = None);
                 self.live = 0;
             }
+            Phase::Away => self.publishers.clear(),
             Phase::Measure => self.measure_ns = now_ns(),
             Phase::Return => {
                 self.opened = 0;

@@ -1,7 +1,9 @@
 //! What the behaviour tests share: a real server in this process, and clients on real sockets.
 
 pub mod client;
+pub mod disk;
 pub mod http;
+pub mod load;
 pub mod program;
 pub mod server;
 pub mod simulation;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::http::PATIENCE;
+use crate::server::{PUBLISH_KEY, SECRET_KEY};
 
 /// The built program, beside the test's own executable.
 pub fn path() -> PathBuf {
@@ -37,6 +38,28 @@ pub fn command(arguments: &[&str]) -> Command {
 /// Runs a command that ends by itself.
 pub fn run(arguments: &[&str]) -> Output {
     Program::spawn(command(arguments)).output()
+}
+
+/// A server with known keys that keeps everything, whose errors are shown; `change` has the last word
+/// on its command.
+pub fn serve_load(
+    data: &Path,
+    durability: &str,
+    change: impl FnOnce(&mut Command),
+) -> (Program, SocketAddr) {
+    // Beside the data, so that every start reads the same.
+    let config = data.with_extension("toml");
+    let all = "[history]\nmessages_per_channel = 100000000\nbytes_per_channel = 100000000000\n";
+    std::fs::write(&config, all).unwrap();
+    let (data, config) = (data.to_str().unwrap(), config.to_str().unwrap());
+    let mut command = command(&["serve", "--listen", "127.0.0.1:0", "--durability", durability]);
+    command.args(["--data-dir", data, "--config", config]);
+    command.env("PUSHFLO_PUBLISH_KEY", PUBLISH_KEY).env("PUSHFLO_SECRET_KEY", SECRET_KEY);
+    command.env("PUSHFLO_LOG", "error").stderr(Stdio::inherit());
+    change(&mut command);
+    let mut program = Program::spawn(command);
+    let address = program.address();
+    (program, address)
 }
 
 /// A running program; killed when it is dropped.

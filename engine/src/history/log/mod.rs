@@ -8,6 +8,10 @@
 //! that the shard sent before it knew fail too ([`Append::term`]): a record never follows one that
 //! is missing.
 
+mod keep;
+#[cfg(test)]
+mod model;
+mod page;
 mod reader;
 mod record;
 mod repair;
@@ -334,28 +338,20 @@ impl Shelf {
 /// # Errors
 /// [`LogError`] with the cause.
 pub fn open(path: &Path, seed: u64) -> Result<Opened, LogError> {
-    let repair::Repaired { store, found, is_cut } = repair::open(path, seed)?;
-    let store::Found { incarnation, mut channels, next_log, after_power_loss, answers, usage } =
-        found;
-    if after_power_loss {
+    let repair::Repaired { store, mut found, is_cut } = repair::open(path, seed)?;
+    if found.after_power_loss {
         tracing::warn!(
             "the machine went down without warning; messages of the last moments that were not \
              synced to disk may be lost"
         );
     }
-    if after_power_loss || is_cut {
-        // Somebody may have seen offsets that the log has lost.
-        for channel in &mut channels {
-            channel.next = Offset(channel.head.0 + LEAP + 1);
-        }
-    }
+    // Somebody may have seen offsets that the log has lost.
+    let is_renewed = found.after_power_loss || is_cut;
+    store.begin(&mut found, is_renewed.then_some(seed))?;
+    let store::Found { incarnation, channels, next_log, answers, usage, .. } = found;
     let contents = Contents { incarnation, next_log, channels, answers, usage };
     Ok(Opened { contents, store: Shelf::new(store) })
 }
-
-/// Offsets that are passed over when some may have been lost: more than can be given between two
-/// syncs.
-const LEAP: u64 = 1 << 24;
 
 /// What the log's threads are told.
 #[derive(Clone, Debug)]

@@ -5,7 +5,8 @@
 use crossbeam_channel::Receiver;
 use pushflo_protocol::{ErrorCode, Refusal};
 
-use super::store::{Keep, Past, Store};
+use super::keep::Keep;
+use super::store::{Past, Store};
 use super::{LogError, LogFailure, PageCall, Read, ReadFrom, ReaderCall, Shelf};
 use crate::clock;
 use crate::history::page_body;

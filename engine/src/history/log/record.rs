@@ -6,6 +6,8 @@
 //! carries how many messages and bytes the channel had before it, so that totals and limits need
 //! two look-ups and no counting.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use pushflo_protocol::message::{Layout, MessageId};
 use pushflo_protocol::{Message, Offset};
@@ -138,51 +140,116 @@ impl Stored {
         })
     }
 
-    /// The frames of its messages from the first for which `wanted` says so up to `until`, and how
-    /// many they are. `wanted` is given a message's position in the record and its time.
+    /// The frames of its messages behind the first `skip` up to `until`, and how many they are.
     pub(super) fn frames(
         &self,
-        mut wanted: impl FnMut(u64, u64) -> bool,
+        skip: u64,
         until: Offset,
     ) -> Result<Option<(Bytes, u64)>, LogError> {
+        let Some(last) = until.0.min(self.last.0).checked_sub(self.first.0) else {
+            return Ok(None);
+        };
         let record = access(&self.bytes)?;
-        let (mut start, mut end, mut count) = (0usize, 0usize, 0);
-        for (index, entry) in (0u64..).zip(record.entries.iter()) {
-            if self.first.0 + index > until.0 {
-                break;
-            }
-            if count == 0 && !wanted(index, entry.timestamp_ms.to_native()) {
-                start = entry.end.to_native() as usize;
-                continue;
-            }
-            end = entry.end.to_native() as usize;
-            count += 1;
-        }
-        if count == 0 {
+        let end_of = |position: u64| {
+            let entry = usize::try_from(position).ok().and_then(|at| record.entries.get(at));
+            entry.map(|entry| entry.end.to_native() as usize)
+        };
+        let start = skip.checked_sub(1).map_or(Some(0), end_of);
+        let (Some(start), Some(end)) = (start, end_of(last)) else { return Ok(None) };
+        if skip > last {
             return Ok(None);
         }
         let frames = record.frames.as_slice().get(start..end).unwrap_or_default();
-        Ok(Some((self.bytes.slice_ref(frames), count)))
+        Ok(Some((self.bytes.slice_ref(frames), last + 1 - skip)))
     }
 
-    /// Its messages, oldest first.
-    pub(super) fn messages(&self) -> Result<Vec<Message>, LogError> {
+    /// What there is up to the message at `offset`, itself included.
+    pub(super) fn totals_at(&self, offset: Offset) -> Result<Totals, LogError> {
+        let Some(position) = offset.0.checked_sub(self.first.0) else { return Ok(self.before) };
         let record = access(&self.bytes)?;
-        let mut start = 0usize;
-        let message = |(index, entry): (usize, &ArchivedEntry)| {
-            let end = entry.end.to_native() as usize;
-            let frame = record.frames.as_slice().get(start..end).unwrap_or_default();
-            start = end;
+        let Some(entry) = usize::try_from(position).ok().and_then(|at| record.entries.get(at))
+        else {
+            return Ok(self.after);
+        };
+        Ok(Totals {
+            messages: self.before.messages + position + 1,
+            bytes: self.before.bytes + u64::from(entry.end.to_native()),
+        })
+    }
+
+    /// The number of its first message for which `is_wanted` says so, or of the one behind its last.
+    /// `is_wanted` is given what came before a message, and its time.
+    pub(super) fn number_of(
+        &self,
+        is_wanted: impl Fn(Totals, u64) -> bool,
+    ) -> Result<u64, LogError> {
+        let record = access(&self.bytes)?;
+        let mut before = self.before;
+        for entry in record.entries.iter() {
+            if is_wanted(before, entry.timestamp_ms.to_native()) {
+                break;
+            }
+            before.messages += 1;
+            before.bytes = self.before.bytes + u64::from(entry.end.to_native());
+        }
+        Ok(before.messages)
+    }
+
+    /// The positions of its messages that have these numbers.
+    pub(super) fn positions(&self, numbers: &Range<u64>) -> Range<u64> {
+        let position = |number: u64| {
+            number.clamp(self.before.messages, self.after.messages) - self.before.messages
+        };
+        position(numbers.start)..position(numbers.end)
+    }
+
+    /// Those of the positions at which messages of one type are, given as a JSON string.
+    pub(super) fn of_type(
+        &self,
+        positions: Range<u64>,
+        event_type: &[u8],
+    ) -> Result<Vec<u64>, LogError> {
+        let record = access(&self.bytes)?;
+        let is_of_type = |position: &u64| {
+            let parts = record.parts(*position);
+            parts.is_some_and(|(frame, entry)| {
+                let [from, to, ..] = entry.layout.map(|at| at.to_native() as usize);
+                frame.get(from..to) == Some(event_type)
+            })
+        };
+        Ok(positions.filter(is_of_type).collect())
+    }
+
+    /// The messages at these positions, in that order.
+    pub(super) fn pick(
+        &self,
+        positions: impl Iterator<Item = u64>,
+    ) -> Result<Vec<Message>, LogError> {
+        let record = access(&self.bytes)?;
+        let message = |position: u64| {
+            let (frame, entry) = record.parts(position)?;
             let [a, b, c, d, e, f] = entry.layout.map(|at| at.to_native());
-            Message {
+            Some(Message {
                 frame: self.bytes.slice_ref(frame),
                 id: MessageId(entry.id.to_native()),
-                offset: Offset(self.first.0 + index as u64),
+                offset: Offset(self.first.0 + position),
                 timestamp_ms: entry.timestamp_ms.to_native(),
                 layout: Layout { event_type: a..b, client_id: c..d, content: e..f },
-            }
+            })
         };
-        Ok(record.entries.iter().enumerate().map(message).collect())
+        Ok(positions.filter_map(message).collect())
+    }
+}
+
+impl ArchivedRecord {
+    /// The frame and the entry of the message at a position.
+    fn parts(&self, position: u64) -> Option<(&[u8], &ArchivedEntry)> {
+        let position = usize::try_from(position).ok()?;
+        let entry = self.entries.get(position)?;
+        let before = position.checked_sub(1).and_then(|before| self.entries.get(before));
+        let start = before.map_or(0, |before| before.end.to_native() as usize);
+        let frame = self.frames.as_slice().get(start..entry.end.to_native() as usize)?;
+        Some((frame, entry))
     }
 }
 
@@ -223,7 +290,7 @@ mod tests {
         let stored = Stored::parse(odd).unwrap();
         assert_eq!((stored.prev, stored.first, stored.last), (Offset(4), Offset(7), Offset(11)));
         assert_eq!((stored.before, stored.after.messages, stored.last_ms), (before, 8, 1_011));
-        let again = stored.messages().unwrap();
+        let again = stored.pick(0..5).unwrap();
         for (a, b) in all.iter().zip(&again) {
             assert_eq!((&a.frame, a.id, a.offset), (&b.frame, b.id, b.offset));
             assert_eq!(
@@ -232,12 +299,12 @@ mod tests {
             );
         }
         let end = Offset(99);
-        let (frames, count) = stored.frames(|index, _| index == 3, end).unwrap().unwrap();
+        let (frames, count) = stored.frames(3, end).unwrap().unwrap();
         assert_eq!((count, frames), (2, Bytes::from([&all[3].frame[..], &all[4].frame].concat())));
-        let (frames, count) = stored.frames(|_, ms| ms > 1_008, Offset(10)).unwrap().unwrap();
+        let (frames, count) = stored.frames(2, Offset(10)).unwrap().unwrap();
         assert_eq!((count, frames), (2, Bytes::from([&all[2].frame[..], &all[3].frame].concat())));
-        assert!(stored.frames(|_, ms| ms > 2_000, end).unwrap().is_none());
-        assert!(stored.frames(|_, _| true, Offset(6)).unwrap().is_none());
+        assert!(stored.frames(5, end).unwrap().is_none());
+        assert!(stored.frames(0, Offset(6)).unwrap().is_none());
     }
 
     #[test]
@@ -248,9 +315,10 @@ mod tests {
                 let mut damaged = encoded.clone();
                 damaged[at] ^= flip;
                 if let Ok(stored) = Stored::parse(damaged.into()) {
-                    let _ = stored
-                        .messages()
-                        .map(|all| all.iter().map(|m| m.content().len()).sum::<usize>());
+                    let all = stored.pick(0..4).unwrap();
+                    let _ = all.iter().map(|m| m.content().len()).sum::<usize>();
+                    let _ = stored.of_type(0..4, b"e");
+                    let _ = stored.totals_at(stored.last);
                 }
             }
             assert!(Stored::parse(encoded[..at].to_vec().into()).is_err() || at == 0);

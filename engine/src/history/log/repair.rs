@@ -7,6 +7,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use fjall::Database;
@@ -46,6 +47,27 @@ pub(super) fn open(path: &Path, seed: u64) -> Result<Repaired, LogError> {
         }
         Err(error) => Err(error),
     }
+}
+
+/// Writes the journal onto itself. When a sync fails, the kernel takes what it could not write for
+/// written, and the next sync succeeds without it: only what is written again gets to the disk.
+/// Nobody else may write to the log meanwhile.
+pub(super) fn rewrite(path: &Path) -> Result<(), LogError> {
+    const STEP: u64 = 1 << 20;
+    let Some(journal) = active_journal(path) else { return Ok(()) };
+    let rewrite = || -> io::Result<()> {
+        let file = File::options().read(true).write(true).open(journal)?;
+        let (mut at, bytes) = (0, file.metadata()?.len());
+        let mut chunk = Vec::new();
+        while at < bytes {
+            chunk.resize(STEP.min(bytes - at) as usize, 0);
+            file.read_exact_at(&mut chunk, at)?;
+            file.write_all_at(&chunk, at)?;
+            at += chunk.len() as u64;
+        }
+        file.sync_data()
+    };
+    rewrite().map_err(|error| LogError::Store(error.to_string()))
 }
 
 fn repair(path: &Path, seed: u64) -> Result<Repaired, LogError> {

@@ -6,6 +6,7 @@
 
 use std::ops::RangeInclusive;
 use std::path::Path;
+use std::sync::PoisonError;
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
@@ -13,29 +14,45 @@ use pushflo_protocol::{ChannelSlug, Epoch, Message, Offset};
 use rkyv::rancor::Error as ArchiveError;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::keep::Keep;
 use super::record::{self, Stored, Totals};
 use super::{LoadedAnswer, LoadedChannel, LogError, LogId, NewChannel, StoredAnswer};
 use crate::auth::AppId;
 use crate::clock;
-use crate::history::{PageQuery, Retention};
+use crate::hash::HashMap;
 use crate::shard::ChannelKey;
 
 /// Journals larger than this make fjall write its tables; it is also what a start after a crash
 /// reads again.
 const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
+/// Offsets that are passed over when some may have been lost: more than can be given between two
+/// syncs.
+const LEAP: u64 = 1 << 24;
+
 /// Blocks of tables kept in memory.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The log on disk.
 pub(super) struct Store {
-    database: Database,
     records: Keyspace,
     channels: Keyspace,
+    /// Answers for publishers who ask again, by the time until which they are kept.
     answers: Keyspace,
+    /// By app: what it logged this month.
     usage: Keyspace,
+    /// By log id: the lowest offset that a channel may give next, where that is behind a leap.
+    leaps: Keyspace,
     state: Keyspace,
+    oldest: OldestOffsets,
+    /// Last, so that its lock is held until nothing has the journal open any more.
+    database: Database,
 }
+
+/// By channel: no record that is still there begins before this offset. What was removed leaves
+/// marks until the store compacts them away, and walking over them takes as long as over records.
+#[expect(clippy::disallowed_types, reason = "the log's own threads share it, no shard does")]
+type OldestOffsets = std::sync::Mutex<HashMap<LogId, Offset>>;
 
 /// What was found when the log was opened.
 pub(super) struct Found {
@@ -87,6 +104,7 @@ pub(super) struct Run<'a> {
 }
 
 /// All that a group changes.
+#[derive(Default)]
 pub(super) struct Group<'a> {
     pub(super) runs: &'a [Run<'a>],
     pub(super) deletes: &'a [(LogId, ChannelKey)],
@@ -118,29 +136,47 @@ impl Store {
             channels: database.keyspace("channels", KeyspaceCreateOptions::default)?,
             answers: database.keyspace("answers", KeyspaceCreateOptions::default)?,
             usage: database.keyspace("usage", KeyspaceCreateOptions::default)?,
+            leaps: database.keyspace("leaps", KeyspaceCreateOptions::default)?,
             state: database.keyspace("state", KeyspaceCreateOptions::default)?,
+            oldest: OldestOffsets::default(),
             database,
         };
         let stored = store.state.get("incarnation")?;
         let stored =
             stored.and_then(|bytes| bytes.as_ref().try_into().ok().map(u64::from_be_bytes));
-        if stored.is_none() {
-            store.state.insert("incarnation", seed.to_be_bytes())?;
-        }
-        let boot = std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let opened_in = store.state.get("open")?;
-        let after_power_loss = opened_in.is_some_and(|earlier| earlier.as_ref() != boot);
+        let after_power_loss = opened_in.is_some_and(|earlier| earlier.as_ref() != boot());
         let (channels, next_log) = store.load(seed)?;
         let (answers, usage) = (store.load_answers()?, store.load_usage()?);
-        store.state.insert("open", &boot)?;
-        store.database.persist(PersistMode::SyncAll)?;
         let incarnation = stored.unwrap_or(seed);
         let found = Found { incarnation, channels, after_power_loss, next_log, answers, usage };
         Ok((store, found))
     }
 
-    /// Writes what is still on its way to the disk and notes that all is there.
-    pub(super) fn close(self) -> Result<(), LogError> {
+    /// Notes that the log is open now, in this boot.
+    ///
+    /// Where messages may have been lost that somebody has seen, `renewed` names a new incarnation:
+    /// the offsets of all channels go on behind a leap, and channels that the log does not know begin
+    /// other epochs, as one of that name may have been lost whole. This is kept, since the next
+    /// message may come after any number of restarts.
+    pub(super) fn begin(&self, found: &mut Found, renewed: Option<u64>) -> Result<(), LogError> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
+        if let Some(incarnation) = renewed {
+            found.incarnation = incarnation;
+            for channel in &mut found.channels {
+                channel.next = Offset(channel.next.0 + LEAP);
+                let next = channel.next.0.to_be_bytes();
+                batch.insert(&self.leaps, channel.log.0.to_be_bytes(), next);
+            }
+        }
+        batch.insert(&self.state, "incarnation", found.incarnation.to_be_bytes());
+        batch.insert(&self.state, "open", boot());
+        Ok(batch.commit()?)
+    }
+
+    /// Writes what is still on its way to the disk and notes that all is there. Nothing may be
+    /// written after this.
+    pub(super) fn close(&self) -> Result<(), LogError> {
         self.state.remove("open")?;
         Ok(self.database.persist(PersistMode::SyncAll)?)
     }
@@ -154,7 +190,7 @@ impl Store {
             let channel = parse_channel(&key)?;
             let (log, epoch) = (LogId(entry.log), Epoch(entry.epoch));
             next_log = next_log.max(entry.log + 1);
-            let (head, last_ms, totals) = match self.edge(log, true) {
+            let (head, last_ms, totals) = match self.last(log) {
                 Ok(Some(record)) => (record.last, record.last_ms, record.after),
                 Ok(None) => {
                     let totals = Totals { messages: entry.messages, bytes: entry.bytes };
@@ -179,11 +215,43 @@ impl Store {
                 created_ms,
             });
         }
+        self.load_leaps(&mut channels)?;
+        // Records of a channel that was lost must not become another's.
+        if let Some(guard) = self.records.last_key_value() {
+            let key = guard.key()?;
+            let log = key.first_chunk().copied().map_or(0, u64::from_be_bytes);
+            next_log = next_log.max(log + 1);
+        }
         for (channel, epoch, reason) in lost {
             channels.push(self.begin_anew(channel, epoch, LogId(next_log), seed, &reason)?);
             next_log += 1;
         }
         Ok((channels, next_log))
+    }
+
+    /// Has channels go on behind their leaps, and forgets leaps that messages have gone past.
+    fn load_leaps(&self, channels: &mut [LoadedChannel]) -> Result<(), LogError> {
+        let mut leaps: HashMap<LogId, Offset> = HashMap::default();
+        for guard in self.leaps.iter() {
+            let (log, next) = guard.into_inner()?;
+            let number = |bytes: &[u8]| bytes.try_into().ok().map(u64::from_be_bytes);
+            let (Some(log), Some(next)) = (number(&log), number(&next)) else {
+                return Err(LogError::Damaged("a leap".into()));
+            };
+            leaps.insert(LogId(log), Offset(next));
+        }
+        for channel in channels {
+            if let Some(&next) = leaps.get(&channel.log)
+                && next > channel.next
+            {
+                channel.next = next;
+                leaps.remove(&channel.log);
+            }
+        }
+        for log in leaps.keys() {
+            self.leaps.remove(log.0.to_be_bytes())?;
+        }
+        Ok(())
     }
 
     /// A channel whose end cannot be read: nobody knows what was said last, so it begins again, in
@@ -234,6 +302,8 @@ impl Store {
             for guard in self.records.range(range(*log, Offset(0))) {
                 batch.remove(&self.records, guard.key()?);
             }
+            batch.remove(&self.leaps, log.0.to_be_bytes());
+            self.oldest.lock().unwrap_or_else(PoisonError::into_inner).remove(log);
         }
         for (app, (month, messages)) in group.usage {
             let value = [&month.to_be_bytes()[..], &messages.to_be_bytes()].concat();
@@ -286,7 +356,7 @@ impl Store {
     }
 
     /// The messages after `offset` up to `until`; `None` if any of them is not kept, or if `offset`
-    /// is none of the channel's, or if no limit keeps so many.
+    /// is none of the channel's.
     pub(super) fn after(
         &self,
         log: LogId,
@@ -295,41 +365,38 @@ impl Store {
         keep: &Keep,
     ) -> Result<Option<Past>, LogError> {
         let (mut past, mut last, mut bytes) = (Past::default(), offset, 0);
-        let mut oldest_ms = u64::MAX;
-        let mut from = offset.next();
-        // The place is inside a record, or at its end.
-        if let Some(record) = self.at(log, offset)?.filter(|record| record.last >= offset) {
-            let skip = offset.0 - record.first.0;
-            let wanted = |index, ms| {
-                let wanted = index > skip;
-                oldest_ms = if wanted { ms } else { u64::MAX };
-                wanted
-            };
-            past.push(&record, wanted, until)?;
-            last = record.last;
-            from = last.next();
+        if offset == until {
+            return Ok(Some(past));
         }
-        for guard in self.records.range(range(log, from)) {
-            if last >= until {
-                break;
-            }
-            let record = Stored::parse(guard.into_inner()?.1.into())?;
+        let records = self.records.range(range(log, offset.next()));
+        let parse = |guard: fjall::Guard| Stored::parse(guard.into_inner()?.1.into());
+        let mut records = records.map(parse).peekable();
+        let is_at_end = matches!(records.peek(), Some(Ok(next)) if next.prev == offset);
+        let inside = if is_at_end { None } else { self.at(log, offset)? };
+        let inside = inside.filter(|record| record.last > offset).map(Ok);
+        for record in inside.into_iter().chain(records) {
+            let record = record?;
+            let skip = (last.0 + 1).saturating_sub(record.first.0);
             // Behind a hole the past would be a part that looks whole.
-            if record.prev != last {
+            if skip == 0 && record.prev != last {
                 return Ok(None);
             }
-            let wanted = |_, ms| {
-                oldest_ms = oldest_ms.min(ms);
-                true
-            };
-            past.push(&record, wanted, until)?;
-            last = record.last;
-            bytes += record.after.bytes - record.before.bytes;
-            if bytes > keep.bytes_max || past.messages > keep.messages_max {
+            // Times never fall, so it is enough that the first is young enough.
+            if past.messages == 0
+                && record.number_of(|_, ms| ms >= keep.since_ms)? > record.before.messages + skip
+            {
                 return Ok(None);
+            }
+            bytes += past.push(&record, skip, until)?;
+            if past.messages > keep.messages_max || bytes > keep.bytes_max {
+                return Ok(None);
+            }
+            last = record.last;
+            if last >= until {
+                return Ok(Some(past));
             }
         }
-        Ok((last >= until && oldest_ms >= keep.since_ms).then_some(past))
+        Ok(None)
     }
 
     /// What is kept since a time up to `until`, at most the last `messages_max` messages.
@@ -341,69 +408,33 @@ impl Store {
         until: Offset,
         keep: &Keep,
     ) -> Result<Past, LogError> {
-        let (since_ms, messages_max) =
-            (since_ms.max(keep.since_ms), messages_max.min(keep.messages_max));
+        let mut past = Past::default();
+        let Some(end) = self.totals_at(log, until)? else { return Ok(past) };
+        let floor = Keep {
+            since_ms: since_ms.max(keep.since_ms),
+            messages_max: messages_max.min(keep.messages_max),
+            bytes_max: keep.bytes_max,
+        }
+        .floor(end);
         let mut records = Vec::new();
-        let (mut messages, mut bytes) = (0, 0);
-        let all = record_key(log, Offset(0))..=record_key(log, until);
-        for guard in self.records.range(all).rev() {
-            let record = Stored::parse(guard.into_inner()?.1.into())?;
-            bytes += record.after.bytes - record.before.bytes;
-            if record.last_ms < since_ms || messages >= messages_max || bytes > keep.bytes_max {
+        for record in self.backwards_from(log, until) {
+            let record = record?;
+            if floor.is_above(&record) {
                 break;
             }
-            messages += record.last.0.min(until.0) - record.first.0 + 1;
             records.push(record);
         }
-        let mut skip = messages.saturating_sub(messages_max);
-        let mut past = Past::default();
+        let mut skip = match records.last() {
+            Some(oldest) => {
+                oldest.number_of(|before, ms| floor.has(before, ms))? - oldest.before.messages
+            }
+            None => 0,
+        };
         for record in records.iter().rev() {
-            let wanted = |_, ms| {
-                let wanted = skip == 0 && ms >= since_ms;
-                skip = skip.saturating_sub(1);
-                wanted
-            };
-            past.push(record, wanted, until)?;
+            past.push(record, skip, until)?;
+            skip = 0;
         }
         Ok(past)
-    }
-
-    /// The messages of a page, newest first, and how many match in all.
-    pub(super) fn page(
-        &self,
-        log: LogId,
-        query: &PageQuery,
-        keep: &Keep,
-    ) -> Result<(Vec<Message>, u64), LogError> {
-        let wanted = query.event_type.as_deref().and_then(|t| serde_json::to_string(t).ok());
-        let matches = |message: &Message| {
-            wanted.as_ref().is_none_or(|wanted| message.event_type_json() == wanted.as_bytes())
-                && message.timestamp_ms >= keep.since_ms
-                && query.after_ms.is_none_or(|after| message.timestamp_ms > after)
-                && query.before_ms.is_none_or(|before| message.timestamp_ms < before)
-        };
-        let skip = (query.page - 1).saturating_mul(query.page_size);
-        let (mut items, mut total, mut seen) = (Vec::new(), 0, 0u64);
-        for guard in self.records.range(range(log, Offset(0))).rev() {
-            let record = Stored::parse(guard.into_inner()?.1.into())?;
-            if record.last_ms < keep.since_ms.max(query.after_ms.unwrap_or(0)) {
-                break;
-            }
-            for message in record.messages()?.into_iter().rev() {
-                seen += 1;
-                if seen > keep.messages_max {
-                    return Ok((items, total));
-                }
-                if !matches(&message) {
-                    continue;
-                }
-                if total >= skip && (items.len() as u64) < query.page_size {
-                    items.push(message);
-                }
-                total += 1;
-            }
-        }
-        Ok((items, total))
     }
 
     /// Drops up to `records_max` records that no limit keeps.
@@ -414,13 +445,15 @@ impl Store {
         records_max: usize,
     ) -> Result<Trimmed, LogError> {
         let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
-        let (mut oldest, mut dropped) = (None, 0);
+        let floor = keep.floor(channel.totals);
+        let (mut oldest, mut first, mut dropped) = (None, None, 0);
         let mut last_dropped = None;
-        for guard in self.records.range(range(channel.log, Offset(0))) {
+        for guard in self.records.range(range(channel.log, self.oldest(channel.log))) {
             let (key, value) = guard.into_inner()?;
             let record = Stored::parse(value.into())?;
-            if keep.wants(&record, channel.totals) || dropped >= records_max {
+            if !floor.is_above(&record) || dropped >= records_max {
                 oldest = Some(Oldest { before: record.before, last_ms: record.last_ms });
+                first = Some(record.first);
                 break;
             }
             batch.remove(&self.records, key);
@@ -441,6 +474,11 @@ impl Store {
             batch.insert(&self.channels, channel_key(channel.channel), encode(&entry)?);
         }
         batch.commit()?;
+        let first = first.or(last_dropped.map(|record| record.last.next()));
+        if let Some(first) = first {
+            let mut known = self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
+            known.insert(channel.log, first);
+        }
         Ok(Trimmed { oldest, dropped, more: dropped >= records_max })
     }
 
@@ -463,43 +501,37 @@ impl Store {
         self.database.disk_space().unwrap_or(0)
     }
 
-    /// The first or last record of a channel.
-    fn edge(&self, log: LogId, last: bool) -> Result<Option<Stored>, LogError> {
-        let mut records = self.records.range(range(log, Offset(0)));
-        let guard = if last { records.next_back() } else { records.next() };
-        guard.map(|guard| Stored::parse(guard.into_inner()?.1.into())).transpose()
+    /// The last record of a channel.
+    pub(super) fn last(&self, log: LogId) -> Result<Option<Stored>, LogError> {
+        self.at(log, Offset(u64::MAX))
     }
 
     /// The record with the last first offset that is not after `offset`.
-    fn at(&self, log: LogId, offset: Offset) -> Result<Option<Stored>, LogError> {
-        let to = record_key(log, offset);
-        let guard = self.records.range(record_key(log, Offset(0))..=to).next_back();
-        guard.map(|guard| Stored::parse(guard.into_inner()?.1.into())).transpose()
-    }
-}
-
-/// What the limits keep of a channel.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Keep {
-    /// Nothing older than this.
-    pub(super) since_ms: u64,
-    pub(super) messages_max: u64,
-    pub(super) bytes_max: u64,
-}
-
-impl Keep {
-    pub(super) fn new(retention: &Retention, now_ms: u64) -> Self {
-        Self {
-            since_ms: retention.since_ms(now_ms),
-            messages_max: retention.messages_max as u64,
-            bytes_max: retention.channel_bytes_max as u64,
-        }
+    pub(super) fn at(&self, log: LogId, offset: Offset) -> Result<Option<Stored>, LogError> {
+        self.backwards_from(log, offset).next().transpose()
     }
 
-    fn wants(&self, record: &Stored, totals: Totals) -> bool {
-        record.last_ms >= self.since_ms
-            && totals.messages.saturating_sub(record.after.messages) < self.messages_max
-            && totals.bytes.saturating_sub(record.after.bytes) < self.bytes_max
+    /// The records that begin at `offset` or before, the last one first.
+    pub(super) fn backwards_from(
+        &self,
+        log: LogId,
+        offset: Offset,
+    ) -> impl Iterator<Item = Result<Stored, LogError>> {
+        let from = self.oldest(log).min(offset);
+        let records = self.records.range(record_key(log, from)..=record_key(log, offset));
+        records.rev().map(|guard| Stored::parse(guard.into_inner()?.1.into()))
+    }
+
+    /// No record of a channel that is still there begins before this offset.
+    pub(super) fn oldest(&self, log: LogId) -> Offset {
+        let known = self.oldest.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&log).copied().unwrap_or(Offset(0))
+    }
+
+    /// What a channel had up to the message at `offset`, if that is still there.
+    fn totals_at(&self, log: LogId, offset: Offset) -> Result<Option<Totals>, LogError> {
+        let record = self.at(log, offset)?.filter(|record| record.last >= offset);
+        record.map(|record| record.totals_at(offset)).transpose()
     }
 }
 
@@ -529,18 +561,19 @@ pub(super) struct Oldest {
 }
 
 impl Past {
-    fn push(
-        &mut self,
-        record: &Stored,
-        wanted: impl FnMut(u64, u64) -> bool,
-        until: Offset,
-    ) -> Result<(), LogError> {
-        if let Some((frames, messages)) = record.frames(wanted, until)? {
-            self.frames.push(frames);
-            self.messages += messages;
-        }
-        Ok(())
+    /// Adds the messages of a record behind its first `skip` up to `until`, and tells their bytes.
+    fn push(&mut self, record: &Stored, skip: u64, until: Offset) -> Result<u64, LogError> {
+        let Some((frames, messages)) = record.frames(skip, until)? else { return Ok(0) };
+        let bytes = frames.len() as u64;
+        self.frames.push(frames);
+        self.messages += messages;
+        Ok(bytes)
     }
+}
+
+/// Names the time since the machine was started.
+fn boot() -> Vec<u8> {
+    std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
 fn range(log: LogId, from: Offset) -> RangeInclusive<[u8; 16]> {

@@ -9,15 +9,16 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use pushflo_protocol::time::Month;
 use pushflo_protocol::{Epoch, Message, Offset};
 
+use super::keep::Keep;
 use super::record::Totals;
-use super::store::{Group, Keep, Oldest, Run, Store, TrimChannel};
+use super::store::{Group, Oldest, Run, Store, TrimChannel};
 use super::{
     Append, Contents, Entry, LoadedChannel, LogError, LogFailure, LogId, LogPlan, LogStatus,
-    NewChannel, Shelf, StoredAnswer,
+    NewChannel, Shelf, StoredAnswer, repair,
 };
 use crate::auth::AppId;
 use crate::clock;
@@ -30,6 +31,9 @@ const GROUP_MESSAGES_MAX: usize = 16 * 1024;
 
 /// How often it looks after what has become too old, and syncs.
 const TICK: Duration = Duration::from_millis(1000);
+
+/// How long the end waits for the store to come to rest.
+const CLOSE_PATIENCE: Duration = Duration::from_millis(1000);
 
 /// Records dropped at a time.
 const TRIM_RECORDS_MAX: usize = 256;
@@ -116,7 +120,9 @@ impl Writer {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            if let Some(log) = self.over.pop_first() {
+            if self.failure.is_none()
+                && let Some(log) = self.over.pop_first()
+            {
                 self.trim(log);
             }
             let now_ms = clock::unix_ms();
@@ -125,10 +131,12 @@ impl Writer {
                 self.tick();
             }
         }
-        if let Some(store) = self.shelf.replace(None)
-            && let Err(error) = store.close()
-        {
+        let Some(store) = self.shelf.replace(None) else { return };
+        if let Err(error) = store.close() {
             tracing::error!(%error, "closing the log failed; it is checked at the next start");
+        }
+        if let Err(RecvTimeoutError::Timeout) = let_go(store).recv_timeout(CLOSE_PATIENCE) {
+            tracing::info!("the log is left while it compacts its tables; that begins anew later");
         }
     }
 
@@ -256,7 +264,9 @@ impl Writer {
     fn fail(&mut self, error: &LogError) -> LogFailure {
         tracing::error!(%error, "writing the log failed; publishes are refused until it works");
         self.status.is_failing.store(true, Relaxed);
-        drop(self.shelf.replace(None));
+        if let Some(store) = self.shelf.replace(None) {
+            let_go(store);
+        }
         self.tried_ms = clock::unix_ms();
         let failure = LogFailure(format!("history cannot be written: {error}").into());
         self.failure = Some(failure.clone());
@@ -276,9 +286,17 @@ impl Writer {
                 if loaded.totals.messages > known {
                     store.cut(loaded.log, known)?;
                 }
+                if loaded.totals.messages < known {
+                    tracing::error!(
+                        channel = loaded.channel.slug.as_str(),
+                        messages = known - loaded.totals.messages,
+                        "the disk has lost messages that it had taken"
+                    );
+                }
             }
             // Room enough to sync what is there is room enough to go on.
             store.sync()?;
+            repair::rewrite(&self.plan.path)?;
             Ok(store)
         }) {
             Ok(store) => {
@@ -296,7 +314,12 @@ impl Writer {
             self.recover();
             return;
         }
-        if !self.is_synced && self.shelf.with(Store::sync).is_ok() {
+        if !self.is_synced {
+            // What nobody waits for is promised all the same.
+            if let Err(error) = self.shelf.with(Store::sync) {
+                self.fail(&error);
+                return;
+            }
             self.is_synced = true;
         }
         let disk_bytes = self.shelf.with(|store| Ok(store.disk_bytes())).unwrap_or(0);
@@ -339,6 +362,20 @@ impl Writer {
             }
         }
     }
+}
+
+/// Lets go of a store on a thread of its own, because that waits for a compaction that is under way,
+/// and tells when it is done. All that was asked for is in the journal by then: what a compaction
+/// that is cut short leaves behind is what a crash leaves, and goes at the next start.
+fn let_go(store: Store) -> Receiver<()> {
+    let (done, is_done) = bounded(1);
+    let close = move || {
+        drop(store);
+        let _ = done.send(());
+    };
+    // Where there is no thread to be had this waits, as the store is dropped here then.
+    let _ = std::thread::Builder::new().name("log-close".into()).spawn(close);
+    is_done
 }
 
 /// Messages of one channel whose offsets follow each other.

@@ -1,0 +1,339 @@
+//! Publishers and subscribers that go on over crashes and failures of the server, and note all that
+//! they are told.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{ErrorKind, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tungstenite::Message;
+
+use crate::client::{Stream, Subscriber};
+use crate::http::{HttpClient, publish_body, request};
+use crate::server::{PUBLISH_KEY, SECRET_KEY};
+
+pub const CHANNELS: [&str; 3] = ["a", "b", "c"];
+const PUBLISHERS: usize = 3;
+const SUBSCRIBERS: usize = 4;
+
+/// How long nothing may come before a subscriber takes what it has for all there is.
+const QUIET: Duration = Duration::from_millis(700);
+
+/// Publishers and subscribers at work.
+pub struct Load {
+    world: Arc<World>,
+    publishers: Vec<JoinHandle<(Vec<Acknowledged>, Vec<String>)>>,
+    subscribers: Vec<(&'static str, JoinHandle<Vec<View>>)>,
+}
+
+/// What the threads share.
+struct World {
+    /// Where the server listens at the moment.
+    port: AtomicU16,
+    /// No more publishes.
+    done: AtomicBool,
+}
+
+/// A message as its publisher was told of it.
+#[derive(Clone, Debug)]
+pub struct Acknowledged {
+    pub channel: &'static str,
+    pub epoch: String,
+    pub offset: u64,
+    pub content: String,
+}
+
+/// What a subscriber saw without having been told of a gap.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub epoch: String,
+    /// The offset behind which it begins.
+    pub after: u64,
+    pub messages: Vec<(u64, String)>,
+}
+
+impl View {
+    pub fn last(&self) -> u64 {
+        self.messages.last().map_or(self.after, |(offset, _)| *offset)
+    }
+}
+
+/// All that was told.
+pub struct Told {
+    pub acknowledged: Vec<Acknowledged>,
+    /// Contents that were refused.
+    pub refused: Vec<String>,
+    /// Each subscriber's channel, and what it saw.
+    pub views: Vec<(&'static str, Vec<View>)>,
+}
+
+impl Load {
+    pub fn start(address: SocketAddr) -> Self {
+        let (port, done) = (AtomicU16::new(address.port()), AtomicBool::new(false));
+        let world = Arc::new(World { port, done });
+        let publisher = |index| {
+            let world = Arc::clone(&world);
+            thread::spawn(move || publish(&world, index))
+        };
+        let subscriber = |index: usize| {
+            let (world, channel) = (Arc::clone(&world), CHANNELS[index % CHANNELS.len()]);
+            (channel, thread::spawn(move || follow(&world, channel)))
+        };
+        let publishers = (0..PUBLISHERS).map(publisher).collect();
+        let subscribers = (0..SUBSCRIBERS).map(subscriber).collect();
+        Self { world, publishers, subscribers }
+    }
+
+    /// Tells everybody where the server is now.
+    pub fn moved(&self, address: SocketAddr) {
+        self.world.port.store(address.port(), Ordering::Relaxed);
+    }
+
+    /// Ends publishing and waits until all have seen what there is.
+    pub fn stop(self) -> Told {
+        self.world.done.store(true, Ordering::Relaxed);
+        let (mut acknowledged, mut refused) = (Vec::new(), Vec::new());
+        for publisher in self.publishers {
+            let (a, r) = publisher.join().unwrap();
+            acknowledged.extend(a);
+            refused.extend(r);
+        }
+        let join = |(channel, thread): (&'static str, JoinHandle<_>)| (channel, thread.join());
+        let views = self.subscribers.into_iter().map(join);
+        let views = views.map(|(channel, views)| (channel, views.unwrap())).collect();
+        Told { acknowledged, refused, views }
+    }
+}
+
+impl World {
+    fn connect(&self) -> Option<(SocketAddr, TcpStream)> {
+        let address = SocketAddr::from(([127, 0, 0, 1], self.port.load(Ordering::Relaxed)));
+        match TcpStream::connect(address) {
+            Ok(stream) => Some((address, stream)),
+            Err(_) => {
+                thread::sleep(Duration::from_millis(5));
+                None
+            }
+        }
+    }
+
+    fn is_done(&self) -> bool {
+        self.done.load(Ordering::Relaxed)
+    }
+}
+
+/// Publishes messages, each with a content of its own; after a crash it goes on with the next.
+fn publish(world: &World, index: usize) -> (Vec<Acknowledged>, Vec<String>) {
+    let (mut acknowledged, mut refused, mut number) = (Vec::new(), Vec::new(), 0usize);
+    while !world.is_done() {
+        let Some((_, stream)) = world.connect() else { continue };
+        let mut client = HttpClient::on(stream);
+        'connection: while !world.is_done() {
+            // A few at a time, so that groups hold several.
+            let batch = (0..5).map(|_| {
+                number += 1;
+                (CHANNELS[number % CHANNELS.len()], format!("{index}-{number}"))
+            });
+            let batch: Vec<_> = batch.collect();
+            let bytes = batch.iter().flat_map(|(channel, content)| {
+                let body = publish_body(channel, &json!(content));
+                request("POST", "/api/v1/publish", Some(SECRET_KEY), &body)
+            });
+            let bytes: Vec<u8> = bytes.collect();
+            if client.stream.write_all(&bytes).is_err() {
+                break;
+            }
+            for (channel, content) in batch {
+                let Some(answer) = client.try_answer() else { break 'connection };
+                if answer.status == 503 {
+                    refused.push(content);
+                    continue;
+                }
+                assert_eq!(answer.status, 200, "{}", answer.text());
+                let told = answer.json()["data"].clone();
+                let (epoch, offset) = (text(&told["epoch"]), told["offset"].as_u64().unwrap());
+                acknowledged.push(Acknowledged { channel, epoch, offset, content });
+            }
+        }
+    }
+    (acknowledged, refused)
+}
+
+/// Follows one channel over everything that happens.
+fn follow(world: &World, channel: &'static str) -> Vec<View> {
+    let mut views: Vec<View> = Vec::new();
+    let mut last_news = Instant::now();
+    while !(world.is_done() && last_news.elapsed() > QUIET) {
+        let Some((address, stream)) = world.connect() else { continue };
+        stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        let url = format!("ws://{address}/ws?token={PUBLISH_KEY}");
+        let Ok((mut socket, _)) = tungstenite::client(url, Stream(stream)) else { continue };
+        let ask = match views.last() {
+            None => json!({ "type": "subscribe", "channel": channel, "replay": { "since": 0 } }),
+            Some(view) => json!({
+                "type": "subscribe", "channel": channel,
+                "recover": { "epoch": view.epoch, "offset": view.last() },
+            }),
+        };
+        if socket.send(Message::text(ask.to_string())).is_err() {
+            continue;
+        }
+        loop {
+            let event: Value = match socket.read() {
+                Ok(Message::Text(text)) => serde_json::from_str(&text).unwrap(),
+                Ok(_) => continue,
+                Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
+                    if world.is_done() && last_news.elapsed() > QUIET {
+                        break;
+                    }
+                    continue;
+                }
+                Err(_) => break,
+            };
+            match event["type"].as_str().unwrap() {
+                "subscribed" => subscribed(&mut views, &event),
+                "message" => {
+                    last_news = Instant::now();
+                    let offset = event["offset"].as_u64().unwrap();
+                    let before = event["prev"].as_u64().unwrap_or(offset - 1);
+                    let view = views.last_mut().unwrap();
+                    assert_eq!(view.last(), before, "a gap or a duplicate: {event}");
+                    view.messages.push((offset, text(&event["data"])));
+                }
+                _ => {}
+            }
+        }
+    }
+    views
+}
+
+/// Notes what a subscriber is told of its past: it goes on, or it is told of a gap.
+fn subscribed(views: &mut Vec<View>, event: &Value) {
+    let (epoch, after) = (text(&event["epoch"]), event["offset"].as_u64().unwrap());
+    match views.last() {
+        // What is kept is replayed from the first message on.
+        None => views.push(View { epoch, after: 0, messages: Vec::new() }),
+        Some(view) if event["recovered"] == true => {
+            assert_eq!(epoch, view.epoch, "whole, but in another epoch: {event}");
+        }
+        Some(_) => {
+            assert_eq!((&event["recovered"], &event["replayed"]), (&json!(false), &json!(0)));
+            views.push(View { epoch, after, messages: Vec::new() });
+        }
+    }
+}
+
+impl Told {
+    /// No offset of an epoch was ever told with two contents, to anybody, and none in history.
+    pub fn check_offsets(&self, histories: &BTreeMap<&str, History>) {
+        let mut known: BTreeMap<(&str, &str, u64), &str> = BTreeMap::new();
+        let acknowledged =
+            self.acknowledged.iter().map(|a| (a.channel, a.epoch.as_str(), a.offset, &a.content));
+        let seen = self.views.iter().flat_map(|(channel, views)| {
+            views.iter().flat_map(move |view| {
+                view.messages.iter().map(|(o, c)| (*channel, view.epoch.as_str(), *o, c))
+            })
+        });
+        let kept = histories.iter().flat_map(|(channel, history)| {
+            history.messages.iter().map(|(o, c)| (*channel, history.epoch.as_str(), *o, c))
+        });
+        for (channel, epoch, offset, content) in acknowledged.chain(seen).chain(kept) {
+            let first = known.entry((channel, epoch, offset)).or_insert(content);
+            assert_eq!(first, content, "{channel} {offset} of {epoch} was given twice");
+        }
+    }
+
+    /// Everything acknowledged in the epochs that history is of is there. Returns how much that is.
+    pub fn check_kept(&self, histories: &BTreeMap<&str, History>) -> usize {
+        let mut count = 0;
+        for acknowledged in &self.acknowledged {
+            let Acknowledged { channel, epoch, offset, content } = acknowledged;
+            let history = &histories[channel];
+            if *epoch == history.epoch {
+                assert_eq!(history.at(*offset), Some(content), "not kept: {acknowledged:?}");
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Every subscriber's last view is all of history behind the place where it begins, and none
+    /// leaves out anything in its middle.
+    pub fn check_seen(&self, histories: &BTreeMap<&str, History>) {
+        for (channel, views) in &self.views {
+            let (view, history) = (views.last().unwrap(), &histories[channel]);
+            assert_eq!(view.epoch, history.epoch, "{channel}");
+            let behind = history.messages.iter().filter(|(offset, _)| *offset > view.after);
+            assert!(behind.eq(view.messages.iter()), "a subscriber of {channel} saw otherwise");
+            for view in views.iter().filter(|view| view.epoch == history.epoch) {
+                let within = |offset: &u64| (view.after + 1..=view.last()).contains(offset);
+                let seen: BTreeSet<u64> = view.messages.iter().map(|(offset, _)| *offset).collect();
+                let mut kept = history.messages.iter().map(|(offset, _)| offset);
+                assert!(
+                    kept.all(|offset| !within(offset) || seen.contains(offset)),
+                    "a subscriber of {channel} was not told of a gap"
+                );
+            }
+        }
+    }
+}
+
+/// A channel's history, oldest first.
+#[derive(Debug)]
+pub struct History {
+    pub epoch: String,
+    pub messages: Vec<(u64, String)>,
+}
+
+impl History {
+    /// The content at an offset.
+    pub fn at(&self, offset: u64) -> Option<&String> {
+        let at = self.messages.binary_search_by_key(&offset, |(offset, _)| *offset);
+        at.ok().map(|at| &self.messages[at].1)
+    }
+}
+
+/// All channels' histories: in order, and with nothing twice.
+pub fn histories(address: SocketAddr) -> BTreeMap<&'static str, History> {
+    let mut all = BTreeMap::new();
+    for channel in CHANNELS {
+        let history = history(address, channel);
+        let messages = &history.messages;
+        assert!(messages.windows(2).all(|pair| pair[0].0 < pair[1].0), "{channel} out of order");
+        let mut contents: Vec<&String> = messages.iter().map(|(_, content)| content).collect();
+        contents.sort();
+        contents.dedup();
+        assert_eq!(contents.len(), messages.len(), "{channel} has something twice");
+        all.insert(channel, history);
+    }
+    all
+}
+
+/// All of a channel's history, page by page.
+pub fn history(address: SocketAddr, channel: &str) -> History {
+    let epoch = text(&Subscriber::connect(address).subscribe(channel)["epoch"]);
+    let mut client = HttpClient::connect(address);
+    let mut messages = Vec::new();
+    for page in 1.. {
+        let target = format!("/api/v1/channels/{channel}/messages?pageSize=100&page={page}");
+        client.send(&request("GET", &target, Some(SECRET_KEY), ""));
+        let data = client.answer().expect("an answer").json()["data"].clone();
+        for item in data["items"].as_array().unwrap() {
+            messages.push((item["offset"].as_u64().unwrap(), text(&item["content"])));
+        }
+        if page >= data["pagination"]["totalPages"].as_u64().unwrap() {
+            assert_eq!(messages.len() as u64, data["pagination"]["total"].as_u64().unwrap());
+            break;
+        }
+    }
+    messages.reverse();
+    History { epoch, messages }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
