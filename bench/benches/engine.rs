@@ -8,15 +8,17 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pushflo_engine::auth::{App, AppId, AppRecord, AppSettings, Key, Plan, Role, Usage};
+use pushflo_engine::auth::{
+    App, AppId, AppRecord, AppSettings, ChannelMeta, Key, Plan, Role, Usage,
+};
 use pushflo_engine::clock::Now;
 use pushflo_engine::history::{Durability, Retention};
 use pushflo_engine::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use pushflo_engine::shard::{
-    AllowedOrigins, ConnectionKey, Envelope, Limits, OutboxLimits, PresenceTimes, Settings, Shard,
-    ShardId, Shared, TailKey, Timeouts, TrustedProxies,
+    AllowedOrigins, ChannelKey, ConnectionKey, Envelope, Limits, OutboxLimits, PresenceTimes,
+    Settings, Shard, ShardId, Shared, TailKey, Timeouts, TrustedProxies,
 };
-use pushflo_protocol::{Epoch, Offset, StreamPosition};
+use pushflo_protocol::{ChannelSlug, Epoch, Offset, StreamPosition};
 
 /// The server's.
 #[global_allocator]
@@ -281,5 +283,52 @@ fn elsewhere(
     start.elapsed()
 }
 
-criterion_group!(benches, fan_out, personal, subscriptions, mailboxes);
+/// A channel of ten thousand members, all of whom are told of each other: one that comes, which all
+/// are told of, and the list that it is told, first when that changed and then when it did not.
+fn presence(c: &mut Criterion) {
+    const MEMBERS: u64 = 10_000;
+    let mut bench = Bench::new();
+    let channel = ChannelKey { app: AppId::DEFAULT, slug: ChannelSlug::parse("room").unwrap() };
+    let meta = ChannelMeta {
+        name: "room".into(),
+        description: None,
+        is_private: false,
+        presence: true,
+        metadata: None,
+        created_ms: 0,
+        updated_ms: 0,
+    };
+    bench.shard.load_meta(&channel, meta);
+    let join = |bench: &mut Bench| {
+        let connection = bench.connect();
+        bench.say(connection, r#"{"type":"subscribe","channel":"room","presence":true}"#);
+        bench.drain();
+        connection
+    };
+    let pass = |bench: &mut Bench, ticks: u32| {
+        bench.now.tick += ticks;
+        bench.now.unix_ms += 250 * u64::from(ticks);
+        bench.shard.advance(bench.now);
+        bench.drain()
+    };
+    for _ in 0..MEMBERS {
+        join(&mut bench);
+    }
+    pass(&mut bench, 4);
+    let mut group = c.benchmark_group("presence of 10,000");
+    group.throughput(Throughput::Elements(MEMBERS));
+    group.sample_size(10);
+    group.bench_function("one joins, all are told", |b| {
+        b.iter(|| {
+            join(&mut bench);
+            pass(&mut bench, 4)
+        });
+    });
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("one more subscribes meanwhile", |b| {
+        b.iter(|| join(&mut bench));
+    });
+}
+
+criterion_group!(benches, fan_out, personal, subscriptions, presence, mailboxes);
 criterion_main!(benches);

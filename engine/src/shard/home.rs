@@ -198,9 +198,8 @@ impl Shard {
 
     /// The channel, made if it is not there and may be made by using it.
     pub(super) fn home(&mut self, channel: &ChannelKey) -> Result<HomeKey, Refusal> {
-        let app = Arc::clone(self.directory.require(channel.app)?);
         let found = self.home_of.get(channel).copied();
-        if app.record.settings.require_channels {
+        if self.directory.require(channel.app)?.record.settings.require_channels {
             let meta = found.and_then(|key| self.homes.get(key)?.meta());
             if meta.is_none() {
                 let text = format!(

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use pushflo_engine::shard::ConnectionKey;
+use pushflo_protocol::time::parse_iso8601;
 use serde_json::{Value, json};
 
 use super::oracle::Oracle;
@@ -226,7 +227,8 @@ impl Subscriber {
                 assert_eq!(before, *last, "channel {channel}: a gap or a duplicate at {offset}");
                 assert!(offset > *last);
                 *last = offset;
-                oracle.delivered(channel, offset, content(&event["data"]));
+                let timestamp_ms = event["timestamp"].as_u64().unwrap();
+                oracle.delivered(channel, offset, content(&event["data"]), timestamp_ms);
             }
             "unsubscribed" => {
                 let view = &mut self.views[channel.unwrap()];
@@ -261,24 +263,59 @@ pub struct Publisher {
     pub link: Option<Link>,
     /// Channel and content of what is not answered yet.
     waiting: VecDeque<(usize, u64)>,
+    /// Keyed publishes whose answer a lost connection took; they are asked for again.
+    unanswered: Vec<Keyed>,
+    /// Those among `waiting`, by content.
+    keyed: BTreeMap<u64, Keyed>,
+}
+
+/// A publish with an idempotency key, so that it can be asked for again.
+#[derive(Clone, Copy, Debug)]
+struct Keyed {
+    channel: usize,
+    content: u64,
+    padding: usize,
+    /// It was sent before; that it is refused now does not say that it was then.
+    is_repeated: bool,
 }
 
 impl Publisher {
     pub fn begin(&mut self, link: Link) {
         self.waiting.clear();
+        self.unanswered.extend(std::mem::take(&mut self.keyed).into_values());
         self.link = Some(link);
+    }
+
+    /// Asks again for what was not answered.
+    pub fn repeat(&mut self) {
+        for Keyed { channel, content, padding, .. } in std::mem::take(&mut self.unanswered) {
+            self.publish(channel, content, padding, false, true);
+            self.keyed.entry(content).and_modify(|keyed| keyed.is_repeated = true);
+        }
     }
 
     pub fn waiting(&self) -> usize {
         self.waiting.len()
     }
 
-    pub fn publish(&mut self, channel: usize, content: u64, padding: usize, chunked: bool) {
+    pub fn publish(
+        &mut self,
+        channel: usize,
+        content: u64,
+        padding: usize,
+        chunked: bool,
+        keyed: bool,
+    ) {
         let Some(link) = &mut self.link else { return };
+        let key = if keyed { format!("Idempotency-Key: {content}\r\n") } else { String::new() };
+        if keyed {
+            let is_repeated = false;
+            self.keyed.insert(content, Keyed { channel, content, padding, is_repeated });
+        }
         let data = json!({ "n": content, "pad": "x".repeat(padding) });
         let body = json!({ "channel": format!("c{channel}"), "data": data }).to_string();
         let head = format!(
-            "POST /api/v1/publish HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {SECRET_KEY}\r\n"
+            "POST /api/v1/publish HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {SECRET_KEY}\r\n{key}"
         );
         let request = if chunked {
             let (first, second) = body.split_at(body.len() / 3);
@@ -309,15 +346,20 @@ impl Publisher {
             let body: Value = serde_json::from_slice(&link.received[end + 4..][..length]).unwrap();
             link.received.drain(..end + 4 + length);
             let (channel, content) = self.waiting.pop_front().expect("an answer too many");
+            let is_repeated = self.keyed.remove(&content).is_some_and(|keyed| keyed.is_repeated);
             if status == 408 {
                 self.waiting.clear();
             }
             match status {
                 200 => {
                     assert_eq!(body["data"]["channelSlug"], format!("c{channel}"));
-                    oracle.accepted(channel, body["data"]["offset"].as_u64().unwrap(), content);
+                    let offset = body["data"]["offset"].as_u64().unwrap();
+                    let created = body["data"]["createdAt"].as_str().unwrap();
+                    let timestamp_ms = parse_iso8601(created).unwrap();
+                    oracle.accepted(channel, offset, content, timestamp_ms);
                 }
                 // It waited too long for the rest of the request; what came before was answered.
+                503 | 408 if is_repeated => {}
                 503 | 408 => oracle.refused(content),
                 other => panic!("unexpected {other}: {body}"),
             }

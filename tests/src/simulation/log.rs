@@ -7,7 +7,7 @@ use bytes::Bytes;
 use fastrand::Rng;
 use pushflo_engine::history::log::{
     Append, Entry, LoadedChannel, LogCall, LogFailure, LogId, NewChannel, Past, Read, ReadFrom,
-    Totals,
+    StoredAnswer, Totals,
 };
 use pushflo_engine::shard::{ChannelKey, Envelope, ShardId};
 use pushflo_protocol::{Epoch, Message, Offset};
@@ -21,6 +21,8 @@ pub struct ModelLog {
     appends: VecDeque<Append>,
     questions: VecDeque<LogCall>,
     refused_terms: BTreeMap<ShardId, u32>,
+    /// Answers for publishers who ask again.
+    answers: Vec<(ChannelKey, StoredAnswer)>,
     pub is_failing: bool,
     /// Most messages of a channel; the oldest go.
     messages_max: usize,
@@ -79,12 +81,13 @@ impl ModelLog {
             self.refused_terms.insert(append.shard, append.term);
             return Err(failure());
         }
-        for Entry { log, prev, message, new, .. } in append.entries {
+        for Entry { log, prev, message, new, answer } in append.entries {
             let channel = self.channels.entry(log).or_insert_with(|| {
                 let NewChannel { channel: name, epoch, .. } =
                     *new.expect("the log does not know the channel");
                 Channel { name, epoch, head: Offset(0), messages: VecDeque::new() }
             });
+            self.answers.extend(answer.map(|answer| (channel.name.clone(), *answer)));
             assert_eq!(channel.head, prev, "a hole in the log");
             assert!(message.offset > prev);
             channel.head = message.offset;
@@ -130,6 +133,11 @@ impl ModelLog {
             created_ms: 0,
         };
         self.channels.iter().map(loaded).collect()
+    }
+
+    /// The answers it has.
+    pub fn answers(&self) -> impl Iterator<Item = (ChannelKey, StoredAnswer)> {
+        self.answers.iter().cloned()
     }
 
     /// The first id that is free.

@@ -3,11 +3,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// How long an idempotency key is kept.
+const KEY_KEPT_MS: u64 = 5 * 60_000;
+
 /// All that the clients saw and were told.
 #[derive(Debug, Default)]
 pub struct Oracle {
-    /// Content by channel and offset.
-    log: BTreeMap<(usize, u64), u64>,
+    /// Content and time by channel and offset.
+    log: BTreeMap<(usize, u64), (u64, u64)>,
     /// Where each content was accepted.
     accepted: BTreeMap<u64, (usize, u64)>,
     /// Contents that were refused.
@@ -21,8 +24,8 @@ pub struct Oracle {
 
 impl Oracle {
     /// A publisher was told that its message has this offset.
-    pub fn accepted(&mut self, channel: usize, offset: u64, content: u64) {
-        self.know(channel, offset, content);
+    pub fn accepted(&mut self, channel: usize, offset: u64, content: u64, timestamp_ms: u64) {
+        self.know(channel, offset, content, timestamp_ms);
         assert!(self.accepted.insert(content, (channel, offset)).is_none(), "answered twice");
     }
 
@@ -33,14 +36,15 @@ impl Oracle {
     }
 
     /// A subscriber got a message.
-    pub fn delivered(&mut self, channel: usize, offset: u64, content: u64) {
+    pub fn delivered(&mut self, channel: usize, offset: u64, content: u64, timestamp_ms: u64) {
         self.deliveries += 1;
-        self.know(channel, offset, content);
+        self.know(channel, offset, content, timestamp_ms);
     }
 
-    fn know(&mut self, channel: usize, offset: u64, content: u64) {
-        let known = *self.log.entry((channel, offset)).or_insert(content);
-        assert_eq!(known, content, "channel {channel} offset {offset} has two messages");
+    fn know(&mut self, channel: usize, offset: u64, content: u64, timestamp_ms: u64) {
+        let what = (content, timestamp_ms);
+        let known = *self.log.entry((channel, offset)).or_insert(what);
+        assert_eq!(known, what, "channel {channel} offset {offset} has two messages");
     }
 
     /// After the end: `heads` are the channels' newest offsets.
@@ -50,10 +54,13 @@ impl Oracle {
             assert!(places.insert((channel, offset)), "offset {offset} was given twice");
             assert!(offset <= heads[channel], "content {content} is beyond the head");
         }
-        let mut contents = BTreeSet::new();
-        for (&(channel, offset), content) in &self.log {
+        let mut times = BTreeMap::new();
+        for (&(channel, offset), (content, timestamp_ms)) in &self.log {
             assert!(!self.refused.contains(content), "refused {content} was sent at {offset}");
-            assert!(contents.insert(content), "{content} has two offsets in channel {channel}");
+            // A publisher may ask again when its key is forgotten already.
+            let earlier = times.insert(content, *timestamp_ms);
+            let apart = earlier.map_or(u64::MAX, |earlier: u64| timestamp_ms.abs_diff(earlier));
+            assert!(apart >= KEY_KEPT_MS, "{content} has two offsets in channel {channel}");
             assert!(offset >= 1 && offset <= heads[channel]);
         }
     }

@@ -156,6 +156,10 @@ impl World {
             let home = shared.home_shard(&channel.channel);
             self.shards[home.index()].load(channel);
         }
+        for (channel, answer) in self.log.answers() {
+            let home = shared.home_shard(&channel);
+            self.shards[home.index()].load_answer(&channel, answer);
+        }
         self.mailboxes = (0..shards).map(|_| VecDeque::new()).collect();
     }
 
@@ -252,11 +256,15 @@ impl World {
             self.cut(&link);
             return;
         }
+        if self.random.bool() {
+            self.publishers[index].repeat();
+        }
         for _ in 0..self.random.usize(1..6) {
             self.next_content += 1;
             let padding = if self.random.u8(..) < 20 { 1_500 } else { self.random.usize(0..80) };
             let chunked = self.random.bool();
-            self.publishers[index].publish(channel, self.next_content, padding, chunked);
+            let keyed = self.random.bool();
+            self.publishers[index].publish(channel, self.next_content, padding, chunked, keyed);
         }
     }
 
