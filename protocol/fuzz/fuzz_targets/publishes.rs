@@ -4,7 +4,9 @@
 
 use libfuzzer_sys::fuzz_target;
 use pushflo_protocol::json::depth;
-use pushflo_protocol::limits::{CLIENT_ID_BYTES_MAX, EVENT_TYPE_BYTES_MAX, JSON_DEPTH_MAX};
+use pushflo_protocol::limits::{
+    BATCH_MESSAGES_MAX, CLIENT_ID_BYTES_MAX, EVENT_TYPE_BYTES_MAX, JSON_DEPTH_MAX,
+};
 use pushflo_protocol::message::{Message, MessageId, Parts};
 use pushflo_protocol::publish::Publish;
 use pushflo_protocol::{ChannelSlug, Offset};
@@ -24,7 +26,8 @@ fn check(body: &[u8], publish: &Publish<'_>) {
     assert!(publish.content.len() <= PAYLOAD_BYTES_MAX);
     assert!((1..=EVENT_TYPE_BYTES_MAX).contains(&publish.event_type.len()));
     assert!(publish.client_id.as_ref().is_none_or(|id| id.len() <= CLIENT_ID_BYTES_MAX));
-    let text = str::from_utf8(body).expect("JSON is UTF-8");
+    // Another line of a batch may be no UTF-8.
+    let text = String::from_utf8_lossy(body);
     assert!(text.contains(publish.content), "the content stands in the body");
     let content = serde_json::from_str::<Value>(publish.content);
     if let Ok(content) = &content {
@@ -75,11 +78,22 @@ fn check(body: &[u8], publish: &Publish<'_>) {
 
 fuzz_target!(|body: &[u8]| {
     let channel = ChannelSlug::parse("c").expect("a slug");
-    let both = [
-        Publish::parse(body, PAYLOAD_BYTES_MAX),
-        Publish::parse_message(channel, body, PAYLOAD_BYTES_MAX),
-    ];
-    for publish in both {
+    let alone = Publish::parse(body, PAYLOAD_BYTES_MAX);
+    let mut all = vec![Publish::parse_message(channel, body, PAYLOAD_BYTES_MAX)];
+    match Publish::parse_batch(body, PAYLOAD_BYTES_MAX) {
+        Ok(messages) => {
+            assert!((1..=BATCH_MESSAGES_MAX).contains(&messages.len()));
+            // One that stands alone is a batch of one, and the same message.
+            if let Ok(alone) = &alone {
+                let first = messages.first().and_then(|message| message.as_ref().ok());
+                assert!(messages.len() != 1 || first.is_none_or(|first| first == alone));
+            }
+            all.extend(messages);
+        }
+        Err(refusal) => all.push(Err(refusal)),
+    }
+    all.push(alone);
+    for publish in all {
         match publish {
             Ok(publish) => check(body, &publish),
             Err(refusal) => {
