@@ -11,6 +11,7 @@ import { type Message, messageOf } from './message';
 import { type PushFloClientOptions, sessionSettings, tokenSource, type WebSocketLike, webSocketClass } from './options';
 import { checkChannel } from './slug';
 import { Listener, type SubscribeOptions, type Subscription } from './subscription';
+import { uniqueId } from './unique';
 import { watchWake } from './wake';
 
 /** The events of a client, with what their listeners get. */
@@ -162,7 +163,7 @@ export class PushFloClient {
       typeof to === 'string' ? { channel: to, event: options.eventType, data: content } : to;
     return new Promise((resolve, reject) => {
       checkChannel(channel);
-      const ref = crypto.randomUUID();
+      const ref = uniqueId();
       this.publishes.set(ref, { resolve, reject });
       this.apply({ type: 'publish', frame: { type: 'publish', channel, event, data, ref, id: ref } });
     });
