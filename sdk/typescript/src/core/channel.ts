@@ -101,6 +101,7 @@ export class Channel {
     if (this.state !== 'subscribing') return [];
     this.state = 'live';
     this.lostAtMs = undefined;
+    if (!this.isWanted) return [];
     const { epoch, offset, recovered, replayed = 0 } = frame;
     const head = { epoch, offset };
     const before = this.position;
@@ -114,7 +115,7 @@ export class Channel {
       this.position = this.isAtStart ? { epoch, offset: isSame ? before.offset : -1 } : head;
     }
     const effects: ChannelEffect[] = [tell({ type: 'subscribed', recovered, replayed })];
-    if (before && this.isWanted) {
+    if (before) {
       effects.push(tell(isWhole ? { type: 'recovered', replayed } : { type: 'gap', after: before, head }));
     }
     return effects;
