@@ -1,0 +1,92 @@
+/** The examples, started with their one command and used as a person would. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { createInterface } from 'node:readline';
+import { expect, test } from './fixtures';
+import { program } from './pushflo';
+
+const ROOT = join(import.meta.dirname, '../../..');
+/** Pictures of what was seen, for people to look at. */
+const PICTURES = join(ROOT, 'target/sdk/pictures');
+mkdirSync(PICTURES, { recursive: true });
+
+/** Runs an example until a line of its output matches; what matched is returned. */
+async function run(example: string, until: RegExp): Promise<{ found: string[]; stop: () => Promise<void> }> {
+  const child: ChildProcess = spawn(join(ROOT, 'sdk/examples/run'), [example], {
+    env: { ...process.env, PUSHFLO_BIN: program(), PUSHFLO_URL: '', PORT: '0' },
+    stdio: ['ignore', 'pipe', 'inherit'],
+    detached: true,
+  });
+  const stop = async () => {
+    if (child.exitCode !== null) return;
+    const ending = once(child, 'exit');
+    process.kill(-child.pid!, 'SIGTERM');
+    await ending;
+  };
+  let text = '';
+  for await (const line of createInterface(child.stdout!)) {
+    text += `${line}\n`;
+    const found = until.exec(text);
+    if (found) {
+      // Goes on writing, to nobody.
+      child.stdout!.resume();
+      return { found, stop };
+    }
+  }
+  throw new Error(`the example ended: ${text}`);
+}
+
+test('Next.js: an order rings the bell, in every tab', async ({ page, context }) => {
+  test.setTimeout(180_000);
+  const sockets: string[] = [];
+  page.on('websocket', (socket) => socket.url().includes('token=') && sockets.push(socket.url()));
+  const errors: string[] = [];
+  page.on('pageerror', (error) => errors.push(error.message));
+  page.on('console', (line) => line.type() === 'error' && errors.push(line.text()));
+
+  const { found, stop } = await run('nextjs', /Local:\s+(http:\S+)/);
+  try {
+    await page.goto(found[1]!, { timeout: 120_000 });
+    await expect(page.getByTitle('connected')).toBeVisible();
+    const other = await context.newPage();
+    await other.goto(found[1]!);
+    await expect(other.getByTitle('connected')).toBeVisible();
+    await page.screenshot({ path: join(PICTURES, 'nextjs-connected.png') });
+
+    await page.getByRole('button', { name: 'Coffee beans' }).click();
+    await page.getByRole('button', { name: 'Paper filters' }).click();
+    for (const tab of [page, other]) await expect(tab.getByLabel('2 unread notifications')).toBeVisible();
+    await page.screenshot({ path: join(PICTURES, 'nextjs-unread.png') });
+
+    await page.getByLabel('2 unread notifications').click();
+    await expect(page.locator('.notifications li')).toHaveText([/Your order has been placed! Order A-1002/, /Order A-1001/]);
+    await page.screenshot({ path: join(PICTURES, 'nextjs-open.png') });
+    await page.getByText('Mark all as read').click();
+    await expect(page.getByLabel('0 unread notifications')).toBeVisible();
+    await page.screenshot({ path: join(PICTURES, 'nextjs-read.png') });
+    await other.screenshot({ path: join(PICTURES, 'nextjs-other-tab.png') });
+
+    // Development is in strict mode, which runs the article's hook twice.
+    expect(sockets).toHaveLength(1);
+    expect(errors).toEqual([]);
+  } finally {
+    await stop();
+  }
+});
+
+test('plain HTML: a page without a build step shows what is published with curl', async ({ page }) => {
+  const { found, stop } = await run('html', /(http:\/\/\S+\/#\S+)[^]*curl (\S+) [^]*Bearer (\S+)'[^]*-d '(.*)'/);
+  try {
+    const [, address, api, key, body] = found;
+    await page.goto(address!);
+    await expect(page.locator('#state')).toHaveText('connected');
+    const answer = await fetch(api!, { method: 'POST', headers: { Authorization: `Bearer ${key}` }, body });
+    expect(answer.status).toBe(200);
+    await expect(page.locator('#messages li')).toHaveText(['Hello, world']);
+    await page.screenshot({ path: join(PICTURES, 'html.png') });
+  } finally {
+    await stop();
+  }
+});
