@@ -56,6 +56,7 @@ test('Next.js: an order rings the bell, in every tab', async ({ page, context })
     await page.screenshot({ path: join(PICTURES, 'nextjs-connected.png') });
 
     await page.getByRole('button', { name: 'Coffee beans' }).click();
+    await expect(page.locator('.orders')).toHaveText('A-1001: Coffee beans');
     await page.getByRole('button', { name: 'Paper filters' }).click();
     for (const tab of [page, other]) await expect(tab.getByLabel('2 unread notifications')).toBeVisible();
     await page.screenshot({ path: join(PICTURES, 'nextjs-unread.png') });
