@@ -11,13 +11,14 @@ export class Project {
   /** What npm would upload. */
   readonly tarball: string;
 
-  constructor() {
+  /** `beside`: more packages that the project has. */
+  constructor(...beside: string[]) {
     const [packed] = JSON.parse(run('npm', ['pack', '--json', '--pack-destination', this.folder], PACKAGE));
     this.tarball = join(this.folder, packed.filename);
     this.write('package.json', '{ "name": "project", "private": true }');
     run('npm', ['install', '--offline', '--no-audit', '--no-fund', this.tarball], this.folder);
     // What a project has beside it.
-    for (const name of ['react', '@types/react', '@types/node', 'csstype', 'undici-types', 'ws', '@types/ws']) this.link(name);
+    for (const name of ['react', '@types/react', '@types/node', 'csstype', 'undici-types', 'ws', '@types/ws', ...beside]) this.link(name);
   }
 
   write(file: string, text: string): void {

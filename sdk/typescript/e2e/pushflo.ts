@@ -26,6 +26,7 @@ export class PushFlo {
   /** As a backend has it. */
   readonly backend: PushFloServer;
   readonly admin: PushFloServer;
+  readonly manageKey = MANAGE_KEY;
   private readonly folder = mkdtempSync(join(tmpdir(), 'pushflo-e2e-'));
   private process?: ChildProcess;
   /** What it wrote to standard error. */

@@ -17,6 +17,10 @@ export class Site {
   url = '';
   /** How many tokens were asked for. */
   tokens = 0;
+  /** Whether `/token` answers 503. */
+  isTokenRefused = false;
+  /** Programs that a test brings; `/page.html?NAME` runs one. */
+  readonly programs = new Map<string, string>();
   private readonly held: ServerResponse[] = [];
   private readonly server: Server;
 
@@ -49,10 +53,13 @@ export class Site {
     if (url.pathname === '/hold') return void this.held.push(response);
     if (url.pathname === '/token') {
       this.tokens++;
+      if (this.isTokenRefused) return void response.writeHead(503).end();
       const { ttl, ...grant } = Object.fromEntries(url.searchParams);
       return void response.end(await signToken(SECRET_KEY, { clientId: 'tab', ...grant, ttl: Number(ttl) }));
     }
     if (url.pathname === '/favicon.ico') return void response.writeHead(204).end();
+    const program = this.programs.get(url.pathname.slice(1));
+    if (program !== undefined) return void response.setHeader('Content-Type', 'text/javascript').end(program);
     const file = normalize(url.pathname).replace(/^\/sdk\//, '/../dist/').slice(1);
     const path = join(HERE, file.startsWith('../dist/') ? file : `pages/${file}`);
     response.setHeader('Content-Type', TYPES[extname(path)] ?? 'text/plain');

@@ -44,12 +44,12 @@ export class PushFloError extends Error {
   readonly code: ErrorCode;
   /** Whether the same call may succeed later. */
   readonly retryable: boolean;
-  readonly status?: number;
-  readonly details?: Record<string, string[]>;
+  declare readonly status?: number;
+  declare readonly details?: Record<string, string[]>;
   /** Seconds. */
-  readonly retryAfter?: number;
-  readonly channel?: string;
-  override readonly cause?: unknown;
+  declare readonly retryAfter?: number;
+  declare readonly channel?: string;
+  declare readonly cause?: unknown;
 
   constructor(message: string, code: ErrorCode, context: ErrorContext = {}) {
     super(message);
