@@ -33,8 +33,14 @@ describe('installed into an empty project', () => {
       new PushFloServer({ secretKey: 'sec_1' }).getChannel('a b').catch((error) => console.log(error instanceof PushFloError));`;
     const names = ['PushFloError', 'PushFloServer'];
     const entries = ['@pushflodev/sdk', '@pushflodev/sdk/server'];
-    project.write('one.mjs', names.map((name, at) => `import { ${name} } from '${entries[at]}';`).join('\n') + program);
-    project.write('one.cjs', names.map((name, at) => `const { ${name} } = require('${entries[at]}');`).join('\n') + program);
+    project.write(
+      'one.mjs',
+      names.map((name, at) => `import { ${name} } from '${entries[at]}';`).join('\n') + program,
+    );
+    project.write(
+      'one.cjs',
+      names.map((name, at) => `const { ${name} } = require('${entries[at]}');`).join('\n') + program,
+    );
     expect([project.node('one.mjs'), project.node('one.cjs')]).toEqual(['true\n', 'true\n']);
   });
 
@@ -51,9 +57,26 @@ describe('installed into an empty project', () => {
       client.subscribe(5);`;
     project.write('types/module.mts', program);
     project.write('types/script.cts', program);
-    const options = ['--noEmit', '--strict', '--jsx', 'react-jsx', '--target', 'es2022', '--lib', 'es2022,dom'];
+    const options = [
+      '--noEmit',
+      '--strict',
+      '--jsx',
+      'react-jsx',
+      '--target',
+      'es2022',
+      '--lib',
+      'es2022,dom',
+    ];
     project.tool('tsc', ...options, '--module', 'nodenext', 'types/module.mts', 'types/script.cts');
-    project.tool('tsc', ...options, '--module', 'esnext', '--moduleResolution', 'bundler', 'types/module.mts');
+    project.tool(
+      'tsc',
+      ...options,
+      '--module',
+      'esnext',
+      '--moduleResolution',
+      'bundler',
+      'types/module.mts',
+    );
   });
 
   it('is what publint and arethetypeswrong want', () => {
@@ -62,7 +85,9 @@ describe('installed into an empty project', () => {
   });
 
   it('has no dependencies, and only what is needed', () => {
-    const manifest = JSON.parse(readFileSync(join(project.folder, 'node_modules/@pushflodev/sdk/package.json'), 'utf8'));
+    const manifest = JSON.parse(
+      readFileSync(join(project.folder, 'node_modules/@pushflodev/sdk/package.json'), 'utf8'),
+    );
     expect(manifest.dependencies).toBeUndefined();
     expect(manifest.files).toEqual(['dist']);
   });
@@ -91,7 +116,9 @@ describe('in a browser', () => {
   });
 
   it('leaves out what is not used', async () => {
-    const slugs = await bundled(`import { isValidChannelSlug } from '@pushflodev/sdk'; console.log(isValidChannelSlug('a'))`);
+    const slugs = await bundled(
+      `import { isValidChannelSlug } from '@pushflodev/sdk'; console.log(isValidChannelSlug('a'))`,
+    );
     expect(slugs).not.toContain('WebSocket');
     expect(slugs.length).toBeLessThan(3_000);
   });

@@ -18,7 +18,17 @@ export class Project {
     this.write('package.json', '{ "name": "project", "private": true }');
     run('npm', ['install', '--offline', '--no-audit', '--no-fund', this.tarball], this.folder);
     // What a project has beside it.
-    for (const name of ['react', '@types/react', '@types/node', 'csstype', 'undici-types', 'ws', '@types/ws', ...beside]) this.link(name);
+    for (const name of [
+      'react',
+      '@types/react',
+      '@types/node',
+      'csstype',
+      'undici-types',
+      'ws',
+      '@types/ws',
+      ...beside,
+    ])
+      this.link(name);
   }
 
   write(file: string, text: string): void {

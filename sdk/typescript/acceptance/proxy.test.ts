@@ -19,7 +19,26 @@ beforeAll(async () => {
   project = new Project();
   pushflo = await PushFlo.start();
   const subject = ['-subj', '/CN=push.example.com', '-addext', 'subjectAltName=IP:127.0.0.1'];
-  execFileSync('openssl', ['req', '-x509', '-newkey', 'ec', '-pkeyopt', 'ec_paramgen_curve:prime256v1', '-nodes', '-days', '2', '-keyout', key(), '-out', certificate(), ...subject], { stdio: 'pipe' });
+  execFileSync(
+    'openssl',
+    [
+      'req',
+      '-x509',
+      '-newkey',
+      'ec',
+      '-pkeyopt',
+      'ec_paramgen_curve:prime256v1',
+      '-nodes',
+      '-days',
+      '2',
+      '-keyout',
+      key(),
+      '-out',
+      certificate(),
+      ...subject,
+    ],
+    { stdio: 'pipe' },
+  );
   project.write('through.mjs', THROUGH);
 });
 afterEach(async () => {
@@ -67,7 +86,11 @@ async function expectTraffic(url: string): Promise<void> {
   });
   let text = '';
   for await (const part of through.stdout) text += part;
-  expect(JSON.parse(text)).toEqual({ seen: Array.from({ length: 30 }, (_, n) => n), metrics: 404, health: 200 });
+  expect(JSON.parse(text)).toEqual({
+    seen: Array.from({ length: 30 }, (_, n) => n),
+    metrics: 404,
+    health: 200,
+  });
 }
 
 /** Replaces what must be there to be replaced. */
@@ -97,10 +120,15 @@ it('nginx', async () => {
     ['http://127.0.0.1:7070', pushflo.url],
   ]);
   mkdirSync(join(project.folder, 'logs'), { recursive: true });
-  const folders = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((name) => `${name}_temp_path temp_${name};`);
+  const folders = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map(
+    (name) => `${name}_temp_path temp_${name};`,
+  );
   // Its workers would become a user who may not write here.
   const user = process.getuid?.() === 0 ? 'user root;' : '';
-  project.write('nginx.conf', `${user} daemon off; pid nginx.pid; error_log logs/error.log; events {} http { access_log off; ${folders.join(' ')}\n${site} }`);
+  project.write(
+    'nginx.conf',
+    `${user} daemon off; pid nginx.pid; error_log logs/error.log; events {} http { access_log off; ${folders.join(' ')}\n${site} }`,
+  );
   const args = ['-p', project.folder, '-c', 'nginx.conf'];
   execFileSync('nginx', ['-t', ...args], { stdio: 'pipe' });
   proxy = spawn('nginx', args, { stdio: 'ignore' });
@@ -116,6 +144,10 @@ it('Caddy', async () => {
   ]);
   project.write('Caddyfile', `{\n  admin off\n  auto_https disable_redirects\n}\n${site}`);
   const env = { ...process.env, XDG_DATA_HOME: project.folder, XDG_CONFIG_HOME: project.folder };
-  proxy = spawn('caddy', ['run', '--config', 'Caddyfile', '--adapter', 'caddyfile'], { cwd: project.folder, env, stdio: 'ignore' });
+  proxy = spawn('caddy', ['run', '--config', 'Caddyfile', '--adapter', 'caddyfile'], {
+    cwd: project.folder,
+    env,
+    stdio: 'ignore',
+  });
   await expectTraffic(`https://127.0.0.1:${port}`);
 });

@@ -12,7 +12,9 @@ export const ARTICLE = 'sdk/typescript/acceptance/article.md';
 /** The blocks of a language in a document. @throws where there is none. */
 export function snippets(document: string, language: string): string[] {
   const text = readFileSync(join(ROOT, document), 'utf8');
-  const found = [...text.matchAll(new RegExp('^```' + language + '\n([^]*?)^```$', 'gm'))].map(([, code]) => code!);
+  const found = [...text.matchAll(new RegExp('^```' + language + '\n([^]*?)^```$', 'gm'))].map(
+    ([, code]) => code!,
+  );
   if (!found.length) throw new Error(`${document} has no ${language}`);
   return found;
 }
@@ -20,6 +22,7 @@ export function snippets(document: string, language: string): string[] {
 /** The one block that contains a text. */
 export function snippet(document: string, language: string, containing: string): string {
   const found = snippets(document, language).filter((code) => code.includes(containing));
-  if (found.length !== 1) throw new Error(`${document} has ${found.length} blocks of ${language} with ${containing}`);
+  if (found.length !== 1)
+    throw new Error(`${document} has ${found.length} blocks of ${language} with ${containing}`);
   return found[0]!;
 }

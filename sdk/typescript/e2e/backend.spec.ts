@@ -5,9 +5,19 @@ import { SECRET_KEY } from './pushflo';
 
 test('channels are made, listed, changed and deleted', async ({ pushflo: { admin } }) => {
   const made = await admin.createChannel({ name: 'Orders', slug: 'orders', metadata: { team: 'shop' } });
-  expect(made).toMatchObject({ slug: 'orders', name: 'Orders', isPrivate: false, metadata: { team: 'shop' }, messageCount: 0 });
-  await expect(admin.createChannel({ name: 'Orders', slug: 'orders' })).rejects.toMatchObject({ name: 'ConflictError' });
-  expect(await admin.updateChannel('orders', { description: 'All orders' })).toMatchObject({ description: 'All orders' });
+  expect(made).toMatchObject({
+    slug: 'orders',
+    name: 'Orders',
+    isPrivate: false,
+    metadata: { team: 'shop' },
+    messageCount: 0,
+  });
+  await expect(admin.createChannel({ name: 'Orders', slug: 'orders' })).rejects.toMatchObject({
+    name: 'ConflictError',
+  });
+  expect(await admin.updateChannel('orders', { description: 'All orders' })).toMatchObject({
+    description: 'All orders',
+  });
   const { channels, pagination } = await admin.listChannels();
   expect(channels.map(({ slug }) => slug)).toEqual(['orders']);
   expect(pagination).toMatchObject({ page: 1, total: 1 });
@@ -41,7 +51,10 @@ test('a publish whose answer is lost is published once', async ({ pushflo }) => 
   };
   const backend = new PushFloServer({ secretKey: SECRET_KEY, baseUrl: pushflo.url, fetch: lossy });
   for (let n = 1; n <= 5; n++) expect(await backend.publish('news', n)).toMatchObject({ offset: n });
-  await backend.publishBatch([{ channel: 'news', data: 6 }, { channel: 'news', data: 7 }]);
+  await backend.publishBatch([
+    { channel: 'news', data: 6 },
+    { channel: 'news', data: 7 },
+  ]);
   expect(attempts).toBe(12);
   const { items } = await pushflo.backend.getMessageHistory<number>('news');
   expect(items.map(({ content }) => content)).toEqual([7, 6, 5, 4, 3, 2, 1]);

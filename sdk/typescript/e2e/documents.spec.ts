@@ -11,14 +11,24 @@ import { PUBLISH_KEY, type PushFlo, SECRET_KEY } from './pushflo';
 let project: Project;
 test.beforeAll(() => {
   project = new Project('react-dom', 'scheduler');
-  project.write('tsconfig.json', '{ "compilerOptions": { "jsx": "react-jsx", "paths": { "@/*": ["./*"] } } }');
+  project.write(
+    'tsconfig.json',
+    '{ "compilerOptions": { "jsx": "react-jsx", "paths": { "@/*": ["./*"] } } }',
+  );
 });
 test.afterAll(() => project.remove());
 
 /** Bundles a file of the project as Next.js does for a browser: with the public environment in it. */
 async function bundled(file: string, pushflo: PushFlo): Promise<string> {
-  const environment = { NEXT_PUBLIC_PUSHFLO_APP_ID: PUBLISH_KEY, NEXT_PUBLIC_PUSHFLO_URL: pushflo.url, NODE_ENV: 'development' };
-  const define = Object.entries(environment).map(([name, value]) => [`process.env.${name}`, JSON.stringify(value)]);
+  const environment = {
+    NEXT_PUBLIC_PUSHFLO_APP_ID: PUBLISH_KEY,
+    NEXT_PUBLIC_PUSHFLO_URL: pushflo.url,
+    NODE_ENV: 'development',
+  };
+  const define = Object.entries(environment).map(([name, value]) => [
+    `process.env.${name}`,
+    JSON.stringify(value),
+  ]);
   return transformed(file, { define: Object.fromEntries(define) });
 }
 
@@ -28,7 +38,9 @@ async function route(file: string): Promise<(request: Request) => Promise<Respon
     name: 'next',
     setup: ({ onResolve, onLoad }) => {
       onResolve({ filter: /^next\/server$/ }, () => ({ path: 'next', namespace: 'next' }));
-      onLoad({ filter: /^/, namespace: 'next' }, () => ({ contents: 'export const NextResponse = Response' }));
+      onLoad({ filter: /^/, namespace: 'next' }, () => ({
+        contents: 'export const NextResponse = Response',
+      }));
     },
   };
   const code = await transformed(file, { platform: 'node', plugins: [next] });
@@ -37,23 +49,37 @@ async function route(file: string): Promise<(request: Request) => Promise<Respon
 
 async function transformed(file: string, options: object): Promise<string> {
   const entryPoints = [`${project.folder}/${file}`];
-  const { outputFiles } = await build({ entryPoints, bundle: true, write: false, format: 'esm', jsx: 'automatic', ...options });
+  const { outputFiles } = await build({
+    entryPoints,
+    bundle: true,
+    write: false,
+    format: 'esm',
+    jsx: 'automatic',
+    ...options,
+  });
   return outputFiles[0]!.text;
 }
 
-const posted = (body: unknown) => new Request('http://app/api', { method: 'POST', body: JSON.stringify(body) });
+const posted = (body: unknown) =>
+  new Request('http://app/api', { method: 'POST', body: JSON.stringify(body) });
 
 test('the article: an order rings the bell', async ({ pushflo, site, page }) => {
   project.write('hooks/usePushFlo.ts', snippet(ARTICLE, 'tsx', '// hooks/usePushFlo.ts'));
-  project.write('components/NotificationBell.tsx', snippet(ARTICLE, 'tsx', '// components/NotificationBell.tsx'));
+  project.write(
+    'components/NotificationBell.tsx',
+    snippet(ARTICLE, 'tsx', '// components/NotificationBell.tsx'),
+  );
   project.write('app/api/orders/route.ts', snippet(ARTICLE, 'tsx', '// app/api/orders/route.ts'));
   // What the article leaves to the reader: an icon, and a page with the bell.
-  project.write('article.tsx', `
+  project.write(
+    'article.tsx',
+    `
     import { StrictMode } from 'react';
     import { createRoot } from 'react-dom/client';
     import { NotificationBell } from '@/components/NotificationBell';
     globalThis.BellIcon = () => <svg />;
-    createRoot(document.getElementById('root')).render(<StrictMode><NotificationBell userId="123" /></StrictMode>);`);
+    createRoot(document.getElementById('root')).render(<StrictMode><NotificationBell userId="123" /></StrictMode>);`,
+  );
   site.programs.set('article.js', await bundled('article.tsx', pushflo));
   const sockets: string[] = [];
   page.on('websocket', (socket) => sockets.push(socket.url()));
@@ -65,7 +91,8 @@ test('the article: an order rings the bell', async ({ pushflo, site, page }) => 
   const fetchAnywhere = globalThis.fetch;
   Object.assign(globalThis, {
     db: { orders: { create: async (order: object) => ({ ...order, id: 'A-1' }) } },
-    fetch: (url: string, init: RequestInit) => fetchAnywhere(url.replace('https://api.pushflo.dev', pushflo.url), init),
+    fetch: (url: string, init: RequestInit) =>
+      fetchAnywhere(url.replace('https://api.pushflo.dev', pushflo.url), init),
   });
   const POST = await route('app/api/orders/route.ts');
   expect(await (await POST(posted({ userId: '123' }))).json()).toEqual({ userId: '123', id: 'A-1' });
@@ -80,10 +107,13 @@ test('the article: an order rings the bell', async ({ pushflo, site, page }) => 
 test('the guide: from a route to a message on the screen', async ({ pushflo, site, page }) => {
   project.write('components/News.tsx', snippet(ROOT_README, 'tsx', '// components/News.tsx'));
   project.write('app/api/news/route.ts', snippet(ROOT_README, 'ts', '// app/api/news/route.ts'));
-  project.write('guide.tsx', `
+  project.write(
+    'guide.tsx',
+    `
     import { createRoot } from 'react-dom/client';
     import { News } from '@/components/News';
-    createRoot(document.getElementById('root')).render(<News />);`);
+    createRoot(document.getElementById('root')).render(<News />);`,
+  );
   await pushflo.backend.publish('news', { text: 'Before' });
   site.programs.set('guide.js', await bundled('guide.tsx', pushflo));
   await page.goto(`${site.url}/page.html?guide.js`);

@@ -62,7 +62,10 @@ test('Next.js: an order rings the bell, in every tab', async ({ page, context })
     await page.screenshot({ path: join(PICTURES, 'nextjs-unread.png') });
 
     await page.getByLabel('2 unread notifications').click();
-    await expect(page.locator('.notifications li')).toHaveText([/Your order has been placed! Order A-1002/, /Order A-1001/]);
+    await expect(page.locator('.notifications li')).toHaveText([
+      /Your order has been placed! Order A-1002/,
+      /Order A-1001/,
+    ]);
     await page.screenshot({ path: join(PICTURES, 'nextjs-open.png') });
     await page.getByText('Mark all as read').click();
     await expect(page.getByLabel('0 unread notifications')).toBeVisible();
@@ -78,7 +81,10 @@ test('Next.js: an order rings the bell, in every tab', async ({ page, context })
 });
 
 test('plain HTML: a page without a build step shows what is published with curl', async ({ page }) => {
-  const { found, stop } = await run('html', /(http:\/\/\S+\/#\S+)[^]*curl (\S+) [^]*Bearer (\S+)'[^]*-d '(.*)'/);
+  const { found, stop } = await run(
+    'html',
+    /(http:\/\/\S+\/#\S+)[^]*curl (\S+) [^]*Bearer (\S+)'[^]*-d '(.*)'/,
+  );
   try {
     const [, address, api, key, body] = found;
     await page.goto(address!);

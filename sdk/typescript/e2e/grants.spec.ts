@@ -5,13 +5,21 @@ import WebSocket from 'ws';
 import { expect, test as base } from './fixtures';
 import { type PushFlo, SECRET_KEY } from './pushflo';
 
-const test = base.extend<{ join: (grant: TokenGrant, more?: PushFloClientOptions) => Promise<PushFloClient> }>({
+const test = base.extend<{
+  join: (grant: TokenGrant, more?: PushFloClientOptions) => Promise<PushFloClient>;
+}>({
   /** Connects a client with a token; it is destroyed at the end. */
   join: async ({ pushflo }, use) => {
     const clients: PushFloClient[] = [];
     await use(async (grant, more) => {
       const getToken = () => signToken(SECRET_KEY, grant);
-      const client = new PushFloClient({ getToken, baseUrl: pushflo.url, webSocket: WebSocket, reconnectDelay: 50, ...more });
+      const client = new PushFloClient({
+        getToken,
+        baseUrl: pushflo.url,
+        webSocket: WebSocket,
+        reconnectDelay: 50,
+        ...more,
+      });
       clients.push(client);
       await client.connect();
       return client;
@@ -34,7 +42,12 @@ test('a client publishes where its token grants it, and nowhere else', async ({ 
   await allowClientPublish(pushflo);
   const ann = await join({ clientId: 'ann', publish: ['chat-*'] });
   const ben = await join({ clientId: 'ben' });
-  const message = new Promise((resolve) => ben.subscribe('chat-1', { onMessage: resolve, onSubscribed: () => void ann.publish('chat-1', { text: 'Hi' }) }));
+  const message = new Promise((resolve) =>
+    ben.subscribe('chat-1', {
+      onMessage: resolve,
+      onSubscribed: () => void ann.publish('chat-1', { text: 'Hi' }),
+    }),
+  );
   expect(await message).toMatchObject({ clientId: 'ann', data: { text: 'Hi' }, offset: 1 });
   await expect(ann.publish({ channel: 'news', data: 1 })).rejects.toMatchObject({ code: 'FORBIDDEN' });
   await expect(ben.publish({ channel: 'chat-1', data: 1 })).rejects.toMatchObject({ code: 'FORBIDDEN' });
@@ -71,7 +84,9 @@ test('subscribers see who comes and goes', async ({ pushflo, join }) => {
   await pushflo.admin.createChannel({ name: 'Room', slug: 'room', presence: true });
   const ann = await join({ clientId: 'ann', data: { name: 'Ann' } });
   let there: string[] = [];
-  ann.subscribe('room', { onPresence: ({ members }) => (there = members.map(({ clientId }) => clientId).sort()) });
+  ann.subscribe('room', {
+    onPresence: ({ members }) => (there = members.map(({ clientId }) => clientId).sort()),
+  });
   await expect.poll(() => there).toEqual(['ann']);
   const ben = await join({ clientId: 'ben' });
   const subscription = ben.subscribe('room');

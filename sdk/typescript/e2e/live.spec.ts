@@ -2,7 +2,8 @@ import { expect, test, upTo } from './fixtures';
 
 test('a page connects, subscribes and shows messages as they come', async ({ pushflo, listen }) => {
   const tab = await listen('news');
-  for (const n of upTo(20)) expect(await pushflo.backend.publish('news', n)).toMatchObject({ delivered: 1, offset: n });
+  for (const n of upTo(20))
+    expect(await pushflo.backend.publish('news', n)).toMatchObject({ delivered: 1, offset: n });
   expect(await tab.until(20)).toEqual(upTo(20));
 });
 

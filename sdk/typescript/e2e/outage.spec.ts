@@ -1,6 +1,9 @@
 import { expect, test, upTo } from './fixtures';
 
-test('a server that is killed while messages flow: each is shown once and in order', async ({ pushflo, listen }) => {
+test('a server that is killed while messages flow: each is shown once and in order', async ({
+  pushflo,
+  listen,
+}) => {
   const tab = await listen('news');
   let [last, isEnough] = [0, false];
   const publishing = (async () => {

@@ -15,7 +15,11 @@ const ROOT = join(import.meta.dirname, '../../..');
 
 /** The server's program: `PUSHFLO_BIN`, or what was built last. */
 export function program(): string {
-  const places = [process.env.PUSHFLO_BIN, join(ROOT, 'target/debug/pushflo'), join(ROOT, 'target/release/pushflo')];
+  const places = [
+    process.env.PUSHFLO_BIN,
+    join(ROOT, 'target/debug/pushflo'),
+    join(ROOT, 'target/release/pushflo'),
+  ];
   const found = places.find((place) => place && existsSync(place));
   if (!found) throw new Error('there is no pushflo to test: cargo build, or set PUSHFLO_BIN');
   return found;
@@ -40,7 +44,11 @@ export class PushFlo {
   private constructor(config: string) {
     writeFileSync(this.configFile, config);
     // Found at each call: the port is known once the server listens.
-    const settings = { baseUrl: 'http://pushflo', fetch: ((url: string, init: RequestInit) => fetch(url.replace('http://pushflo', this.url), init)) as typeof fetch };
+    const settings = {
+      baseUrl: 'http://pushflo',
+      fetch: ((url: string, init: RequestInit) =>
+        fetch(url.replace('http://pushflo', this.url), init)) as typeof fetch,
+    };
     this.backend = new PushFloServer({ secretKey: SECRET_KEY, retryAttempts: 10, ...settings });
     this.admin = new PushFloServer({ secretKey: MANAGE_KEY, ...settings });
   }
@@ -61,9 +69,23 @@ export class PushFlo {
 
   /** Whether it listens; otherwise it has ended. */
   private async tryStart(): Promise<boolean> {
-    const args = ['--config', this.configFile, '--listen', this.address, '--data-dir', join(this.folder, 'data')];
-    const keys = { PUSHFLO_PUBLISH_KEY: PUBLISH_KEY, PUSHFLO_SECRET_KEY: SECRET_KEY, PUSHFLO_MGMT_KEY: MANAGE_KEY };
-    const child = spawn(program(), args, { env: { ...process.env, ...keys }, stdio: ['ignore', 'pipe', 'pipe'] });
+    const args = [
+      '--config',
+      this.configFile,
+      '--listen',
+      this.address,
+      '--data-dir',
+      join(this.folder, 'data'),
+    ];
+    const keys = {
+      PUSHFLO_PUBLISH_KEY: PUBLISH_KEY,
+      PUSHFLO_SECRET_KEY: SECRET_KEY,
+      PUSHFLO_MGMT_KEY: MANAGE_KEY,
+    };
+    const child = spawn(program(), args, {
+      env: { ...process.env, ...keys },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    });
     this.process = child;
     this.complaints = '';
     child.stderr.on('data', (text) => (this.complaints += text));

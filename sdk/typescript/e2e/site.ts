@@ -11,7 +11,11 @@ import { signToken } from '@pushflodev/sdk/server';
 import { SECRET_KEY } from './pushflo';
 
 const HERE = import.meta.dirname;
-const TYPES: Record<string, string> = { '.html': 'text/html', '.js': 'text/javascript', '.tsx': 'text/javascript' };
+const TYPES: Record<string, string> = {
+  '.html': 'text/html',
+  '.js': 'text/javascript',
+  '.tsx': 'text/javascript',
+};
 
 export class Site {
   url = '';
@@ -60,7 +64,9 @@ export class Site {
     if (url.pathname === '/favicon.ico') return void response.writeHead(204).end();
     const program = this.programs.get(url.pathname.slice(1));
     if (program !== undefined) return void response.setHeader('Content-Type', 'text/javascript').end(program);
-    const file = normalize(url.pathname).replace(/^\/sdk\//, '/../dist/').slice(1);
+    const file = normalize(url.pathname)
+      .replace(/^\/sdk\//, '/../dist/')
+      .slice(1);
     const path = join(HERE, file.startsWith('../dist/') ? file : `pages/${file}`);
     response.setHeader('Content-Type', TYPES[extname(path)] ?? 'text/plain');
     response.end(extname(path) === '.tsx' ? await bundle(path) : await readFile(path));

@@ -8,7 +8,13 @@ import { CloseCode, type PublishedFrame } from './core/wire';
 import { Emitter, guarded } from './emitter';
 import { PushFloError, errorOf } from './errors';
 import { type Message, messageOf } from './message';
-import { type PushFloClientOptions, sessionSettings, tokenSource, type WebSocketLike, webSocketClass } from './options';
+import {
+  type PushFloClientOptions,
+  sessionSettings,
+  tokenSource,
+  type WebSocketLike,
+  webSocketClass,
+} from './options';
 import { checkChannel } from './slug';
 import { Listener, type SubscribeOptions, type Subscription } from './subscription';
 import { uniqueId } from './unique';
@@ -47,7 +53,10 @@ export class PushFloClient {
   private readonly listeners = new Map<string, Set<Listener>>();
   private readonly events = new Emitter<ClientEvents & { state: ConnectionState }>();
   private readonly timers = new Map<Timer, ReturnType<typeof setTimeout>>();
-  private readonly publishes = new Map<string, { resolve(receipt: PublishReceipt): void; reject(error: PushFloError): void }>();
+  private readonly publishes = new Map<
+    string,
+    { resolve(receipt: PublishReceipt): void; reject(error: PushFloError): void }
+  >();
   /** Effects that are to be carried out, in order, also those that come up meanwhile. */
   private readonly effects: Effect[] = [];
   private isCarryingOut = false;
@@ -158,7 +167,11 @@ export class PushFloClient {
    */
   publish(request: PublishRequest): Promise<PublishReceipt>;
   publish(channel: string, content: unknown, options?: { eventType?: string }): Promise<PublishReceipt>;
-  publish(to: PublishRequest | string, content?: unknown, options: { eventType?: string } = {}): Promise<PublishReceipt> {
+  publish(
+    to: PublishRequest | string,
+    content?: unknown,
+    options: { eventType?: string } = {},
+  ): Promise<PublishReceipt> {
     const { channel, event, data } =
       typeof to === 'string' ? { channel: to, event: options.eventType, data: content } : to;
     return new Promise((resolve, reject) => {
@@ -194,13 +207,20 @@ export class PushFloClient {
 
   private carryOut(effect: Effect): void {
     switch (effect.do) {
-      case 'fetchToken': return this.requestToken();
-      case 'open': return this.open(effect.token);
-      case 'close': return this.close();
-      case 'send': return this.send(JSON.stringify(effect.frame));
-      case 'start': return this.start(effect.timer, effect.ms);
-      case 'stop': return this.stop(effect.timer);
-      case 'state': return this.stateChanged(effect.state, effect.error);
+      case 'fetchToken':
+        return this.requestToken();
+      case 'open':
+        return this.open(effect.token);
+      case 'close':
+        return this.close();
+      case 'send':
+        return this.send(JSON.stringify(effect.frame));
+      case 'start':
+        return this.start(effect.timer, effect.ms);
+      case 'stop':
+        return this.stop(effect.timer);
+      case 'state':
+        return this.stateChanged(effect.state, effect.error);
       case 'connected':
         this.id = effect.clientId;
         this.connecting?.resolve();
@@ -210,12 +230,15 @@ export class PushFloClient {
         const { code, reason, willReconnect } = effect;
         return this.events.emit('disconnected', { code, reason, willReconnect });
       }
-      case 'error': return this.events.emit('error', effect.error);
-      case 'tell': return this.tell(effect.channel, effect.event);
+      case 'error':
+        return this.events.emit('error', effect.error);
+      case 'tell':
+        return this.tell(effect.channel, effect.event);
       case 'refused':
         for (const { options } of this.listenersOf(effect.channel)) guarded(options.onError, effect.error);
         return this.events.emit('error', effect.error);
-      case 'published': return this.published(effect.ref, effect.answer);
+      case 'published':
+        return this.published(effect.ref, effect.answer);
     }
   }
 

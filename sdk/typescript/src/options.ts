@@ -56,7 +56,16 @@ export interface PushFloClientOptions {
 
 /** The session's part of the options. @throws {RangeError} for a time or count that is none. */
 export function sessionSettings(options: PushFloClientOptions): SessionSettings {
-  const number = (name: 'maxReconnectAttempts' | 'reconnectDelay' | 'maxReconnectDelay' | 'connectionTimeout' | 'heartbeatInterval' | 'replayWindow', otherwise: number) => {
+  const number = (
+    name:
+      | 'maxReconnectAttempts'
+      | 'reconnectDelay'
+      | 'maxReconnectDelay'
+      | 'connectionTimeout'
+      | 'heartbeatInterval'
+      | 'replayWindow',
+    otherwise: number,
+  ) => {
     const value = options[name] ?? otherwise;
     if (!(value >= 0)) throw new RangeError(`${name} must be a number that is not negative`);
     return value === Infinity ? (name === 'maxReconnectAttempts' ? 0 : Number.MAX_SAFE_INTEGER) : value;

@@ -29,7 +29,10 @@ export function validateChannelSlug(slug: string): string {
  */
 export function toChannelSlug(text: string): string {
   const plain = text.normalize('NFKD').replace(/\p{M}/gu, '').toLowerCase();
-  const slug = plain.replace(/[^a-z0-9]+/g, '-').slice(0, SLUG_LENGTH_MAX).replace(/^-+|-+$/g, '');
+  const slug = plain
+    .replace(/[^a-z0-9]+/g, '-')
+    .slice(0, SLUG_LENGTH_MAX)
+    .replace(/^-+|-+$/g, '');
   if (!slug) throw new ValidationError(`no channel slug can be made of ${quote(text)}`);
   return slug;
 }

@@ -69,12 +69,21 @@ export class Listener {
       case 'message':
         if (!event.fromPast || options.replay) guarded(options.onMessage, messageOf(event.frame));
         return;
-      case 'subscribed': return guarded(options.onSubscribed, { channel, replayed: event.replayed });
-      case 'unsubscribed': return guarded(options.onUnsubscribed, { channel });
-      case 'recovered': return guarded(options.onRecovered, { channel, replayed: event.replayed });
-      case 'gap': return guarded(options.onGap, { channel, after: event.after, head: event.head });
+      case 'subscribed':
+        return guarded(options.onSubscribed, { channel, replayed: event.replayed });
+      case 'unsubscribed':
+        return guarded(options.onUnsubscribed, { channel });
+      case 'recovered':
+        return guarded(options.onRecovered, { channel, replayed: event.replayed });
+      case 'gap':
+        return guarded(options.onGap, { channel, after: event.after, head: event.head });
       case 'presence':
-        this.lastPresence = { members: event.members, count: event.count, joined: event.joined, left: event.left };
+        this.lastPresence = {
+          members: event.members,
+          count: event.count,
+          joined: event.joined,
+          left: event.left,
+        };
         return guarded(options.onPresence, this.lastPresence);
     }
   }

@@ -29,7 +29,10 @@ describe('subscribing', () => {
   it('has one question under way at a time', () => {
     const stage = new Stage().connected();
     stage.sent();
-    const [on, off] = [{ type: 'subscribe', channel: 'a' }, { type: 'unsubscribe', channel: 'a' }] as const;
+    const [on, off] = [
+      { type: 'subscribe', channel: 'a' },
+      { type: 'unsubscribe', channel: 'a' },
+    ] as const;
     stage.apply(on).apply(off).apply(on).apply(off);
     expect(stage.sent()).toEqual([SUBSCRIBE]);
     stage.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 0 });
@@ -45,7 +48,9 @@ describe('subscribing', () => {
     expect(stage.sent()).toEqual([{ ...SUBSCRIBE, replay: { last: 2 } }]);
     stage.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 9, recovered: true, replayed: 2 });
     stage.publishes(8).publishes(9).publishes(10);
-    const past = stage.log.flatMap((e) => (e.do === 'tell' && e.event.type === 'message' ? [e.event.fromPast] : []));
+    const past = stage.log.flatMap((e) =>
+      e.do === 'tell' && e.event.type === 'message' ? [e.event.fromPast] : [],
+    );
     expect(past).toEqual([true, true, false]);
     expect(stage.told()).toEqual(['subscribed', 8, 9, 10]);
   });
@@ -109,7 +114,11 @@ describe('recovering', () => {
   });
 
   it('tells of a hole that stays', () => {
-    const stage = new Stage().subscribed().publishes(1).publishes(3).says({ type: 'unsubscribed', channel: 'a' });
+    const stage = new Stage()
+      .subscribed()
+      .publishes(1)
+      .publishes(3)
+      .says({ type: 'unsubscribed', channel: 'a' });
     stage.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 3, recovered: true, replayed: 1 });
     stage.log.length = 0;
     expect(stage.publishes(3).told()).toEqual(['gap', 3]);
@@ -181,8 +190,19 @@ describe('presence', () => {
     const stage = new Stage().connected().apply({ type: 'subscribe', channel: 'a', presence: true });
     expect(stage.sent()).toEqual([{ ...SUBSCRIBE, presence: true }]);
     stage.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 0 });
-    stage.says({ type: 'presence', channel: 'a', members: [{ clientId: 'x' }, { clientId: 'y', data: 1 }], count: 2 });
-    stage.says({ type: 'presence', channel: 'a', joined: [{ clientId: 'z' }], left: [{ clientId: 'x' }], count: 2 });
+    stage.says({
+      type: 'presence',
+      channel: 'a',
+      members: [{ clientId: 'x' }, { clientId: 'y', data: 1 }],
+      count: 2,
+    });
+    stage.says({
+      type: 'presence',
+      channel: 'a',
+      joined: [{ clientId: 'z' }],
+      left: [{ clientId: 'x' }],
+      count: 2,
+    });
     expect(stage.since().at(-1)).toEqual({
       do: 'tell',
       channel: 'a',

@@ -12,7 +12,12 @@ afterEach(() => {
 });
 
 function make(options: Partial<PushFloClientOptions> = {}): PushFloClient {
-  return new PushFloClient({ publishKey: 'pub_1', baseUrl: 'http://push.test', webSocket: FakeSocket, ...options });
+  return new PushFloClient({
+    publishKey: 'pub_1',
+    baseUrl: 'http://push.test',
+    webSocket: FakeSocket,
+    ...options,
+  });
 }
 
 async function connected(options: Partial<PushFloClientOptions> = {}): Promise<PushFloClient> {
@@ -72,13 +77,19 @@ describe('connecting', () => {
     await settled();
     FakeSocket.last.says({ type: 'error', error: 'the token is not known', code: 'UNAUTHORIZED' });
     FakeSocket.last.dies(4001);
-    await expect(promise).rejects.toMatchObject({ name: 'AuthenticationError', message: 'the token is not known' });
+    await expect(promise).rejects.toMatchObject({
+      name: 'AuthenticationError',
+      message: 'the token is not known',
+    });
     expect(onError).toHaveBeenCalledOnce();
     expect(client.connectionState).toBe('failed');
   });
 
   it('takes a token as text or as createToken gives it, anew for each connection', async () => {
-    const getToken = vi.fn().mockResolvedValueOnce('one').mockReturnValueOnce({ token: 'two', clientId: 'x' });
+    const getToken = vi
+      .fn()
+      .mockResolvedValueOnce('one')
+      .mockReturnValueOnce({ token: 'two', clientId: 'x' });
     await connected({ publishKey: undefined, getToken });
     expect(FakeSocket.last.url).toContain('token=one');
     FakeSocket.last.dies(4001, 'token expired');
@@ -108,25 +119,28 @@ describe('connecting', () => {
 });
 
 describe('what is left behind', () => {
-  it.each(['connecting', 'connected', 'waiting to reconnect', 'failed'])('is nothing after destroy() while %s', async (phase) => {
-    const listening = spyOnListeners();
-    const before = listening();
-    const client = make();
-    client.connect();
-    await settled();
-    if (phase !== 'connecting') FakeSocket.last.greets();
-    if (phase === 'waiting to reconnect') FakeSocket.last.dies();
-    if (phase === 'failed') FakeSocket.last.dies(4003);
-    client.subscribe('a', {});
-    if (phase !== 'failed') expect(vi.getTimerCount()).toBeGreaterThan(0);
-    client.destroy();
-    await settled();
-    expect(vi.getTimerCount()).toBe(0);
-    expect(FakeSocket.open).toEqual([]);
-    expect(listening()).toBe(before);
-    expect(FakeSocket.last.onmessage === null || FakeSocket.last.closedWith !== undefined).toBe(true);
-    expect(() => client.connect()).toThrow('destroyed');
-  });
+  it.each(['connecting', 'connected', 'waiting to reconnect', 'failed'])(
+    'is nothing after destroy() while %s',
+    async (phase) => {
+      const listening = spyOnListeners();
+      const before = listening();
+      const client = make();
+      client.connect();
+      await settled();
+      if (phase !== 'connecting') FakeSocket.last.greets();
+      if (phase === 'waiting to reconnect') FakeSocket.last.dies();
+      if (phase === 'failed') FakeSocket.last.dies(4003);
+      client.subscribe('a', {});
+      if (phase !== 'failed') expect(vi.getTimerCount()).toBeGreaterThan(0);
+      client.destroy();
+      await settled();
+      expect(vi.getTimerCount()).toBe(0);
+      expect(FakeSocket.open).toEqual([]);
+      expect(listening()).toBe(before);
+      expect(FakeSocket.last.onmessage === null || FakeSocket.last.closedWith !== undefined).toBe(true);
+      expect(() => client.connect()).toThrow('destroyed');
+    },
+  );
 
   it('is nothing after disconnect(), but subscriptions come back with connect()', async () => {
     const client = await connected();
@@ -149,8 +163,15 @@ describe('subscriptions', () => {
     FakeSocket.last.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 0 });
     FakeSocket.last.publishes('a', 1, { text: 'hi' });
     const message = {
-      id: 'm1', channel: 'a', eventType: 'note', event: 'note', clientId: null,
-      content: { text: 'hi' }, data: { text: 'hi' }, timestamp: 1, offset: 1,
+      id: 'm1',
+      channel: 'a',
+      eventType: 'note',
+      event: 'note',
+      clientId: null,
+      content: { text: 'hi' },
+      data: { text: 'hi' },
+      timestamp: 1,
+      offset: 1,
     };
     expect(onMessage).toHaveBeenCalledExactlyOnceWith(message);
     expect(everywhere).toHaveBeenCalledExactlyOnceWith(message);
@@ -168,7 +189,10 @@ describe('subscriptions', () => {
     FakeSocket.last.publishes('a', 2, 2);
     two.unsubscribe();
     FakeSocket.last.publishes('a', 3, 3);
-    expect(FakeSocket.last.sent).toEqual([{ type: 'subscribe', channel: 'a' }, { type: 'unsubscribe', channel: 'a' }]);
+    expect(FakeSocket.last.sent).toEqual([
+      { type: 'subscribe', channel: 'a' },
+      { type: 'unsubscribe', channel: 'a' },
+    ]);
     expect([first.mock.calls.length, second.mock.calls.length]).toEqual([1, 2]);
   });
 
@@ -182,7 +206,12 @@ describe('subscriptions', () => {
     expect(onSubscribed).not.toHaveBeenCalled();
     await settled();
     expect(onSubscribed).toHaveBeenCalledExactlyOnceWith({ channel: 'a', replayed: 0 });
-    expect(onPresence).toHaveBeenCalledExactlyOnceWith({ members: [{ clientId: 'x' }], count: 1, joined: [], left: [] });
+    expect(onPresence).toHaveBeenCalledExactlyOnceWith({
+      members: [{ clientId: 'x' }],
+      count: 1,
+      joined: [],
+      left: [],
+    });
   });
 
   it('give the past only to those who asked for it', async () => {
@@ -190,7 +219,14 @@ describe('subscriptions', () => {
     const [asked, other] = [vi.fn(), vi.fn()];
     client.subscribe('a', { onMessage: asked, replay: { last: 1 } });
     client.subscribe('a', { onMessage: other });
-    FakeSocket.last.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 1, recovered: true, replayed: 1 });
+    FakeSocket.last.says({
+      type: 'subscribed',
+      channel: 'a',
+      epoch: 'e',
+      offset: 1,
+      recovered: true,
+      replayed: 1,
+    });
     FakeSocket.last.publishes('a', 1, 1);
     expect([asked.mock.calls.length, other.mock.calls.length]).toEqual([1, 0]);
   });
@@ -201,7 +237,9 @@ describe('subscriptions', () => {
     client.on('error', everywhere);
     client.subscribe('a', { onError, onUnsubscribed });
     FakeSocket.last.says({ type: 'error', error: 'private', code: 'FORBIDDEN', channel: 'a' });
-    expect(onError).toHaveBeenCalledExactlyOnceWith(expect.objectContaining({ name: 'ForbiddenError', channel: 'a' }));
+    expect(onError).toHaveBeenCalledExactlyOnceWith(
+      expect.objectContaining({ name: 'ForbiddenError', channel: 'a' }),
+    );
     expect(everywhere).toHaveBeenCalledOnce();
     client.subscribe('b', { onUnsubscribed });
     FakeSocket.last.says({ type: 'subscribed', channel: 'b', epoch: 'e', offset: 0 });
@@ -259,7 +297,10 @@ describe('listeners', () => {
 describe('the page', () => {
   it('coming back online or into view reconnects at once', async () => {
     await connected();
-    for (const wake of [() => window.dispatchEvent(new Event('online')), () => document.dispatchEvent(new Event('visibilitychange'))]) {
+    for (const wake of [
+      () => window.dispatchEvent(new Event('online')),
+      () => document.dispatchEvent(new Event('visibilitychange')),
+    ]) {
       FakeSocket.last.dies();
       const before = FakeSocket.all.length;
       wake();
@@ -276,11 +317,29 @@ describe('publishing', () => {
     const first = client.publish({ channel: 'a', event: 'note', data: 1 });
     const second = client.publish('a', 2, { eventType: 'note' });
     const sent = FakeSocket.last.sent as { ref: string; id: string; data: number }[];
-    expect(sent).toEqual([1, 2].map((data) => ({ type: 'publish', channel: 'a', event: 'note', data, ref: expect.stringMatching(/^[0-9a-f]{32}$/), id: expect.any(String) })));
+    expect(sent).toEqual(
+      [1, 2].map((data) => ({
+        type: 'publish',
+        channel: 'a',
+        event: 'note',
+        data,
+        ref: expect.stringMatching(/^[0-9a-f]{32}$/),
+        id: expect.any(String),
+      })),
+    );
     for (const { ref, data } of sent) {
-      FakeSocket.last.says({ type: 'published', channel: 'a', messageId: `m${data}`, offset: data, timestamp: 9, ref });
+      FakeSocket.last.says({
+        type: 'published',
+        channel: 'a',
+        messageId: `m${data}`,
+        offset: data,
+        timestamp: 9,
+        ref,
+      });
     }
-    expect(await Promise.all([first, second])).toEqual([1, 2].map((n) => ({ id: `m${n}`, channel: 'a', offset: n, timestamp: 9 })));
+    expect(await Promise.all([first, second])).toEqual(
+      [1, 2].map((n) => ({ id: `m${n}`, channel: 'a', offset: n, timestamp: 9 })),
+    );
   });
 
   it('is rejected where nothing connects', async () => {

@@ -38,21 +38,28 @@ describe('connecting', () => {
     expect(stage.due('retry')).toBe(1_000);
   });
 
-  it.each(['waiting for a token', 'opening', 'open', 'waiting', 'failed'])('leaves nothing when disconnected while %s', (phase) => {
-    const stage = new Stage().apply({ type: 'connect' });
-    if (phase !== 'waiting for a token') stage.apply({ type: 'token', token: 't' });
-    if (phase === 'open') stage.greeted().apply({ type: 'subscribe', channel: 'a' }).apply({ type: 'wake' });
-    if (phase === 'waiting') stage.closes(1006);
-    if (phase === 'failed') stage.closes(4003);
-    stage.apply({ type: 'disconnect' });
-    expect([...stage.timers.keys()]).toEqual([]);
-    expect(stage.isSocketOpen).toBe(false);
-    expect(stage.session.state).toBe('disconnected');
-    stage.since();
-    // What was under way comes too late.
-    stage.apply({ type: 'token', token: 't' }).apply({ type: 'closed', code: 1006, reason: '' }).apply({ type: 'wake' });
-    expect(stage.since()).toEqual([]);
-  });
+  it.each(['waiting for a token', 'opening', 'open', 'waiting', 'failed'])(
+    'leaves nothing when disconnected while %s',
+    (phase) => {
+      const stage = new Stage().apply({ type: 'connect' });
+      if (phase !== 'waiting for a token') stage.apply({ type: 'token', token: 't' });
+      if (phase === 'open')
+        stage.greeted().apply({ type: 'subscribe', channel: 'a' }).apply({ type: 'wake' });
+      if (phase === 'waiting') stage.closes(1006);
+      if (phase === 'failed') stage.closes(4003);
+      stage.apply({ type: 'disconnect' });
+      expect([...stage.timers.keys()]).toEqual([]);
+      expect(stage.isSocketOpen).toBe(false);
+      expect(stage.session.state).toBe('disconnected');
+      stage.since();
+      // What was under way comes too late.
+      stage
+        .apply({ type: 'token', token: 't' })
+        .apply({ type: 'closed', code: 1006, reason: '' })
+        .apply({ type: 'wake' });
+      expect(stage.since()).toEqual([]);
+    },
+  );
 });
 
 describe('reconnecting', () => {
@@ -83,7 +90,11 @@ describe('reconnecting', () => {
   });
 
   it('waits as long as the server asks, also when the network comes back', () => {
-    const stage = new Stage().connected().closes(1001, '{"retryAfterMs":4200}').apply({ type: 'wake' }).pass(4_199);
+    const stage = new Stage()
+      .connected()
+      .closes(1001, '{"retryAfterMs":4200}')
+      .apply({ type: 'wake' })
+      .pass(4_199);
     expect(stage.tokensWanted).toBe(1);
     expect(stage.pass(1).tokensWanted).toBe(2);
   });
@@ -132,7 +143,12 @@ describe('refusals', () => {
     stage.says({ type: 'error', code: 'UNAUTHORIZED', error: 'the token is not known' }).closes(4001);
     expect(stage.session.state).toBe('failed');
     const errors = stage.since().filter((effect) => effect.do === 'error');
-    expect(errors).toEqual([{ do: 'error', error: expect.objectContaining({ message: 'the token is not known', code: 'UNAUTHORIZED' }) }]);
+    expect(errors).toEqual([
+      {
+        do: 'error',
+        error: expect.objectContaining({ message: 'the token is not known', code: 'UNAUTHORIZED' }),
+      },
+    ]);
   });
 
   it('gets a new token once when one is refused', () => {

@@ -3,14 +3,24 @@ import type { PublishFrame } from '../src/core/wire';
 import { Stage } from './stage';
 
 const frame: PublishFrame = { type: 'publish', channel: 'a', data: 1, ref: 'r', id: 'r' };
-const answer = { type: 'published', channel: 'a', messageId: 'm', offset: 1, timestamp: 5, ref: 'r' } as const;
+const answer = {
+  type: 'published',
+  channel: 'a',
+  messageId: 'm',
+  offset: 1,
+  timestamp: 5,
+  ref: 'r',
+} as const;
 const refused = (code: string) => ({ do: 'published', ref: 'r', answer: expect.objectContaining({ code }) });
 
 it('is sent and answered', () => {
   const stage = new Stage().connected();
   stage.since();
   stage.apply({ type: 'publish', frame }).says(answer).says(answer);
-  expect(stage.since()).toEqual([{ do: 'send', frame }, { do: 'published', ref: 'r', answer }]);
+  expect(stage.since()).toEqual([
+    { do: 'send', frame },
+    { do: 'published', ref: 'r', answer },
+  ]);
 });
 
 it('waits for the connection, and is sent again on the next one with the same id', () => {

@@ -24,7 +24,10 @@ afterEach(async () => {
   vi.useRealTimers();
 });
 
-async function show(children: ReactNode, { key = 'pub_1', getToken }: { key?: string; getToken?: () => string } = {}): Promise<void> {
+async function show(
+  children: ReactNode,
+  { key = 'pub_1', getToken }: { key?: string; getToken?: () => string } = {},
+): Promise<void> {
   await act(async () => {
     root.render(
       <PushFloProvider publishKey={key} getToken={getToken} baseUrl="http://push.test" webSocket={FakeSocket}>
@@ -41,7 +44,12 @@ async function greeted(): Promise<void> {
 
 function Channel({ name, options }: { name: string | null; options?: UseChannelOptions }): ReactNode {
   const { messages, lastMessage, isSubscribed, connectionState, clearMessages } = useChannel(name, options);
-  const text = { messages: messages.map(({ data }) => data), last: lastMessage?.data ?? null, isSubscribed, connectionState };
+  const text = {
+    messages: messages.map(({ data }) => data),
+    last: lastMessage?.data ?? null,
+    isSubscribed,
+    connectionState,
+  };
   return <button onClick={clearMessages}>{JSON.stringify(text)}</button>;
 }
 
@@ -52,7 +60,9 @@ describe('the provider', () => {
     await act(async () => {
       root.render(
         <StrictMode>
-          <PushFloProvider publishKey="pub_1" baseUrl="http://push.test" webSocket={FakeSocket}><Channel name="a" /></PushFloProvider>
+          <PushFloProvider publishKey="pub_1" baseUrl="http://push.test" webSocket={FakeSocket}>
+            <Channel name="a" />
+          </PushFloProvider>
         </StrictMode>,
       );
       await settled();
@@ -84,7 +94,9 @@ describe('the provider', () => {
 
   it('renders on a server, without connecting', () => {
     const html = renderToString(
-      <PushFloProvider publishKey="pub_1" baseUrl="http://push.test" webSocket={FakeSocket}><Channel name="a" /></PushFloProvider>,
+      <PushFloProvider publishKey="pub_1" baseUrl="http://push.test" webSocket={FakeSocket}>
+        <Channel name="a" />
+      </PushFloProvider>,
     );
     expect(html).toContain('disconnected');
     expect(FakeSocket.all).toEqual([]);
@@ -111,7 +123,11 @@ describe('useChannel', () => {
     });
     expect(shown()).toMatchObject({ messages: ['x', 'y'], last: 'y' });
     await act(async () => FakeSocket.last.dies());
-    expect(shown()).toMatchObject({ messages: ['x', 'y'], isSubscribed: false, connectionState: 'reconnecting' });
+    expect(shown()).toMatchObject({
+      messages: ['x', 'y'],
+      isSubscribed: false,
+      connectionState: 'reconnecting',
+    });
   });
 
   it('keeps the latest maxMessages, clears them, and tells each', async () => {
@@ -136,7 +152,9 @@ describe('useChannel', () => {
     expect(shown().messages).toEqual([]);
     await show(<Channel name={null} />);
     expect(FakeSocket.last.sent.map((frame) => Object.values(frame as object))).toEqual([
-      ['subscribe', 'a'], ['unsubscribe', 'a'], ['subscribe', 'b'],
+      ['subscribe', 'a'],
+      ['unsubscribe', 'a'],
+      ['subscribe', 'b'],
     ]);
     expect(shown().isSubscribed).toBe(false);
   });

@@ -5,7 +5,10 @@ import { PushFloServer, type PushFloServerOptions, signToken } from '../src/serv
 const OK = { success: true, data: { id: 'm', offset: 1 } };
 
 /** A server whose answers are `answers`, one for each attempt: a status with its body, or a failure. */
-function scripted(answers: (Error | [number, unknown?, Record<string, string>?])[], options: PushFloServerOptions = {}) {
+function scripted(
+  answers: (Error | [number, unknown?, Record<string, string>?])[],
+  options: PushFloServerOptions = {},
+) {
   vi.spyOn(globalThis, 'setTimeout').mockImplementation(((run: () => void, ms: number) => {
     // Waits between attempts are over at once; the limit of an attempt never comes.
     waits.push(ms);
@@ -22,7 +25,12 @@ function scripted(answers: (Error | [number, unknown?, Record<string, string>?])
     const [status, json, headers] = answer;
     return new Response(json === undefined ? null : JSON.stringify(json), { status, headers });
   });
-  const server = new PushFloServer({ secretKey: 'sec_1', baseUrl: 'http://push.test/', fetch: fetch as never, ...options });
+  const server = new PushFloServer({
+    secretKey: 'sec_1',
+    baseUrl: 'http://push.test/',
+    fetch: fetch as never,
+    ...options,
+  });
   return { server, calls, waits };
 }
 
@@ -36,7 +44,11 @@ describe('publishing', () => {
         url: 'http://push.test/api/v1/publish',
         method: 'POST',
         body: { channel: 'a', event: 'note', data: { n: 1 } },
-        headers: { Authorization: 'Bearer sec_1', 'Content-Type': 'application/json', 'Idempotency-Key': expect.stringMatching(/^[0-9a-f]{32}$/) },
+        headers: {
+          Authorization: 'Bearer sec_1',
+          'Content-Type': 'application/json',
+          'Idempotency-Key': expect.stringMatching(/^[0-9a-f]{32}$/),
+        },
       });
     }
     expect(calls[0]!.headers['Idempotency-Key']).not.toBe(calls[1]!.headers['Idempotency-Key']);
@@ -50,18 +62,33 @@ describe('publishing', () => {
   });
 
   it('gives up after retryAttempts', async () => {
-    const { server, calls } = scripted([Object.assign(new TypeError('fetch failed'), { cause: { code: 'ECONNREFUSED' } })], { retryAttempts: 1 });
+    const { server, calls } = scripted(
+      [Object.assign(new TypeError('fetch failed'), { cause: { code: 'ECONNREFUSED' } })],
+      { retryAttempts: 1 },
+    );
     await expect(server.publish('a', 1)).rejects.toMatchObject({
-      name: 'ConnectionError', code: 'CONNECTION_ERROR', retryable: true, message: expect.stringContaining('ECONNREFUSED'),
+      name: 'ConnectionError',
+      code: 'CONNECTION_ERROR',
+      retryable: true,
+      message: expect.stringContaining('ECONNREFUSED'),
     });
     expect(calls).toHaveLength(2);
   });
 
   it('does not try again what is wrong', async () => {
-    const refusal = { success: false, error: 'data is required', code: 'VALIDATION_ERROR', details: { data: ['is required'] } };
+    const refusal = {
+      success: false,
+      error: 'data is required',
+      code: 'VALIDATION_ERROR',
+      details: { data: ['is required'] },
+    };
     const { server, calls } = scripted([[400, refusal]]);
     await expect(server.publish('a', undefined)).rejects.toMatchObject({
-      name: 'ValidationError', code: 'VALIDATION_ERROR', status: 400, retryable: false, details: { data: ['is required'] },
+      name: 'ValidationError',
+      code: 'VALIDATION_ERROR',
+      status: 400,
+      retryable: false,
+      details: { data: ['is required'] },
     });
     expect(calls).toHaveLength(1);
     await expect(server.publish('a b', 1)).rejects.toMatchObject({ code: 'VALIDATION_ERROR' });
@@ -70,7 +97,10 @@ describe('publishing', () => {
 
   it('waits as long as it is asked to', async () => {
     const limited = { success: false, error: 'slow down', code: 'RATE_LIMITED' };
-    const { server, waits } = scripted([[429, limited, { 'Retry-After': '2' }], [200, OK]]);
+    const { server, waits } = scripted([
+      [429, limited, { 'Retry-After': '2' }],
+      [200, OK],
+    ]);
     await server.publish('a', 1);
     const wait = waits.find((ms) => ms !== 10_000)!;
     expect(wait).toBeGreaterThanOrEqual(2_000);
@@ -78,23 +108,44 @@ describe('publishing', () => {
   });
 
   it('does not try again where the month is over its quota', async () => {
-    const { server, calls } = scripted([[429, { success: false, error: 'no more', code: 'QUOTA_EXCEEDED' }, { 'Retry-After': '9' }]]);
-    await expect(server.publish('a', 1)).rejects.toMatchObject({ name: 'RateLimitError', code: 'QUOTA_EXCEEDED', retryAfter: 9 });
+    const { server, calls } = scripted([
+      [429, { success: false, error: 'no more', code: 'QUOTA_EXCEEDED' }, { 'Retry-After': '9' }],
+    ]);
+    await expect(server.publish('a', 1)).rejects.toMatchObject({
+      name: 'RateLimitError',
+      code: 'QUOTA_EXCEEDED',
+      retryAfter: 9,
+    });
     expect(calls).toHaveLength(1);
   });
 
   it('makes a batch one call with one key', async () => {
-    const { server, calls } = scripted([[500], [200, { success: true, data: { published: 1, failed: 0, results: [] } }]]);
+    const { server, calls } = scripted([
+      [500],
+      [200, { success: true, data: { published: 1, failed: 0, results: [] } }],
+    ]);
     await server.publishBatch([{ channels: ['a', 'b'], data: 1 }]);
-    expect(calls[1]).toMatchObject({ url: 'http://push.test/api/v1/publish/batch', body: [{ channels: ['a', 'b'], data: 1 }] });
+    expect(calls[1]).toMatchObject({
+      url: 'http://push.test/api/v1/publish/batch',
+      body: [{ channels: ['a', 'b'], data: 1 }],
+    });
     expect(calls[0]!.headers['Idempotency-Key']).toBe(calls[1]!.headers['Idempotency-Key']);
   });
 
   it('stops an attempt that takes longer than timeout', async () => {
     const fetch = (_: string, { signal }: RequestInit) =>
       new Promise((_, reject) => signal!.addEventListener('abort', () => reject(signal!.reason)));
-    const server = new PushFloServer({ secretKey: 'sec_1', fetch: fetch as never, timeout: 5, retryAttempts: 0 });
-    await expect(server.publish('a', 1)).rejects.toMatchObject({ name: 'ConnectionError', code: 'TIMEOUT', retryable: true });
+    const server = new PushFloServer({
+      secretKey: 'sec_1',
+      fetch: fetch as never,
+      timeout: 5,
+      retryAttempts: 0,
+    });
+    await expect(server.publish('a', 1)).rejects.toMatchObject({
+      name: 'ConnectionError',
+      code: 'TIMEOUT',
+      retryable: true,
+    });
   });
 });
 
@@ -109,7 +160,12 @@ describe('other calls', () => {
     await server.updateChannel('a', { isPrivate: true });
     await server.createToken({ clientId: 'me', ttl: 60 });
     await server.getPresence('a', { pageSize: 1000 });
-    expect(calls.map(({ method, url, body }) => [`${method} ${url.slice('http://push.test/api/v1'.length)}`, body])).toEqual([
+    expect(
+      calls.map(({ method, url, body }) => [
+        `${method} ${url.slice('http://push.test/api/v1'.length)}`,
+        body,
+      ]),
+    ).toEqual([
       ['GET /channels/orders%3A1/messages?page=2&pageSize=10&after=5', undefined],
       ['GET /channels?page=2', undefined],
       ['GET /channels/a', undefined],
@@ -122,7 +178,9 @@ describe('other calls', () => {
 
   it('do not make a channel twice', async () => {
     const { server, calls } = scripted([new TypeError('fetch failed'), [200, OK]]);
-    await expect(server.createChannel({ name: 'A', slug: 'a' })).rejects.toMatchObject({ code: 'CONNECTION_ERROR' });
+    await expect(server.createChannel({ name: 'A', slug: 'a' })).rejects.toMatchObject({
+      code: 'CONNECTION_ERROR',
+    });
     expect(calls).toHaveLength(1);
   });
 
@@ -130,7 +188,9 @@ describe('other calls', () => {
     const gone = { success: false, error: 'no such channel', code: 'NOT_FOUND' };
     const { server } = scripted([new TypeError('fetch failed'), [404, gone]]);
     await expect(server.deleteChannel('a')).resolves.toBeUndefined();
-    await expect(scripted([[404, gone]]).server.deleteChannel('a')).rejects.toMatchObject({ name: 'NotFoundError' });
+    await expect(scripted([[404, gone]]).server.deleteChannel('a')).rejects.toMatchObject({
+      name: 'NotFoundError',
+    });
   });
 
   it.each([
@@ -161,13 +221,26 @@ describe('signed tokens', () => {
 
   it('are what another implementation makes of the same', async () => {
     const secret = 'sec_0123456789abcdef0123';
-    const token = await signToken(secret, { clientId: 'ü', channels: ['user-*'], publish: ['chat'], data: { n: 1 }, ttl: 60 }, 1_000_500);
+    const token = await signToken(
+      secret,
+      { clientId: 'ü', channels: ['user-*'], publish: ['chat'], data: { n: 1 }, ttl: 60 },
+      1_000_500,
+    );
     const sha256 = (text: string) => createHash('sha256').update(text).digest('hex');
     const encode = (value: unknown) => Buffer.from(JSON.stringify(value)).toString('base64url');
     const kid = `key_${sha256(secret).slice(0, 16)}`;
-    const payload = { aud: 'pushflo', exp: 1060, sub: 'ü', channels: ['user-*'], publish: ['chat'], data: { n: 1 } };
+    const payload = {
+      aud: 'pushflo',
+      exp: 1060,
+      sub: 'ü',
+      channels: ['user-*'],
+      publish: ['chat'],
+      data: { n: 1 },
+    };
     const signed = `${encode({ alg: 'HS256', typ: 'JWT', kid })}.${encode(payload)}`;
-    const signature = createHmac('sha256', sha256(`pushflo-token:${secret}`)).update(signed).digest('base64url');
+    const signature = createHmac('sha256', sha256(`pushflo-token:${secret}`))
+      .update(signed)
+      .digest('base64url');
     expect(token).toBe(`${signed}.${signature}`);
   });
 

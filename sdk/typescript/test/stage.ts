@@ -29,7 +29,10 @@ export class Stage {
   chance = 1;
 
   constructor(settings: Partial<SessionSettings> = {}) {
-    this.session = new Session({ ...DEFAULTS, ...settings }, { now: () => this.nowMs, random: () => this.chance });
+    this.session = new Session(
+      { ...DEFAULTS, ...settings },
+      { now: () => this.nowMs, random: () => this.chance },
+    );
   }
 
   apply(input: Input): this {
@@ -68,12 +71,17 @@ export class Stage {
 
   /** Connects, with whatever that takes. */
   connected(): this {
-    if (this.session.state === 'disconnected' || this.session.state === 'failed') this.apply({ type: 'connect' });
+    if (this.session.state === 'disconnected' || this.session.state === 'failed')
+      this.apply({ type: 'connect' });
     return this.greeted();
   }
 
   greeted(): this {
-    return this.apply({ type: 'token', token: 't' }).says({ type: 'connected', clientId: 'c', timestamp: this.nowMs });
+    return this.apply({ type: 'token', token: 't' }).says({
+      type: 'connected',
+      clientId: 'c',
+      timestamp: this.nowMs,
+    });
   }
 
   closes(code: number, reason = ''): this {

@@ -127,7 +127,10 @@ class Walk {
     const { log } = this.stage;
     for (let effect = log.shift(); effect; effect = log.shift()) {
       if (effect.do === 'fetchToken') this.stage.apply({ type: 'token', token: 't' });
-      else if (effect.do === 'open') this.wire.push({ arrive: () => this.stage.says({ type: 'connected', clientId: 'c', timestamp: this.stage.nowMs }) });
+      else if (effect.do === 'open')
+        this.wire.push({
+          arrive: () => this.stage.says({ type: 'connected', clientId: 'c', timestamp: this.stage.nowMs }),
+        });
       else if (effect.do === 'close') this.disconnected();
       else if (effect.do === 'send') this.heard(effect.frame);
       else if (effect.do === 'tell') this.told(effect.event);

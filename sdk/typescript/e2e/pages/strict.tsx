@@ -11,7 +11,11 @@ function News() {
     <section>
       <p id="state">{connectionState}</p>
       <p id="subscribed">{String(isSubscribed)}</p>
-      <ol id="messages">{messages.map(({ id, data }) => <li key={id}>{data}</li>)}</ol>
+      <ol id="messages">
+        {messages.map(({ id, data }) => (
+          <li key={id}>{data}</li>
+        ))}
+      </ol>
     </section>
   );
 }
@@ -33,4 +37,8 @@ function Page() {
   );
 }
 
-createRoot(document.getElementById('root')!).render(<StrictMode><Page /></StrictMode>);
+createRoot(document.getElementById('root')!).render(
+  <StrictMode>
+    <Page />
+  </StrictMode>,
+);

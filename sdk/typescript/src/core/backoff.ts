@@ -9,7 +9,11 @@ export interface Backoff {
 }
 
 /** The wait before an attempt, counted from 0: between half and the whole of what it has grown to. */
-export function backoffMs(attempt: number, { reconnectDelay, maxReconnectDelay }: Backoff, random: () => number): number {
+export function backoffMs(
+  attempt: number,
+  { reconnectDelay, maxReconnectDelay }: Backoff,
+  random: () => number,
+): number {
   return jittered(Math.min(maxReconnectDelay, reconnectDelay * 2 ** Math.min(attempt, 30)), random);
 }
 

@@ -5,7 +5,15 @@
  * At most one command is under way for a channel, so that each answer belongs to one question. The
  * invariant of `position`: everything up to it was given out, or was announced as a gap.
  */
-import type { ClientFrame, Member, MessageFrame, PresenceFrame, Replay, StreamPosition, SubscribedFrame } from './wire';
+import type {
+  ClientFrame,
+  Member,
+  MessageFrame,
+  PresenceFrame,
+  Replay,
+  StreamPosition,
+  SubscribedFrame,
+} from './wire';
 
 /** What happened in a channel, for those who listen to it. */
 export type ChannelEvent =
@@ -32,10 +40,7 @@ export interface RecoverySettings {
 
 type State =
   /** Nothing is asked on this connection, or there is none. */
-  | 'idle'
-  | 'subscribing'
-  | 'live'
-  | 'leaving';
+  'idle' | 'subscribing' | 'live' | 'leaving';
 
 export class Channel {
   /** Whether anybody listens. */

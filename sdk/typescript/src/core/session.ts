@@ -9,7 +9,15 @@
 import { type PushFloError, errorOf } from '../errors';
 import { type Backoff, backoffMs, jittered } from './backoff';
 import { Channel, type ChannelEffect, type ChannelEvent, type RecoverySettings } from './channel';
-import { type ClientFrame, CloseCode, type ErrorFrame, type PublishedFrame, type PublishFrame, type Replay, type ServerFrame } from './wire';
+import {
+  type ClientFrame,
+  CloseCode,
+  type ErrorFrame,
+  type PublishedFrame,
+  type PublishFrame,
+  type Replay,
+  type ServerFrame,
+} from './wire';
 
 /** What an application sees of the connection. */
 export type ConnectionState =
@@ -126,18 +134,42 @@ export class Session {
 
   apply(input: Input): Effect[] {
     switch (input.type) {
-      case 'connect': this.connect(); break;
-      case 'disconnect': this.disconnect(); break;
-      case 'token': this.token(input.token); break;
-      case 'tokenFailed': this.tokenFailed(input.error); break;
-      case 'frame': this.frame(input.frame); break;
-      case 'closed': this.closed(input.code, input.reason); break;
-      case 'timer': this.timer(input.timer); break;
-      case 'wake': this.wake(); break;
-      case 'offline': if (this.phase === 'open') this.probe(); break;
-      case 'subscribe': this.subscribe(input); break;
-      case 'unsubscribe': this.unsubscribe(input.channel); break;
-      case 'publish': this.publish(input.frame); break;
+      case 'connect':
+        this.connect();
+        break;
+      case 'disconnect':
+        this.disconnect();
+        break;
+      case 'token':
+        this.token(input.token);
+        break;
+      case 'tokenFailed':
+        this.tokenFailed(input.error);
+        break;
+      case 'frame':
+        this.frame(input.frame);
+        break;
+      case 'closed':
+        this.closed(input.code, input.reason);
+        break;
+      case 'timer':
+        this.timer(input.timer);
+        break;
+      case 'wake':
+        this.wake();
+        break;
+      case 'offline':
+        if (this.phase === 'open') this.probe();
+        break;
+      case 'subscribe':
+        this.subscribe(input);
+        break;
+      case 'unsubscribe':
+        this.unsubscribe(input.channel);
+        break;
+      case 'publish':
+        this.publish(input.frame);
+        break;
     }
     const effects = this.effects;
     this.effects = [];
@@ -291,13 +323,22 @@ export class Session {
 
   private timer(timer: Timer): void {
     switch (timer) {
-      case 'connect': return this.ended(CloseCode.lost, 'connecting took too long');
-      case 'retry': return this.attempt();
-      case 'heartbeat': return this.heartbeat();
-      case 'probe': return this.ended(CloseCode.lost, 'no pong came');
-      case 'settle': this.attempts = 0; return;
-      case 'refresh': this.effects.push({ do: 'fetchToken' }); return;
-      case 'resubscribe': for (const channel of this.channels.values()) this.proceed(channel);
+      case 'connect':
+        return this.ended(CloseCode.lost, 'connecting took too long');
+      case 'retry':
+        return this.attempt();
+      case 'heartbeat':
+        return this.heartbeat();
+      case 'probe':
+        return this.ended(CloseCode.lost, 'no pong came');
+      case 'settle':
+        this.attempts = 0;
+        return;
+      case 'refresh':
+        this.effects.push({ do: 'fetchToken' });
+        return;
+      case 'resubscribe':
+        for (const channel of this.channels.values()) this.proceed(channel);
     }
   }
 
@@ -313,14 +354,24 @@ export class Session {
     this.unansweredPings = 0;
     this.stop('probe');
     switch (frame.type) {
-      case 'message': return this.inChannel(frame, (channel) => channel.message(frame));
-      case 'presence': return this.inChannel(frame, (channel) => channel.presence(frame));
-      case 'subscribed': this.resubscribes = 0; return this.inChannel(frame, (channel) => channel.subscribed(frame));
-      case 'unsubscribed': return this.inChannel(frame, (channel) => channel.unsubscribed());
-      case 'published': return this.published(frame.ref, frame);
-      case 'error': return this.error(frame);
-      case 'token_expiring': if (this.settings.renewsTokens) this.effects.push({ do: 'fetchToken' }); return;
-      case 'refreshed': return this.stop('refresh');
+      case 'message':
+        return this.inChannel(frame, (channel) => channel.message(frame));
+      case 'presence':
+        return this.inChannel(frame, (channel) => channel.presence(frame));
+      case 'subscribed':
+        this.resubscribes = 0;
+        return this.inChannel(frame, (channel) => channel.subscribed(frame));
+      case 'unsubscribed':
+        return this.inChannel(frame, (channel) => channel.unsubscribed());
+      case 'published':
+        return this.published(frame.ref, frame);
+      case 'error':
+        return this.error(frame);
+      case 'token_expiring':
+        if (this.settings.renewsTokens) this.effects.push({ do: 'fetchToken' });
+        return;
+      case 'refreshed':
+        return this.stop('refresh');
     }
   }
 
@@ -341,7 +392,15 @@ export class Session {
 
   // Channels.
 
-  private subscribe({ channel: name, replay, presence }: { channel: string; replay?: Replay; presence?: boolean }): void {
+  private subscribe({
+    channel: name,
+    replay,
+    presence,
+  }: {
+    channel: string;
+    replay?: Replay;
+    presence?: boolean;
+  }): void {
     let channel = this.channels.get(name);
     if (!channel) this.channels.set(name, (channel = new Channel(name, this.settings)));
     channel.isWanted = true;
@@ -357,7 +416,10 @@ export class Session {
     this.proceed(channel);
   }
 
-  private inChannel({ channel: name }: { channel: string }, act: (channel: Channel) => ChannelEffect[]): void {
+  private inChannel(
+    { channel: name }: { channel: string },
+    act: (channel: Channel) => ChannelEffect[],
+  ): void {
     const channel = this.channels.get(name);
     if (!channel) return;
     this.carryOut(channel, act(channel));

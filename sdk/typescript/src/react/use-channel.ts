@@ -25,7 +25,10 @@ export interface ChannelMessages<T = any> {
 }
 
 /** Subscribes to a channel while the component is there; `null` subscribes to nothing. */
-export function useChannel<T = any>(channel: string | null, options: UseChannelOptions<T> = {}): ChannelMessages<T> {
+export function useChannel<T = any>(
+  channel: string | null,
+  options: UseChannelOptions<T> = {},
+): ChannelMessages<T> {
   const client = useClient();
   const connectionState = useConnectionState(client);
   const [messages, setMessages] = useState<Message<T>[]>([]);
@@ -65,7 +68,10 @@ export function useChannel<T = any>(channel: string | null, options: UseChannelO
   return { messages, lastMessage: messages.at(-1) ?? null, isSubscribed, connectionState, clearMessages };
 }
 
-function replayOf(history: UseChannelOptions['history'], maxMessages = MAX_MESSAGES_DEFAULT): Replay | undefined {
+function replayOf(
+  history: UseChannelOptions['history'],
+  maxMessages = MAX_MESSAGES_DEFAULT,
+): Replay | undefined {
   return typeof history === 'number' ? { last: Math.min(history, maxMessages) } : history;
 }
 

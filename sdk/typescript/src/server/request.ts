@@ -114,7 +114,11 @@ function refusal(response: Response, text: string): PushFloError {
   } catch {
     // The status says enough.
   }
-  return errorOf(CODES[status] ?? (status < 500 ? 'VALIDATION_ERROR' : 'SERVER_ERROR'), `the answer was ${status}`, context);
+  return errorOf(
+    CODES[status] ?? (status < 500 ? 'VALIDATION_ERROR' : 'SERVER_ERROR'),
+    `the answer was ${status}`,
+    context,
+  );
 }
 
 /** What a status means where no code came with it. */
@@ -136,7 +140,8 @@ function mayRepeat(error: PushFloError, call: Call): boolean {
 
 function waitMs({ retryAfter }: PushFloError, attempt: number): number {
   const grownMs = Math.min(RETRY_MS * 2 ** attempt, RETRY_MAX_MS);
-  if (retryAfter !== undefined) return Math.min(retryAfter * 1000, RETRY_AFTER_MAX_MS) + grownMs * Math.random();
+  if (retryAfter !== undefined)
+    return Math.min(retryAfter * 1000, RETRY_AFTER_MAX_MS) + grownMs * Math.random();
   return grownMs * (0.5 + Math.random() / 2);
 }
 

@@ -47,7 +47,8 @@ export class PushFloServer {
       options.secretKey ||
       environment(() => process.env.PUSHFLO_SECRET_KEY) ||
       environment(() => process.env.PUSHFLO_API_KEY);
-    if (!secretKey) throw new PushFloError('secretKey is required, or PUSHFLO_SECRET_KEY', 'VALIDATION_ERROR');
+    if (!secretKey)
+      throw new PushFloError('secretKey is required, or PUSHFLO_SECRET_KEY', 'VALIDATION_ERROR');
     this.settings = {
       secretKey,
       baseUrl: resolveBaseUrl(options.baseUrl),
@@ -67,7 +68,13 @@ export class PushFloServer {
   ): Promise<Types.PublishResult> {
     const { idempotencyKey = uniqueId(), ...body } =
       typeof to === 'string'
-        ? { channel: to, event: options.eventType, clientId: options.clientId, data: content, idempotencyKey: options.idempotencyKey }
+        ? {
+            channel: to,
+            event: options.eventType,
+            clientId: options.clientId,
+            data: content,
+            idempotencyKey: options.idempotencyKey,
+          }
         : to;
     checkChannel(body.channel);
     return this.data({ method: 'POST', path: '/api/v1/publish', body, idempotencyKey });
@@ -77,13 +84,19 @@ export class PushFloServer {
    * Publishes up to 1,000 messages, each with a result of its own: one that is wrong does not take
    * the others along.
    */
-  async publishBatch(items: Types.BatchItem[], options: { idempotencyKey?: string } = {}): Promise<Types.BatchResult> {
+  async publishBatch(
+    items: Types.BatchItem[],
+    options: { idempotencyKey?: string } = {},
+  ): Promise<Types.BatchResult> {
     const { idempotencyKey = uniqueId() } = options;
     return this.data({ method: 'POST', path: '/api/v1/publish/batch', body: items, idempotencyKey });
   }
 
   /** A page of a channel's messages, newest first. */
-  async getMessageHistory<T = any>(channel: string, query: Types.HistoryQuery = {}): Promise<Types.HistoryPage<T>> {
+  async getMessageHistory<T = any>(
+    channel: string,
+    query: Types.HistoryQuery = {},
+  ): Promise<Types.HistoryPage<T>> {
     const { page, pageSize, eventType, after, before } = query;
     return this.data({
       method: 'GET',

@@ -22,7 +22,9 @@ export interface TokenGrant {
 export async function signToken(secretKey: string, grant: TokenGrant, nowMs = Date.now()): Promise<string> {
   const { clientId: sub, channels, publish, data, ttl = TTL_DEFAULT_S } = grant;
   if (!(ttl >= 1 && ttl <= TTL_MAX_S)) {
-    throw new PushFloError(`ttl is 1 to ${TTL_MAX_S} seconds`, 'VALIDATION_ERROR', { details: { ttl: ['is out of range'] } });
+    throw new PushFloError(`ttl is 1 to ${TTL_MAX_S} seconds`, 'VALIDATION_ERROR', {
+      details: { ttl: ['is out of range'] },
+    });
   }
   const { subtle } = await webCrypto();
   const digest = async (text: string) => hex(await subtle.digest('SHA-256', utf8(text)));
