@@ -124,6 +124,19 @@ describe('recovering', () => {
     expect(stage.publishes(3).told()).toEqual(['gap', 3]);
   });
 
+  it('asks again for a hole on another connection', () => {
+    const stage = away(new Stage().subscribed().publishes(1).publishes(3));
+    stage.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 3, recovered: true, replayed: 1 });
+    stage.log.length = 0;
+    expect(stage.publishes(3).sent()).toEqual([UNSUBSCRIBE]);
+  });
+
+  it('counts the time away from when the stream was lost, over attempts that came to nothing', () => {
+    const stage = away(new Stage({ replayWindow: 60_000 }).subscribed(5), 40_000);
+    expect(stage.sent()).toEqual([recover(5)]);
+    expect(away(stage, 40_000).sent()).toEqual([{ ...SUBSCRIBE, replay: { since: stage.nowMs - 60_000 } }]);
+  });
+
   it('tells of a gap where the server has no more', () => {
     const stage = away(new Stage().subscribed(5));
     stage.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 50, recovered: false, replayed: 0 });

@@ -107,6 +107,31 @@ describe('connecting', () => {
     expect(FakeSocket.all).toHaveLength(0);
   });
 
+  it('takes the token it asked for last', async () => {
+    const bring: ((token: string) => void)[] = [];
+    const client = make({ getToken: () => new Promise((resolve) => bring.push(resolve)) });
+    client.connect();
+    client.disconnect();
+    client.connect();
+    bring[0]!('old');
+    await settled();
+    expect(FakeSocket.all).toHaveLength(0);
+    bring[1]!('new');
+    await settled();
+    expect(FakeSocket.last.url).toContain('token=new');
+  });
+
+  it('does not listen to a socket it has closed', async () => {
+    const client = await connected();
+    const old = FakeSocket.last;
+    client.disconnect();
+    client.connect();
+    await settled();
+    FakeSocket.last.greets();
+    old.dies(4003);
+    expect(client.connectionState).toBe('connected');
+  });
+
   it('says what is missing', () => {
     expect(() => new PushFloClient({})).toThrow('publishKey or getToken');
     expect(() => make({ reconnectDelay: -1 })).toThrow(RangeError);
@@ -272,6 +297,18 @@ describe('listeners', () => {
     expect(after).toHaveBeenCalledTimes(2);
     expect(console).toHaveBeenCalledOnce();
     expect(FakeSocket.last.sent).toContainEqual({ type: 'subscribe', channel: 'b' });
+  });
+
+  it('hear of what happened in the order in which it happened', async () => {
+    const client = make();
+    const seen: string[] = [];
+    client.onConnectionChange((state) => state === 'connected' && client.disconnect());
+    client.onConnectionChange((state) => seen.push(state));
+    client.on('connected', () => seen.push('greeted'));
+    client.connect();
+    await settled();
+    FakeSocket.last.greets();
+    expect(seen).toEqual(['connecting', 'connected', 'greeted', 'disconnected']);
   });
 
   it('can be taken away, and can be for once', async () => {
