@@ -2,6 +2,7 @@
  * Where the server is. Reads the environment only through literal `process.env.NAME`, the form that
  * bundlers replace with its value in code for the browser.
  */
+import { ValidationError } from './errors';
 
 /** Where PushFlo listens when nothing is configured. */
 export const DEFAULT_BASE_URL = 'http://127.0.0.1:7070';
@@ -17,6 +18,9 @@ export function resolveBaseUrl(given?: string): string {
     environment(() => process.env.NEXT_PUBLIC_PUSHFLO_URL) ||
     environment(() => process.env.PUSHFLO_URL) ||
     DEFAULT_BASE_URL;
+  if (!/^(https?:\/)?\//.test(url)) {
+    throw new ValidationError(`baseUrl must begin with http://, https:// or /, not ${JSON.stringify(url)}`);
+  }
   const absolute = typeof location === 'object' ? new URL(url, location.href).href : url;
   return absolute.replace(/\/+$/, '');
 }

@@ -177,8 +177,9 @@ export class PushFloClient {
     return new Promise((resolve, reject) => {
       checkChannel(channel);
       const ref = uniqueId();
+      const frame = { type: 'publish', channel, event, data: snapshot(data), ref, id: ref } as const;
       this.publishes.set(ref, { resolve, reject });
-      this.apply({ type: 'publish', frame: { type: 'publish', channel, event, data, ref, id: ref } });
+      this.apply({ type: 'publish', frame });
     });
   }
 
@@ -279,14 +280,15 @@ export class PushFloClient {
     this.fetchToken().then(
       (token) => answer({ type: 'token', token }),
       (cause) => {
-        const text = `getToken failed: ${cause instanceof Error ? cause.message : String(cause)}`;
+        const text = `getToken failed: ${reasonOf(cause)}`;
         answer({ type: 'tokenFailed', error: errorOf('TOKEN_ERROR', text, { cause }) });
       },
     );
   }
 
   private open(token: string): void {
-    const socket = new (webSocketClass(this.options))(socketUrl(this.baseUrl, token));
+    const socket = this.makeSocket(token);
+    if (!socket) return;
     this.socket = socket;
     socket.onmessage = ({ data }) => {
       const frame = parse(data);
@@ -298,6 +300,16 @@ export class PushFloClient {
     };
     // A close follows. Without a listener, Node's `ws` would throw.
     socket.onerror = () => {};
+  }
+
+  private makeSocket(token: string): WebSocketLike | undefined {
+    try {
+      return new (webSocketClass(this.options))(socketUrl(this.baseUrl, token));
+    } catch (cause) {
+      const text = `no connection can be made to ${this.baseUrl}: ${reasonOf(cause)}`;
+      this.apply({ type: 'impossible', error: errorOf('VALIDATION_ERROR', text, { cause }) });
+      return undefined;
+    }
   }
 
   private close(): void {
@@ -356,6 +368,17 @@ function parse(data: unknown): (Input & { type: 'frame' })['frame'] | undefined 
   } catch {
     return undefined;
   }
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** What `data` says now, whatever becomes of it while it waits. @throws for what JSON cannot say. */
+function snapshot(data: unknown): unknown {
+  const text = JSON.stringify(data) as string | undefined;
+  if (text === undefined) throw errorOf('VALIDATION_ERROR', 'what is published must be JSON');
+  return JSON.parse(text);
 }
 
 /** The longest wait a timer can have. */

@@ -121,6 +121,19 @@ describe('connecting', () => {
     expect(FakeSocket.last.url).toContain('token=new');
   });
 
+  it('gives up where no socket can be made', async () => {
+    class Impossible extends FakeSocket {
+      constructor(url: string) {
+        super(url);
+        throw new SyntaxError('bad address');
+      }
+    }
+    const client = make({ webSocket: Impossible });
+    await expect(client.connect()).rejects.toMatchObject({ message: expect.stringContaining('bad address') });
+    expect(client.connectionState).toBe('failed');
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
   it('does not listen to a socket it has closed', async () => {
     const client = await connected();
     const old = FakeSocket.last;
@@ -135,6 +148,7 @@ describe('connecting', () => {
   it('says what is missing', () => {
     expect(() => new PushFloClient({})).toThrow('publishKey or getToken');
     expect(() => make({ reconnectDelay: -1 })).toThrow(RangeError);
+    expect(() => make({ baseUrl: 'push.test' })).toThrow('must begin with http');
     expect(() => make({ publishKey: 'sec_1' })).toThrow('must not be in a page');
     const before = globalThis.WebSocket;
     vi.stubGlobal('WebSocket', undefined);
@@ -377,6 +391,21 @@ describe('publishing', () => {
     expect(await Promise.all([first, second])).toEqual(
       [1, 2].map((n) => ({ id: `m${n}`, channel: 'a', offset: n, timestamp: 9 })),
     );
+  });
+
+  it('takes the data as it is now, and only what JSON can say', async () => {
+    const client = await connected();
+    const data = { n: 1 };
+    client.publish('a', data).catch(() => {});
+    data.n = 2;
+    FakeSocket.last.dies();
+    window.dispatchEvent(new Event('online'));
+    await settled();
+    FakeSocket.last.greets();
+    expect(FakeSocket.last.sent).toEqual([expect.objectContaining({ data: { n: 1 } })]);
+    await expect(client.publish('a', undefined)).rejects.toMatchObject({ code: 'VALIDATION_ERROR' });
+    await expect(client.publish('a', 1n)).rejects.toThrow(TypeError);
+    client.destroy();
   });
 
   it('is rejected where nothing connects', async () => {

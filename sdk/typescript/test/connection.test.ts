@@ -161,8 +161,13 @@ describe('refusals', () => {
 
   it('gets a new token each time after one was accepted', () => {
     const stage = new Stage({ renewsTokens: true }).connected();
-    for (let round = 0; round < 3; round++) stage.closes(4001, 'token expired').greeted();
+    for (let round = 0; round < 3; round++) stage.closes(4001, 'token expired').greeted().pass(5_000);
     expect(stage.session.state).toBe('connected');
+  });
+
+  it('waits before it tries another token where one after the other expires at once', () => {
+    const stage = new Stage({ renewsTokens: true }).connected().closes(4001, 'token expired').greeted();
+    expect(stage.closes(4001, 'token expired').due('retry')).toBe(2_000);
   });
 
   it('does not try again where it is forbidden', () => {

@@ -60,6 +60,8 @@ export type Input =
   | { type: 'tokenFailed'; error: PushFloError }
   | { type: 'frame'; frame: ServerFrame }
   | { type: 'closed'; code: number; reason: string }
+  /** No socket can be made, now or later: its address is wrong, or the page may not use it. */
+  | { type: 'impossible'; error: PushFloError }
   | { type: 'timer'; timer: Timer }
   /** The network came back, or the page is looked at again. */
   | { type: 'wake' }
@@ -151,6 +153,10 @@ export class Session {
         break;
       case 'closed':
         this.closed(input.code, input.reason);
+        break;
+      case 'impossible':
+        this.leave();
+        this.fail(input.error);
         break;
       case 'timer':
         this.timer(input.timer);
@@ -262,7 +268,6 @@ export class Session {
       const refused = this.verdict ?? errorOf('UNAUTHORIZED', reason || 'the token was refused');
       if (!renewsTokens || this.isTokenRefused || !autoReconnect) return refused;
       this.isTokenRefused = true;
-      return 0;
     }
     const lost = errorOf('CONNECTION_ERROR', `the connection was lost (${code})${reason && `: ${reason}`}`);
     if (!autoReconnect) return lost;
@@ -271,7 +276,7 @@ export class Session {
     const askedMs = retryAfterMs(reason);
     this.isAskedToWait = askedMs !== undefined || code === CloseCode.overQuota;
     if (askedMs !== undefined) return askedMs;
-    if (code === CloseCode.tooSlow && attempt === 0) return 0;
+    if ((code === CloseCode.tooSlow || code === CloseCode.unauthorized) && attempt === 0) return 0;
     return code === CloseCode.overQuota
       ? jittered(QUOTA_RETRY_MS, random)
       : backoffMs(attempt, this.settings, random);

@@ -67,8 +67,8 @@ async function once<T>(settings: RequestSettings, call: Call): Promise<Answer<T>
       headers: headers(settings, call),
       body: call.body === undefined ? undefined : JSON.stringify(call.body),
       signal: abort.signal,
-      // Next.js would keep answers otherwise.
-      cache: 'no-store',
+      // Next.js before 15 would keep answers otherwise; `cache` is not known to all edge runtimes.
+      ...({ next: { revalidate: 0 } } as RequestInit),
     });
     const text = await response.text();
     if (!response.ok) throw refusal(response, text);
