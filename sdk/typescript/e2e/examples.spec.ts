@@ -1,13 +1,16 @@
 /** The examples, started with their one command and used as a person would. */
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFile, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { promisify } from 'node:util';
 import { expect, test } from './fixtures';
 import { program } from './pushflo';
 
 const ROOT = join(import.meta.dirname, '../../..');
+/** One after the other: both work in the example's folder. */
+test.describe.configure({ mode: 'serial' });
 /** Pictures of what was seen, for people to look at. */
 const PICTURES = join(ROOT, 'target/sdk/pictures');
 mkdirSync(PICTURES, { recursive: true });
@@ -78,6 +81,28 @@ test('Next.js: an order rings the bell, in every tab', async ({ page, context })
   } finally {
     await stop();
   }
+});
+
+test('Next.js: the app builds for production, and only what may be public is in its pages', async () => {
+  test.setTimeout(180_000);
+  const folder = join(ROOT, 'sdk/examples/nextjs');
+  const environment = {
+    NEXT_PUBLIC_PUSHFLO_URL: 'https://push.test',
+    NEXT_PUBLIC_PUSHFLO_APP_ID: 'pub_public',
+    PUSHFLO_API_KEY: 'sec_secret',
+  };
+  await promisify(execFile)('node_modules/.bin/next', ['build'], {
+    cwd: folder,
+    env: { ...process.env, ...environment, NEXT_TELEMETRY_DISABLED: '1' },
+  });
+  const chunks = join(folder, '.next/static');
+  const names = readdirSync(chunks, { recursive: true, encoding: 'utf8' }).filter((name) =>
+    name.endsWith('.js'),
+  );
+  const scripts = names.map((name) => readFileSync(join(chunks, name), 'utf8')).join('\n');
+  expect(scripts).toContain('https://push.test');
+  expect(scripts).toContain('pub_public');
+  expect(scripts).not.toContain('sec_secret');
 });
 
 test('plain HTML: a page without a build step shows what is published with curl', async ({ page }) => {
