@@ -59,13 +59,16 @@ test('Next.js: an order rings the bell, in every tab', async ({ page, context })
     await page.screenshot({ path: join(PICTURES, 'nextjs-connected.png') });
 
     await page.getByRole('button', { name: 'Coffee beans' }).click();
-    await expect(page.locator('.orders')).toHaveText('A-1001: Coffee beans');
+    await expect(page.locator('.orders')).toContainText('A-1001: Coffee beans');
     await page.getByRole('button', { name: 'Paper filters' }).click();
     for (const tab of [page, other]) await expect(tab.getByLabel('2 unread notifications')).toBeVisible();
+    await page.getByRole('button', { name: 'Ship A-1001' }).click();
+    for (const tab of [page, other]) await expect(tab.getByLabel('3 unread notifications')).toBeVisible();
     await page.screenshot({ path: join(PICTURES, 'nextjs-unread.png') });
 
-    await page.getByLabel('2 unread notifications').click();
+    await page.getByLabel('3 unread notifications').click();
     await expect(page.locator('.notifications li')).toHaveText([
+      /Your order is on its way! Order A-1001/,
       /Your order has been placed! Order A-1002/,
       /Order A-1001/,
     ]);

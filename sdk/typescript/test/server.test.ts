@@ -206,12 +206,18 @@ describe('other calls', () => {
     await expect(server.getChannel('a')).rejects.toMatchObject({ name, status });
   });
 
-  it('take what they need from the environment', () => {
+  it('take what they need from the environment, when they are made', async () => {
+    const { server, calls } = scripted([[200, OK]], { secretKey: undefined, baseUrl: undefined });
     vi.stubEnv('PUSHFLO_SECRET_KEY', '');
     vi.stubEnv('PUSHFLO_API_KEY', '');
-    expect(() => new PushFloServer()).toThrow('secretKey is required');
+    await expect(server.publish('a', 1)).rejects.toThrow('secretKey is required');
     vi.stubEnv('PUSHFLO_API_KEY', 'sec_2');
-    expect(() => new PushFloServer()).not.toThrow();
+    vi.stubEnv('PUSHFLO_URL', 'http://there.test');
+    await server.publish('a', 1);
+    expect(calls[0]).toMatchObject({
+      url: 'http://there.test/api/v1/publish',
+      headers: { Authorization: 'Bearer sec_2' },
+    });
     vi.unstubAllEnvs();
   });
 });

@@ -4,21 +4,36 @@ import { useState } from 'react';
 
 const ITEMS = ['Coffee beans', 'Espresso cups', 'Paper filters'];
 
-/** Places orders as a shop's page would: through the app's own API. */
-export function OrderForm({ userId }: { userId: string }) {
-  const [placed, setPlaced] = useState<string[]>([]);
+interface Order {
+  id: string;
+  item: string;
+  isShipped?: boolean;
+}
 
-  async function order(item: string) {
-    const response = await fetch('/api/orders', { method: 'POST', body: JSON.stringify({ userId, item }) });
-    const { id } = await response.json();
-    setPlaced((before) => [...before, `${id}: ${item}`]);
+/** Places orders as a shop's page would, and ships them as its back office would: through the API. */
+export function OrderForm({ userId }: { userId: string }) {
+  const [orders, setOrders] = useState<Order[]>([]);
+
+  async function post(path: string, body: object) {
+    const response = await fetch(path, { method: 'POST', body: JSON.stringify({ userId, ...body }) });
+    return response.json();
+  }
+
+  async function place(item: string) {
+    const { id } = await post('/api/orders', { item });
+    setOrders((before) => [...before, { id, item }]);
+  }
+
+  async function ship({ id }: Order) {
+    await post('/api/orders/ship', { orderId: id });
+    setOrders((before) => before.map((order) => (order.id === id ? { ...order, isShipped: true } : order)));
   }
 
   return (
     <section>
       <div className="items">
         {ITEMS.map((item) => (
-          <button key={item} onClick={() => order(item)}>
+          <button key={item} onClick={() => place(item)}>
             {item}
             <span>Order</span>
           </button>
@@ -26,11 +41,16 @@ export function OrderForm({ userId }: { userId: string }) {
       </div>
       <h2>Your orders</h2>
       <ul className="orders">
-        {placed.map((line) => (
-          <li key={line}>{line}</li>
+        {orders.map((order) => (
+          <li key={order.id}>
+            {order.id}: {order.item}
+            {order.isShipped ? <em>shipped</em> : <button onClick={() => ship(order)}>Ship {order.id}</button>}
+          </li>
         ))}
       </ul>
-      {placed.length === 0 && <p className="hint">Order something: the bell rings when the order is placed, in every tab.</p>}
+      {orders.length === 0 && (
+        <p className="hint">Order something: the bell rings when the order is placed, in every tab.</p>
+      )}
     </section>
   );
 }

@@ -40,23 +40,7 @@ export interface PublishOptions {
 
 /** Publishes, reads and manages. Every call @throws {PushFloError}. */
 export class PushFloServer {
-  private readonly settings: RequestSettings;
-
-  constructor(options: PushFloServerOptions = {}) {
-    const secretKey =
-      options.secretKey ||
-      environment(() => process.env.PUSHFLO_SECRET_KEY) ||
-      environment(() => process.env.PUSHFLO_API_KEY);
-    if (!secretKey)
-      throw new PushFloError('secretKey is required, or PUSHFLO_SECRET_KEY', 'VALIDATION_ERROR');
-    this.settings = {
-      secretKey,
-      baseUrl: resolveBaseUrl(options.baseUrl),
-      timeout: options.timeout ?? 10_000,
-      retryAttempts: options.retryAttempts ?? 3,
-      fetch: options.fetch ?? ((...call) => fetch(...call)),
-    };
-  }
+  constructor(private readonly options: PushFloServerOptions = {}) {}
 
   /** Publishes one message. It is published once, however often it has to be tried. */
   publish(request: Types.PublishRequest & { idempotencyKey?: string }): Promise<Types.PublishResult>;
@@ -141,8 +125,8 @@ export class PushFloServer {
   }
 
   /** Makes a connection token here. */
-  signToken(grant: TokenGrant = {}): Promise<string> {
-    return signToken(this.settings.secretKey, grant);
+  async signToken(grant: TokenGrant = {}): Promise<string> {
+    return signToken(this.settings().secretKey, grant);
   }
 
   /** Who is subscribed to a channel. */
@@ -155,8 +139,22 @@ export class PushFloServer {
     return { ...data, pagination };
   }
 
-  private call<T>(call: Call): Promise<Answer<T>> {
-    return request<T>(this.settings, call);
+  private async call<T>(call: Call): Promise<Answer<T>> {
+    return request<T>(this.settings(), call);
+  }
+
+  /** Read at each call: what is built without secrets, or before they are there, must not fail. */
+  private settings(): RequestSettings {
+    const { baseUrl, timeout = 10_000, retryAttempts = 3 } = this.options;
+    const secretKey =
+      this.options.secretKey ||
+      environment(() => process.env.PUSHFLO_SECRET_KEY) ||
+      environment(() => process.env.PUSHFLO_API_KEY);
+    if (!secretKey) {
+      throw new PushFloError('secretKey is required, or PUSHFLO_SECRET_KEY', 'VALIDATION_ERROR');
+    }
+    const send = this.options.fetch ?? ((...call) => fetch(...call));
+    return { secretKey, baseUrl: resolveBaseUrl(baseUrl), timeout, retryAttempts, fetch: send };
   }
 
   private async data<T>(call: Call): Promise<T> {

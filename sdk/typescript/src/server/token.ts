@@ -37,9 +37,12 @@ export async function signToken(secretKey: string, grant: TokenGrant, nowMs = Da
   return `${signed}.${base64url(new Uint8Array(await subtle.sign('HMAC', key, utf8(signed))))}`;
 }
 
-/** Node 18 has it only as a module. */
+/** Node 18 has it only as a module, which other runtimes do not have: bundlers must not look for it. */
 async function webCrypto(): Promise<Crypto> {
-  return globalThis.crypto ?? ((await import(/* webpackIgnore: true */ 'node:crypto')).webcrypto as Crypto);
+  if (globalThis.crypto) return globalThis.crypto;
+  const module = 'node:crypto';
+  return (await import(/* webpackIgnore: true */ /* turbopackIgnore: true */ /* @vite-ignore */ module))
+    .webcrypto;
 }
 
 function json(value: unknown): Uint8Array<ArrayBuffer> {
