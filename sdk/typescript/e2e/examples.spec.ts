@@ -1,12 +1,12 @@
 /** The examples, started with their one command and used as a person would. */
-import { type ChildProcess, execFile, spawn } from 'node:child_process';
+import { execFile, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdirSync, readdirSync, readFileSync } from 'node:fs';
+import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { expect, test } from './fixtures';
-import { program } from './pushflo';
+import { program, PUBLISH_KEY } from './pushflo';
 
 const ROOT = join(import.meta.dirname, '../../..');
 /** One after the other: both work in the example's folder. */
@@ -15,30 +15,46 @@ test.describe.configure({ mode: 'serial' });
 const PICTURES = join(ROOT, 'target/sdk/pictures');
 mkdirSync(PICTURES, { recursive: true });
 
-/** Runs an example until a line of its output matches; what matched is returned. */
-async function run(example: string, until: RegExp): Promise<{ found: string[]; stop: () => Promise<void> }> {
-  const child: ChildProcess = spawn(join(ROOT, 'sdk/examples/run'), [example], {
-    env: { ...process.env, PUSHFLO_BIN: program(), PUSHFLO_URL: '', PORT: '0' },
+interface Started {
+  found: string[];
+  stop: () => Promise<void>;
+}
+
+/** Runs an example with its one command, until its output matches. */
+function run(example: string, until: RegExp): Promise<Started> {
+  const env = { PUSHFLO_BIN: program(), PUSHFLO_URL: '', PORT: '0' };
+  return started(join(ROOT, 'sdk/examples/run'), [example], until, { env });
+}
+
+/** Runs a program until its output matches; what matched is returned. */
+async function started(
+  command: string,
+  args: string[],
+  until: RegExp,
+  { env, cwd }: { env: Record<string, string>; cwd?: string },
+): Promise<Started> {
+  const child = spawn(command, args, {
+    cwd,
+    env: { ...process.env, ...env },
     stdio: ['ignore', 'pipe', 'inherit'],
     detached: true,
   });
   const stop = async () => {
-    if (child.exitCode !== null) return;
+    if (child.exitCode !== null || child.signalCode !== null) return;
     const ending = once(child, 'exit');
     process.kill(-child.pid!, 'SIGTERM');
     await ending;
   };
   let text = '';
-  for await (const line of createInterface(child.stdout!)) {
+  for await (const line of createInterface(child.stdout)) {
     text += `${line}\n`;
     const found = until.exec(text);
-    if (found) {
-      // Goes on writing, to nobody.
-      child.stdout!.resume();
-      return { found, stop };
-    }
+    if (!found) continue;
+    // It goes on writing, to nobody.
+    child.stdout.resume();
+    return { found, stop };
   }
-  throw new Error(`the example ended: ${text}`);
+  throw new Error(`${command} ended: ${text}`);
 }
 
 test('Next.js: an order rings the bell, in every tab', async ({ page, context }) => {
@@ -81,6 +97,61 @@ test('Next.js: an order rings the bell, in every tab', async ({ page, context })
     // Development is in strict mode, which runs the article's hook twice.
     expect(sockets).toHaveLength(1);
     expect(errors).toEqual([]);
+  } finally {
+    await stop();
+  }
+});
+
+test('Next.js: hot reload of the hook leaves one connection', async ({ page, pushflo }) => {
+  test.setTimeout(180_000);
+  // A copy, because its files are changed.
+  const copy = join(ROOT, 'target/sdk/hot-reload');
+  rmSync(copy, { recursive: true, force: true });
+  const example = join(ROOT, 'sdk/examples/nextjs');
+  cpSync(example, copy, { recursive: true, filter: (path) => !/\/(node_modules|\.next)$/.test(path) });
+  // Next.js wants its packages inside of its folder; hard links make that cheap.
+  execFileSync('cp', ['-al', join(example, 'node_modules'), copy]);
+  const hook = join(copy, 'hooks/usePushFlo.ts');
+  const code = readFileSync(hook, 'utf8');
+  const { found, stop } = await started(
+    join(copy, 'node_modules/.bin/next'),
+    ['dev', '--hostname', '127.0.0.1'],
+    /Local:\s+(http:\S+)/,
+    {
+      cwd: copy,
+      env: {
+        PORT: '0',
+        NEXT_TELEMETRY_DISABLED: '1',
+        NEXT_PUBLIC_PUSHFLO_URL: pushflo.url,
+        NEXT_PUBLIC_PUSHFLO_APP_ID: PUBLISH_KEY,
+      },
+    },
+  );
+  try {
+    const sockets: string[] = [];
+    page.on(
+      'websocket',
+      (socket) => socket.url().startsWith(pushflo.url.replace('http', 'ws')) && sockets.push(socket.url()),
+    );
+    let loads = 0;
+    page.on('load', () => loads++);
+    const watching = page.waitForEvent('console', (line) => line.text().includes('[HMR] connected'));
+    await page.goto(found[1]!, { timeout: 120_000 });
+    await watching;
+    await expect(page.getByTitle('connected')).toBeVisible();
+    let edits = 0;
+    for (let reloads = 1; reloads <= 2; reloads++) {
+      // With one state more, React mounts the component anew, in a page that is not loaded anew. A
+      // change that comes before the development server watches the file is not seen: another follows.
+      await expect(async () => {
+        writeFileSync(hook, code.replace('useEffect(', `${'useState(0);'.repeat(++edits)} useEffect(`));
+        await expect.poll(() => sockets.length, { timeout: 3_000 }).toBeGreaterThan(reloads);
+      }).toPass({ timeout: 60_000 });
+      await expect.poll(() => pushflo.metric('pushflo_websocket_connections')).toBe(1);
+    }
+    expect(loads).toBe(1);
+    for (const n of [1, 2, 3]) await pushflo.backend.publish('user-123', { n });
+    await expect(page.getByLabel('3 unread notifications')).toBeVisible();
   } finally {
     await stop();
   }

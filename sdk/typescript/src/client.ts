@@ -3,7 +3,8 @@
  * carries out what the session wants and tells it what happened. What to do is decided there.
  */
 import { resolveBaseUrl, socketUrl } from './address';
-import { type ConnectionState, type Effect, type Input, Session, type Timer } from './core/session';
+import type { ConnectionState, Effect, Input, Timer } from './core/effects';
+import { Session } from './core/session';
 import { CloseCode, type PublishedFrame } from './core/wire';
 import { Emitter, guarded } from './emitter';
 import { PushFloError, errorOf } from './errors';

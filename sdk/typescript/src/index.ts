@@ -1,7 +1,7 @@
 /** `@pushflodev/sdk`: realtime channels for browsers, edge runtimes and Node. */
 export { PushFloClient } from './client';
 export type { ClientEvents, PublishReceipt, PublishRequest } from './client';
-export type { ConnectionState } from './core/session';
+export type { ConnectionState } from './core/effects';
 export type { Member, Replay, StreamPosition } from './core/wire';
 export * from './errors';
 export type { Message } from './message';

@@ -46,6 +46,19 @@ it('tells why it was refused', () => {
   expect(stage.since()).toContainEqual(refused('FORBIDDEN'));
 });
 
+it('tells which limit was reached', () => {
+  const stage = new Stage().connected().apply({ type: 'publish', frame });
+  stage.since();
+  const limit = 'publishesPerSecond';
+  stage.says({ type: 'error', code: 'RATE_LIMITED', error: 'too many', channel: 'a', ref: 'r', limit });
+  const answer = expect.objectContaining({
+    retryable: true,
+    channel: 'a',
+    details: { [limit]: ['too many'] },
+  });
+  expect(stage.since()).toEqual([{ do: 'published', ref: 'r', answer }]);
+});
+
 it('is refused without a connection, and when the connection is given up', () => {
   const stage = new Stage().apply({ type: 'publish', frame });
   expect(stage.since()).toEqual([refused('NOT_CONNECTED')]);

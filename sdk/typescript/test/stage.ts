@@ -2,7 +2,8 @@
  * A session on a stage: a clock that jumps, timers that are plain numbers, and a log of what the
  * session wanted, so that tests read as scripts.
  */
-import { type Effect, type Input, Session, type SessionSettings, type Timer } from '../src/core/session';
+import type { Effect, Input, Timer } from '../src/core/effects';
+import { Session, type SessionSettings } from '../src/core/session';
 import type { ClientFrame, ServerFrame } from '../src/core/wire';
 
 export const DEFAULTS: SessionSettings = {

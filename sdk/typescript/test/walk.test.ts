@@ -11,7 +11,7 @@ import { Stage } from './stage';
 const SEEDS = Number(process.env.SDK_SEEDS ?? 300);
 const STEPS = 400;
 
-it(`keeps its promise over ${SEEDS} walks`, () => {
+it(`keeps its promise over ${SEEDS} walks`, { timeout: 600_000 }, () => {
   let [messages, gaps, recoveries] = [0, 0, 0];
   for (let seed = 1; seed <= SEEDS; seed++) {
     const walk = new Walk(seed);

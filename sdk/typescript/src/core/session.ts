@@ -6,40 +6,26 @@
  * Invariants: at most one socket and one token request are wanted at a time; each timer name runs at
  * most once; in the phases `off` and `failed` no timer runs and no socket is open.
  */
-import { type PushFloError, errorOf } from '../errors';
-import { type Backoff, backoffMs, jittered } from './backoff';
-import { Channel, type ChannelEffect, type ChannelEvent, type RecoverySettings } from './channel';
+import { type ErrorContext, errorOf, type PushFloError } from '../errors';
+import { Channel, type ChannelEffect, type RecoverySettings } from './channel';
+import { type ConnectionState, type Effect, type Input, type Timer, TIMERS } from './effects';
+import { Publishes, settled } from './publishes';
+import { Retry, type RetrySettings } from './retry';
 import {
   type ClientFrame,
   CloseCode,
   type ErrorFrame,
-  type PublishedFrame,
   type PublishFrame,
   type Replay,
   type ServerFrame,
 } from './wire';
 
-/** What an application sees of the connection. */
-export type ConnectionState =
-  | 'disconnected'
-  | 'connecting'
-  | 'connected'
-  /** It was connected, and will be again. */
-  | 'reconnecting'
-  /** It will not try again by itself: refused, or out of attempts. */
-  | 'failed';
-
 /** Milliseconds. */
-export interface SessionSettings extends Backoff, RecoverySettings {
-  autoReconnect: boolean;
-  /** Attempts in a row without a connection that holds; 0 for no limit. */
-  maxReconnectAttempts: number;
+export interface SessionSettings extends RetrySettings, RecoverySettings {
   /** From the attempt to the server's greeting. */
   connectionTimeout: number;
   /** Between pings; 0 for none. */
   heartbeatInterval: number;
-  /** Whether a new token can be had. */
-  renewsTokens: boolean;
 }
 
 /** What the session reads instead of having it. */
@@ -49,47 +35,6 @@ export interface Surroundings {
   /** From 0 to 1. */
   random(): number;
 }
-
-export type Timer = 'connect' | 'retry' | 'heartbeat' | 'probe' | 'settle' | 'refresh' | 'resubscribe';
-
-export type Input =
-  | { type: 'connect' }
-  | { type: 'disconnect' }
-  /** The answer to `fetchToken`. */
-  | { type: 'token'; token: string }
-  | { type: 'tokenFailed'; error: PushFloError }
-  | { type: 'frame'; frame: ServerFrame }
-  | { type: 'closed'; code: number; reason: string }
-  /** No socket can be made, now or later: its address is wrong, or the page may not use it. */
-  | { type: 'impossible'; error: PushFloError }
-  | { type: 'timer'; timer: Timer }
-  /** The network came back, or the page is looked at again. */
-  | { type: 'wake' }
-  /** The network went away. */
-  | { type: 'offline' }
-  | { type: 'subscribe'; channel: string; replay?: Replay; presence?: boolean }
-  | { type: 'unsubscribe'; channel: string }
-  | { type: 'publish'; frame: PublishFrame };
-
-export type Effect =
-  /** Get a token; what an earlier one brings is not wanted any more. */
-  | { do: 'fetchToken' }
-  | { do: 'open'; token: string }
-  /** Close the socket and listen to it no longer. Forget about a token under way. */
-  | { do: 'close' }
-  | { do: 'send'; frame: ClientFrame }
-  /** Starts it anew where it runs. */
-  | { do: 'start'; timer: Timer; ms: number }
-  | { do: 'stop'; timer: Timer }
-  | { do: 'state'; state: ConnectionState; error?: PushFloError }
-  | { do: 'connected'; clientId: string; timestamp: number }
-  | { do: 'disconnected'; code: number; reason: string; willReconnect: boolean }
-  | { do: 'error'; error: PushFloError }
-  | { do: 'tell'; channel: string; event: ChannelEvent }
-  /** A subscription was refused. */
-  | { do: 'refused'; channel: string; error: PushFloError }
-  /** A publish has its answer. */
-  | { do: 'published'; ref: string; answer: PublishedFrame | PushFloError };
 
 type Phase =
   | 'off'
@@ -107,15 +52,11 @@ export class Session {
   private shown: ConnectionState = 'disconnected';
   private effects: Effect[] = [];
   private readonly channels = new Map<string, Channel>();
-  private readonly publishes = new Map<string, { frame: PublishFrame; sinceMs: number }>();
+  private readonly publishes = new Publishes();
+  private readonly retry: Retry;
   private wasConnected = false;
-  private attempts = 0;
   private resubscribes = 0;
   private unansweredPings = 0;
-  /** A wait that the server asked for; the network coming back does not cut it short. */
-  private isAskedToWait = false;
-  /** The last token was refused, and no other has been accepted since. */
-  private isTokenRefused = false;
   /** What the server said before it closes for good. */
   private verdict?: PushFloError;
   /** The server's clock less ours. */
@@ -124,7 +65,9 @@ export class Session {
   constructor(
     private readonly settings: SessionSettings,
     private readonly surroundings: Surroundings,
-  ) {}
+  ) {
+    this.retry = new Retry(settings, surroundings.random);
+  }
 
   get state(): ConnectionState {
     return this.shown;
@@ -186,8 +129,8 @@ export class Session {
 
   private connect(): void {
     if (this.phase === 'off' || this.phase === 'failed') {
-      this.wasConnected = this.isTokenRefused = false;
-      this.attempts = 0;
+      this.wasConnected = false;
+      this.retry.begin();
     } else if (this.phase !== 'waiting') return;
     this.attempt();
   }
@@ -217,7 +160,7 @@ export class Session {
   private greeted(clientId: string, timestamp: number): void {
     this.phase = 'open';
     this.wasConnected = true;
-    this.isTokenRefused = false;
+    this.retry.accepted();
     this.unansweredPings = 0;
     this.clockSkewMs = timestamp - this.surroundings.now();
     this.stop('connect');
@@ -233,7 +176,7 @@ export class Session {
     if (this.phase === 'off') return;
     const wasOpen = this.phase === 'open';
     this.leave();
-    this.rejectPublishes('the connection was closed');
+    this.effects.push(...this.publishes.reject('the connection was closed'));
     this.phase = 'off';
     this.show('disconnected');
     if (wasOpen) this.tellDisconnected(CloseCode.normal, 'disconnect() was called', false);
@@ -247,7 +190,7 @@ export class Session {
   private ended(code: number, reason: string): void {
     const wasOpen = this.phase === 'open';
     this.leave();
-    const waitMs = this.waitMs(code, reason);
+    const waitMs = this.retry.after(code, reason, this.verdict);
     const willReconnect = typeof waitMs === 'number';
     if (!willReconnect) this.fail(waitMs);
     else if (waitMs > 0) {
@@ -258,33 +201,9 @@ export class Session {
     if (wasOpen) this.tellDisconnected(code, reason, willReconnect);
   }
 
-  /** How long to wait before the next attempt, or why there is none. */
-  private waitMs(code: number, reason: string): number | PushFloError {
-    const { autoReconnect, maxReconnectAttempts, renewsTokens } = this.settings;
-    const { random } = this.surroundings;
-    this.isAskedToWait = false;
-    if (code === CloseCode.forbidden) return this.verdict ?? errorOf('FORBIDDEN', reason || 'refused');
-    if (code === CloseCode.unauthorized) {
-      const refused = this.verdict ?? errorOf('UNAUTHORIZED', reason || 'the token was refused');
-      if (!renewsTokens || this.isTokenRefused || !autoReconnect) return refused;
-      this.isTokenRefused = true;
-    }
-    const lost = errorOf('CONNECTION_ERROR', `the connection was lost (${code})${reason && `: ${reason}`}`);
-    if (!autoReconnect) return lost;
-    const attempt = this.attempts++;
-    if (maxReconnectAttempts > 0 && attempt >= maxReconnectAttempts) return lost;
-    const askedMs = retryAfterMs(reason);
-    this.isAskedToWait = askedMs !== undefined || code === CloseCode.overQuota;
-    if (askedMs !== undefined) return askedMs;
-    if ((code === CloseCode.tooSlow || code === CloseCode.unauthorized) && attempt === 0) return 0;
-    return code === CloseCode.overQuota
-      ? jittered(QUOTA_RETRY_MS, random)
-      : backoffMs(attempt, this.settings, random);
-  }
-
   private fail(error: PushFloError): void {
     this.phase = 'failed';
-    this.rejectPublishes(error.message);
+    this.effects.push(...this.publishes.reject(error.message));
     this.show('failed', error);
     this.effects.push({ do: 'error', error });
   }
@@ -307,8 +226,8 @@ export class Session {
 
   private wake(): void {
     if (this.phase === 'open') this.probe();
-    else if (this.phase === 'waiting' && !this.isAskedToWait) {
-      this.attempts = 0;
+    else if (this.phase === 'waiting' && !this.retry.isAskedToWait) {
+      this.retry.held();
       this.attempt();
     }
   }
@@ -337,8 +256,7 @@ export class Session {
       case 'probe':
         return this.ended(CloseCode.lost, 'no pong came');
       case 'settle':
-        this.attempts = 0;
-        return;
+        return this.retry.held();
       case 'refresh':
         this.effects.push({ do: 'fetchToken' });
         return;
@@ -369,7 +287,8 @@ export class Session {
       case 'unsubscribed':
         return this.inChannel(frame, (channel) => channel.unsubscribed());
       case 'published':
-        return this.published(frame.ref, frame);
+        this.effects.push(...this.publishes.answer(frame.ref, frame));
+        return;
       case 'error':
         return this.error(frame);
       case 'token_expiring':
@@ -380,14 +299,20 @@ export class Session {
     }
   }
 
-  private error({ error: text, code, channel: name, ref }: ErrorFrame): void {
-    const error = errorOf(code, text, name === undefined ? {} : { channel: name });
-    if (ref !== undefined) return this.published(ref, error);
+  private error({ error: text, code, channel: name, ref, limit }: ErrorFrame): void {
+    const context: ErrorContext = {};
+    if (name !== undefined) context.channel = name;
+    if (limit !== undefined) context.details = { [limit]: [text] };
+    const error = errorOf(code, text, context);
+    if (ref !== undefined) {
+      this.effects.push(...this.publishes.answer(ref, error));
+      return;
+    }
     const channel = name === undefined ? undefined : this.channels.get(name);
     if (channel) {
       channel.refused();
       if (!error.retryable) this.effects.push({ do: 'refused', channel: channel.name, error });
-      else this.start('resubscribe', backoffMs(this.resubscribes++, this.settings, this.surroundings.random));
+      else this.start('resubscribe', this.retry.backoffMs(this.resubscribes++));
       return this.forgetIfIdle(channel);
     }
     // A close follows these, and says whether they are the end.
@@ -448,37 +373,21 @@ export class Session {
     if (channel.isIdle) this.channels.delete(channel.name);
   }
 
-  // Publishes. They are sent again on the next connection: their id keeps them from being made twice.
-
   private publish(frame: PublishFrame): void {
     if (this.phase === 'off' || this.phase === 'failed') {
-      return this.refusePublish(frame.ref, errorOf('NOT_CONNECTED', 'connect() before publish()'));
+      this.effects.push(settled(frame.ref, errorOf('NOT_CONNECTED', 'connect() before publish()')));
+      return;
     }
-    if (this.publishes.size >= PUBLISHES_PENDING_MAX) {
-      const text = `${PUBLISHES_PENDING_MAX} publishes wait for their answer already`;
-      return this.refusePublish(frame.ref, errorOf('OVERLOADED', text));
-    }
-    this.publishes.set(frame.ref, { frame, sinceMs: this.surroundings.now() });
-    if (this.phase === 'open') this.send(frame);
+    const refused = this.publishes.add(frame, this.surroundings.now());
+    if (refused) this.effects.push(refused);
+    else if (this.phase === 'open') this.send(frame);
   }
 
   private publishAgain(): void {
-    for (const [ref, { frame, sinceMs }] of this.publishes) {
-      if (this.surroundings.now() - sinceMs < PUBLISH_RETRY_MAX_MS) this.send(frame);
-      else this.published(ref, errorOf('TIMEOUT', 'there was no connection for too long'));
+    for (const one of this.publishes.again(this.surroundings.now())) {
+      if ('do' in one) this.effects.push(one);
+      else this.send(one);
     }
-  }
-
-  private published(ref: string | undefined, answer: PublishedFrame | PushFloError): void {
-    if (ref !== undefined && this.publishes.delete(ref)) this.effects.push({ do: 'published', ref, answer });
-  }
-
-  private refusePublish(ref: string, answer: PushFloError): void {
-    this.effects.push({ do: 'published', ref, answer });
-  }
-
-  private rejectPublishes(why: string): void {
-    for (const ref of [...this.publishes.keys()]) this.published(ref, errorOf('CONNECTION_ERROR', why));
   }
 
   private show(state: ConnectionState, error?: PushFloError): void {
@@ -500,13 +409,6 @@ export class Session {
   }
 }
 
-/** The wait a server asks for in the reason of its close, at most {@link RETRY_AFTER_MAX_MS}. */
-function retryAfterMs(reason: string): number | undefined {
-  const found = /"retryAfterMs"\s*:\s*(\d+)/.exec(reason);
-  return found ? Math.min(Number(found[1]), RETRY_AFTER_MAX_MS) : undefined;
-}
-
-const TIMERS: Timer[] = ['connect', 'retry', 'heartbeat', 'probe', 'settle', 'refresh', 'resubscribe'];
 /** A connection that lives this long holds, and the next loss is the first again. */
 const SETTLE_MS = 5_000;
 /** How long a sign of life may take that was asked for because something happened. */
@@ -515,9 +417,3 @@ const PROBE_MS = 5_000;
 const PINGS_UNANSWERED_MAX = 2;
 /** Between attempts to get a new token while the old one is good. */
 const REFRESH_RETRY_MS = 5_000;
-/** Before coming back to a server whose plan had no room. */
-const QUOTA_RETRY_MS = 60_000;
-const RETRY_AFTER_MAX_MS = 300_000;
-const PUBLISHES_PENDING_MAX = 1_000;
-/** Less than the five minutes for which the server remembers idempotency keys. */
-const PUBLISH_RETRY_MAX_MS = 240_000;

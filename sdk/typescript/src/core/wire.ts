@@ -79,6 +79,8 @@ export interface ErrorFrame {
   code: string;
   channel?: string;
   ref?: string;
+  /** The limit that was reached, where it was one. */
+  limit?: string;
 }
 
 export interface PublishedFrame {
