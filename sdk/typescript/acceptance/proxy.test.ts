@@ -2,6 +2,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { mkdirSync, readFileSync } from 'node:fs';
+import { get } from 'node:https';
 import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
@@ -17,7 +18,8 @@ const key = () => join(project.folder, 'key.pem');
 
 beforeAll(async () => {
   project = new Project();
-  pushflo = await PushFlo.start();
+  // The folder of the guide gives way to the test's.
+  pushflo = await PushFlo.start(snippet(ROOT_README, 'toml', '[proxy]'));
   const subject = ['-subj', '/CN=push.example.com', '-addext', 'subjectAltName=IP:127.0.0.1'];
   execFileSync(
     'openssl',
@@ -93,6 +95,25 @@ async function expectTraffic(url: string): Promise<void> {
   });
 }
 
+/** The status of a call with a wrong key, from an address of this machine. */
+function wrongKey(url: string, localAddress: string): Promise<number | undefined> {
+  return new Promise((resolve, reject) => {
+    const headers = { Authorization: 'Bearer sec_00000000000000000000' };
+    const options = { localAddress, headers, ca: readFileSync(certificate()), agent: false } as const;
+    get(`${url}/api/v1/channels`, options, (answer) => resolve(answer.resume().statusCode)).on(
+      'error',
+      reject,
+    );
+  });
+}
+
+/** Who tries keys is held back, and nobody else: the server is told who is behind the proxy. */
+async function expectAddresses(url: string): Promise<void> {
+  const guesses = await Promise.all(Array.from({ length: 40 }, () => wrongKey(url, '127.0.0.2')));
+  expect(guesses).toContain(429);
+  expect(await wrongKey(url, '127.0.0.1')).toBe(401);
+}
+
 /** Replaces what must be there to be replaced. */
 function replaced(text: string, pairs: [string | RegExp, string][]): string {
   return pairs.reduce((before, [from, to]) => {
@@ -133,6 +154,7 @@ it('nginx', async () => {
   execFileSync('nginx', ['-t', ...args], { stdio: 'pipe' });
   proxy = spawn('nginx', args, { stdio: 'ignore' });
   await expectTraffic(`https://127.0.0.1:${port}`);
+  await expectAddresses(`https://127.0.0.1:${port}`);
   expect(readFileSync(join(project.folder, 'logs/error.log'), 'utf8')).not.toMatch(/\[(warn|error|crit)\]/);
 });
 
@@ -150,4 +172,5 @@ it('Caddy', async () => {
     stdio: 'ignore',
   });
   await expectTraffic(`https://127.0.0.1:${port}`);
+  await expectAddresses(`https://127.0.0.1:${port}`);
 });
