@@ -1,5 +1,5 @@
 /** What every end-to-end test has: a server, a web site, and pages that listen. */
-import { type Browser, type BrowserContext, test as base, type Page } from '@playwright/test';
+import { type BrowserContext, test as base, type Page } from '@playwright/test';
 import { PUBLISH_KEY, PushFlo } from './pushflo';
 import { Site } from './site';
 
@@ -82,4 +82,3 @@ export function upTo(last: number, first = 1): number[] {
 }
 
 export const expect = base.expect;
-export type { Browser };
