@@ -56,32 +56,24 @@ export interface PushFloClientOptions {
 
 /** The session's part of the options. @throws {RangeError} for a time or count that is none. */
 export function sessionSettings(options: PushFloClientOptions): SessionSettings {
-  const number = (
-    name:
-      | 'maxReconnectAttempts'
-      | 'reconnectDelay'
-      | 'maxReconnectDelay'
-      | 'connectionTimeout'
-      | 'heartbeatInterval'
-      | 'replayWindow',
-    otherwise: number,
-  ) => {
-    const value = options[name] ?? otherwise;
-    if (!(value >= 0)) throw new RangeError(`${name} must be a number that is not negative`);
-    return value === Infinity ? (name === 'maxReconnectAttempts' ? 0 : Number.MAX_SAFE_INTEGER) : value;
-  };
-  return {
-    autoReconnect: options.autoReconnect ?? true,
-    maxReconnectAttempts: number('maxReconnectAttempts', 0),
-    reconnectDelay: number('reconnectDelay', 1_000),
-    maxReconnectDelay: number('maxReconnectDelay', 30_000),
-    connectionTimeout: number('connectionTimeout', 10_000),
-    heartbeatInterval: number('heartbeatInterval', 25_000),
-    replayOnReconnect: options.replayOnReconnect ?? true,
-    replayWindow: number('replayWindow', 3_600_000),
-    renewsTokens: Boolean(options.getToken),
-  };
+  const numbers = { ...NUMBERS };
+  for (const name of Object.keys(NUMBERS) as (keyof typeof NUMBERS)[]) {
+    numbers[name] = options[name] ?? NUMBERS[name];
+    if (!(numbers[name] >= 0)) throw new RangeError(`${name} must be a number that is not negative`);
+  }
+  const { autoReconnect = true, replayOnReconnect = true, getToken } = options;
+  return { ...numbers, autoReconnect, replayOnReconnect, renewsTokens: Boolean(getToken) };
 }
+
+/** The options that are numbers, with their defaults. */
+const NUMBERS = {
+  maxReconnectAttempts: 0,
+  reconnectDelay: 1_000,
+  maxReconnectDelay: 30_000,
+  connectionTimeout: 10_000,
+  heartbeatInterval: 25_000,
+  replayWindow: 3_600_000,
+};
 
 /** The function that gets the token for a connection. */
 export function tokenSource({ publishKey, getToken }: PushFloClientOptions): () => Promise<string> {
