@@ -1,7 +1,16 @@
 import { expect, test, upTo } from './fixtures';
 
 test.describe('a tab that is busy while more comes than the server keeps for it', () => {
-  test.use({ config: '[limits]\ntail_bytes = 262144\n[history]\nbytes_per_channel = 67108864' });
+  test.use({
+    config: `
+      [limits]
+      tail_bytes = 262144
+      [history]
+      bytes_per_channel = 67108864
+      [timeouts]
+      linger_ms = 60000  # The tab reads the reason when it is free again, however slow the machine is.
+    `,
+  });
 
   test('is closed, comes back, and shows everything once and in order', async ({ pushflo, site, listen }) => {
     const tab = await listen('news');
