@@ -1,0 +1,386 @@
+/**
+ * The client: the shell around {@link Session} that owns the socket, the timers and the listeners,
+ * carries out what the session wants and tells it what happened. What to do is decided there.
+ */
+import { resolveBaseUrl, socketUrl } from './address';
+import type { ConnectionState, Effect, Input, Timer } from './core/effects';
+import { Session } from './core/session';
+import { CloseCode, type PublishedFrame } from './core/wire';
+import { Emitter, guarded } from './emitter';
+import { PushFloError, errorOf } from './errors';
+import { type Message, messageOf } from './message';
+import {
+  type PushFloClientOptions,
+  sessionSettings,
+  tokenSource,
+  type WebSocketLike,
+  webSocketClass,
+} from './options';
+import { checkChannel } from './slug';
+import { Listener, type SubscribeOptions, type Subscription } from './subscription';
+import { uniqueId } from './unique';
+import { watchWake } from './wake';
+
+/** The events of a client, with what their listeners get. */
+export interface ClientEvents {
+  connected: { clientId: string; timestamp: number };
+  disconnected: { code: number; reason: string; willReconnect: boolean };
+  /** Every message of every channel that is subscribed. */
+  message: Message;
+  error: PushFloError;
+}
+
+/** What a publish became. */
+export interface PublishReceipt {
+  id: string;
+  channel: string;
+  offset: number;
+  timestamp: number;
+}
+
+/** What `publish` takes: the article's form. */
+export interface PublishRequest {
+  channel: string;
+  /** Default `message`. */
+  event?: string;
+  /** Any JSON. */
+  data: unknown;
+}
+
+export class PushFloClient {
+  private readonly session: Session;
+  private readonly baseUrl: string;
+  private readonly fetchToken: () => Promise<string>;
+  private readonly listeners = new Map<string, Set<Listener>>();
+  private readonly events = new Emitter<ClientEvents & { state: ConnectionState }>();
+  private readonly timers = new Map<Timer, ReturnType<typeof setTimeout>>();
+  private readonly publishes = new Map<
+    string,
+    { resolve(receipt: PublishReceipt): void; reject(error: PushFloError): void }
+  >();
+  /** Effects that are to be carried out, in order, also those that come up meanwhile. */
+  private readonly effects: Effect[] = [];
+  private isCarryingOut = false;
+  private socket?: WebSocketLike;
+  /** Counts token requests; the answer to an earlier one is dropped. */
+  private tokenRequest = 0;
+  private connecting?: { promise: Promise<void>; resolve(): void; reject(error: PushFloError): void };
+  private unwatchWake?: () => void;
+  private id: string | null = null;
+  private isDestroyed = false;
+
+  constructor(private readonly options: PushFloClientOptions) {
+    this.baseUrl = resolveBaseUrl(options.baseUrl);
+    this.fetchToken = tokenSource(options);
+    this.session = new Session(sessionSettings(options), { now: Date.now, random: Math.random });
+    if (options.autoConnect) this.connect();
+  }
+
+  get connectionState(): ConnectionState {
+    return this.session.state;
+  }
+
+  /** The name the server gave this connection; null while there is none. */
+  get clientId(): string | null {
+    return this.id;
+  }
+
+  /**
+   * Connects, or goes on where that is under way. The promise may be left alone: it resolves with
+   * the connection, and is rejected when the client gives up or is told to disconnect.
+   */
+  connect(): Promise<void> {
+    if (this.isDestroyed) throw errorOf('NOT_CONNECTED', 'the client was destroyed');
+    if (this.connectionState === 'connected') return Promise.resolve();
+    webSocketClass(this.options);
+    if (!this.connecting) {
+      let settle!: { resolve(): void; reject(error: PushFloError): void };
+      const promise = new Promise<void>((resolve, reject) => (settle = { resolve, reject }));
+      // Nobody has to wait for it.
+      promise.catch(() => {});
+      this.connecting = { promise, ...settle };
+    }
+    const { promise } = this.connecting;
+    this.apply({ type: 'connect' });
+    return promise;
+  }
+
+  /** Closes the connection. Subscriptions are kept, and come back with `connect()`. */
+  disconnect(): void {
+    this.apply({ type: 'disconnect' });
+  }
+
+  /** Disconnects for good and forgets all listeners. */
+  destroy(): void {
+    this.disconnect();
+    for (const all of [...this.listeners.values()]) for (const listener of [...all]) this.drop(listener);
+    this.events.clear();
+    this.isDestroyed = true;
+  }
+
+  /** Adds a listener; what is returned takes it away again. */
+  on<E extends keyof ClientEvents>(event: E, listener: (payload: ClientEvents[E]) => void): () => void {
+    return this.events.on(event, listener);
+  }
+
+  once<E extends keyof ClientEvents>(event: E, listener: (payload: ClientEvents[E]) => void): () => void {
+    const remove = this.events.on(event, (payload) => {
+      remove();
+      listener(payload);
+    });
+    return remove;
+  }
+
+  off<E extends keyof ClientEvents>(event: E, listener: (payload: ClientEvents[E]) => void): void {
+    this.events.off(event, listener);
+  }
+
+  /** Calls `listener` with every new {@link connectionState}; what is returned takes it away again. */
+  onConnectionChange(listener: (state: ConnectionState) => void): () => void {
+    return this.events.on('state', listener);
+  }
+
+  /**
+   * Subscribes, now or as soon as there is a connection. Several subscriptions to one channel share
+   * one of the server's. @throws {ValidationError} for a name that no channel can have.
+   */
+  subscribe<T = any>(channel: string, options: SubscribeOptions<T> = {}): Subscription {
+    checkChannel(channel);
+    if (this.isDestroyed) throw errorOf('NOT_CONNECTED', 'the client was destroyed');
+    const listener = new Listener(channel, options as SubscribeOptions);
+    const all = this.listeners.get(channel) ?? new Set();
+    const [companion] = all;
+    this.listeners.set(channel, all.add(listener));
+    this.apply({ type: 'subscribe', channel, replay: options.replay, presence: Boolean(options.onPresence) });
+    if (companion && this.session.isLive(channel)) {
+      queueMicrotask(() => {
+        if (!all.has(listener) || !this.session.isLive(channel)) return;
+        listener.tell({ type: 'subscribed', replayed: 0 });
+        companion.catchUp(listener);
+      });
+    }
+    return { channel, unsubscribe: () => this.drop(listener) };
+  }
+
+  /**
+   * Publishes over the connection, where the token grants it. While the connection is away it waits,
+   * and is sent again when it returns, but never published twice.
+   */
+  publish(request: PublishRequest): Promise<PublishReceipt>;
+  publish(channel: string, content: unknown, options?: { eventType?: string }): Promise<PublishReceipt>;
+  publish(
+    to: PublishRequest | string,
+    content?: unknown,
+    options: { eventType?: string } = {},
+  ): Promise<PublishReceipt> {
+    const { channel, event, data } =
+      typeof to === 'string' ? { channel: to, event: options.eventType, data: content } : to;
+    return new Promise((resolve, reject) => {
+      checkChannel(channel);
+      const ref = uniqueId();
+      const frame = { type: 'publish', channel, event, data: snapshot(data), ref, id: ref } as const;
+      this.publishes.set(ref, { resolve, reject });
+      this.apply({ type: 'publish', frame });
+    });
+  }
+
+  private drop(listener: Listener): void {
+    const all = this.listeners.get(listener.channel);
+    if (!all?.delete(listener)) return;
+    if (!all.size) {
+      this.listeners.delete(listener.channel);
+      this.apply({ type: 'unsubscribe', channel: listener.channel });
+    }
+    listener.tell({ type: 'unsubscribed' });
+  }
+
+  /** Tells the session, and carries out what it wants: after what is being carried out already. */
+  private apply(input: Input): void {
+    this.log('in', input);
+    this.effects.push(...this.session.apply(input));
+    if (this.isCarryingOut) return;
+    this.isCarryingOut = true;
+    for (let effect = this.effects.shift(); effect; effect = this.effects.shift()) {
+      this.log('out', effect);
+      this.carryOut(effect);
+    }
+    this.isCarryingOut = false;
+  }
+
+  private carryOut(effect: Effect): void {
+    switch (effect.do) {
+      case 'fetchToken':
+        return this.requestToken();
+      case 'open':
+        return this.open(effect.token);
+      case 'close':
+        return this.close();
+      case 'send':
+        return this.send(JSON.stringify(effect.frame));
+      case 'start':
+        return this.start(effect.timer, effect.ms);
+      case 'stop':
+        return this.stop(effect.timer);
+      case 'state':
+        return this.stateChanged(effect.state, effect.error);
+      case 'connected':
+        this.id = effect.clientId;
+        this.connecting?.resolve();
+        this.connecting = undefined;
+        return this.events.emit('connected', { clientId: effect.clientId, timestamp: effect.timestamp });
+      case 'disconnected': {
+        const { code, reason, willReconnect } = effect;
+        return this.events.emit('disconnected', { code, reason, willReconnect });
+      }
+      case 'error':
+        return this.events.emit('error', effect.error);
+      case 'tell':
+        return this.tell(effect.channel, effect.event);
+      case 'refused':
+        for (const { options } of this.listenersOf(effect.channel)) guarded(options.onError, effect.error);
+        return this.events.emit('error', effect.error);
+      case 'published':
+        return this.published(effect.ref, effect.answer);
+    }
+  }
+
+  private tell(channel: string, event: (Effect & { do: 'tell' })['event']): void {
+    const listeners = this.listenersOf(channel);
+    // Before the listeners are told: one of them may subscribe anew.
+    if (event.type === 'unsubscribed') this.listeners.delete(channel);
+    for (const listener of listeners) listener.tell(event);
+    if (event.type === 'message') this.events.emit('message', messageOf(event.frame));
+  }
+
+  private listenersOf(channel: string): Listener[] {
+    return [...(this.listeners.get(channel) ?? [])];
+  }
+
+  private stateChanged(state: ConnectionState, error?: PushFloError): void {
+    const isOver = state === 'disconnected' || state === 'failed';
+    if (state !== 'connected') this.id = null;
+    if (isOver) {
+      this.unwatchWake?.();
+      this.unwatchWake = undefined;
+      this.connecting?.reject(error ?? errorOf('NOT_CONNECTED', 'disconnect() was called'));
+      this.connecting = undefined;
+    } else {
+      this.unwatchWake ??= watchWake(
+        () => this.apply({ type: 'wake' }),
+        () => this.apply({ type: 'offline' }),
+      );
+    }
+    this.events.emit('state', state);
+  }
+
+  private requestToken(): void {
+    const request = ++this.tokenRequest;
+    const answer = (input: Input) => {
+      if (request === this.tokenRequest) this.apply(input);
+    };
+    this.fetchToken().then(
+      (token) => answer({ type: 'token', token }),
+      (cause) => {
+        const text = `getToken failed: ${reasonOf(cause)}`;
+        answer({ type: 'tokenFailed', error: errorOf('TOKEN_ERROR', text, { cause }) });
+      },
+    );
+  }
+
+  private open(token: string): void {
+    const socket = this.makeSocket(token);
+    if (!socket) return;
+    this.socket = socket;
+    socket.onmessage = ({ data }) => {
+      const frame = parse(data);
+      if (frame) this.apply({ type: 'frame', frame });
+    };
+    socket.onclose = ({ code, reason }) => {
+      this.socket = undefined;
+      this.apply({ type: 'closed', code: code ?? CloseCode.lost, reason: String(reason ?? '') });
+    };
+    // A close follows. Without a listener, Node's `ws` would throw.
+    socket.onerror = () => {};
+  }
+
+  private makeSocket(token: string): WebSocketLike | undefined {
+    try {
+      return new (webSocketClass(this.options))(socketUrl(this.baseUrl, token));
+    } catch (cause) {
+      const text = `no connection can be made to ${this.baseUrl}: ${reasonOf(cause)}`;
+      this.apply({ type: 'impossible', error: errorOf('VALIDATION_ERROR', text, { cause }) });
+      return undefined;
+    }
+  }
+
+  private close(): void {
+    this.tokenRequest++;
+    const socket = this.socket;
+    if (!socket) return;
+    this.socket = undefined;
+    socket.onmessage = socket.onclose = null;
+    socket.close(CloseCode.normal);
+  }
+
+  private send(text: string): void {
+    // A socket that is closing throws in some runtimes; its close comes as an event of its own.
+    try {
+      this.socket?.send(text);
+    } catch (error) {
+      this.log('send failed', error);
+    }
+  }
+
+  private start(timer: Timer, ms: number): void {
+    this.stop(timer);
+    const fire = () => {
+      this.timers.delete(timer);
+      this.apply({ type: 'timer', timer });
+    };
+    this.timers.set(timer, setTimeout(fire, Math.min(ms, TIMER_MAX_MS)));
+  }
+
+  private stop(timer: Timer): void {
+    clearTimeout(this.timers.get(timer));
+    this.timers.delete(timer);
+  }
+
+  private published(ref: string, answer: PublishedFrame | PushFloError): void {
+    const waiting = this.publishes.get(ref);
+    this.publishes.delete(ref);
+    if (answer instanceof PushFloError) return waiting?.reject(answer);
+    const { messageId: id, channel, offset, timestamp } = answer;
+    waiting?.resolve({ id, channel, offset, timestamp });
+  }
+
+  private log(what: string, detail: unknown): void {
+    const { debug } = this.options;
+    if (!debug) return;
+    const shown = JSON.stringify(detail, (key, value) => (key === 'token' ? '…' : value));
+    if (typeof debug === 'function') guarded(debug, `${what} ${shown}`);
+    else console.debug(`[pushflo] ${what} ${shown}`);
+  }
+}
+
+/** The frame in a text message; what is none is ignored, as a later server may say more. */
+function parse(data: unknown): (Input & { type: 'frame' })['frame'] | undefined {
+  try {
+    return typeof data === 'string' ? JSON.parse(data) : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+function reasonOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** What `data` says now, whatever becomes of it while it waits. @throws for what JSON cannot say. */
+function snapshot(data: unknown): unknown {
+  const text = JSON.stringify(data) as string | undefined;
+  if (text === undefined) throw errorOf('VALIDATION_ERROR', 'what is published must be JSON');
+  return JSON.parse(text);
+}
+
+/** The longest wait a timer can have. */
+const TIMER_MAX_MS = 2 ** 31 - 1;

@@ -1,0 +1,48 @@
+/**
+ * Publishes that wait for their answer. They are sent again on the next connection: the id of each
+ * keeps it from being published twice, as long as the server remembers it.
+ */
+import { errorOf, type PushFloError } from '../errors';
+import type { PublishSettled } from './effects';
+import type { PublishedFrame, PublishFrame } from './wire';
+
+export class Publishes {
+  private readonly pending = new Map<string, { frame: PublishFrame; sinceMs: number }>();
+
+  /** Takes one in; or says that there are too many. */
+  add(frame: PublishFrame, nowMs: number): PublishSettled | undefined {
+    if (this.pending.size >= PENDING_MAX) {
+      const text = `${PENDING_MAX} publishes wait for their answer already`;
+      return settled(frame.ref, errorOf('OVERLOADED', text));
+    }
+    this.pending.set(frame.ref, { frame, sinceMs: nowMs });
+    return undefined;
+  }
+
+  /** The answer to one; nothing where nobody waits for it. */
+  answer(ref: string | undefined, answer: PublishedFrame | PushFloError): PublishSettled[] {
+    return ref !== undefined && this.pending.delete(ref) ? [settled(ref, answer)] : [];
+  }
+
+  /** What to send on a new connection, in order, and what has waited for too long. */
+  again(nowMs: number): (PublishFrame | PublishSettled)[] {
+    return [...this.pending.values()].flatMap<PublishFrame | PublishSettled>(({ frame, sinceMs }) => {
+      if (nowMs - sinceMs < RETRY_MAX_MS) return [frame];
+      return this.answer(frame.ref, errorOf('TIMEOUT', 'there was no connection for too long'));
+    });
+  }
+
+  /** No connection will come for those that wait. */
+  reject(why: string): PublishSettled[] {
+    return [...this.pending.keys()].flatMap((ref) => this.answer(ref, errorOf('CONNECTION_ERROR', why)));
+  }
+}
+
+/** The answer to one that was not taken in. */
+export function settled(ref: string, answer: PublishedFrame | PushFloError): PublishSettled {
+  return { do: 'published', ref, answer };
+}
+
+const PENDING_MAX = 1_000;
+/** Less than the five minutes for which the server remembers ids. */
+const RETRY_MAX_MS = 240_000;

@@ -1,0 +1,95 @@
+/** Whether to connect again after a connection has ended, and when. */
+import { errorOf, type PushFloError } from '../errors';
+import { CloseCode } from './wire';
+
+/** Milliseconds. */
+export interface RetrySettings {
+  autoReconnect: boolean;
+  /** Attempts in a row without a connection that holds; 0 for no limit. */
+  maxReconnectAttempts: number;
+  /** The first wait, before jitter. */
+  reconnectDelay: number;
+  /** The longest wait, before jitter. */
+  maxReconnectDelay: number;
+  /** Whether a new token can be had. */
+  renewsTokens: boolean;
+}
+
+export class Retry {
+  /** A wait that the server asked for; the network coming back does not cut it short. */
+  isAskedToWait = false;
+  /** Attempts since a connection held. */
+  private attempts = 0;
+  /** The last token was refused, and no other has been accepted since. */
+  private isTokenRefused = false;
+
+  constructor(
+    private readonly settings: RetrySettings,
+    private readonly random: () => number,
+  ) {}
+
+  /** Somebody asks for a connection: what was before does not count. */
+  begin(): void {
+    this.attempts = 0;
+    this.isTokenRefused = false;
+  }
+
+  /** The server greeted. */
+  accepted(): void {
+    this.isTokenRefused = false;
+  }
+
+  /** The connection holds, or there is a reason to hope anew. */
+  held(): void {
+    this.attempts = 0;
+  }
+
+  /**
+   * A connection has ended with a code: how many milliseconds to wait before the next attempt, or
+   * why there is none. `verdict` is what the server said before.
+   */
+  after(code: number, reason: string, verdict?: PushFloError): number | PushFloError {
+    const { autoReconnect, maxReconnectAttempts, renewsTokens } = this.settings;
+    this.isAskedToWait = false;
+    if (code === CloseCode.forbidden) return verdict ?? errorOf('FORBIDDEN', reason || 'refused');
+    if (code === CloseCode.unauthorized) {
+      const refused = verdict ?? errorOf('UNAUTHORIZED', reason || 'the token was refused');
+      if (!renewsTokens || this.isTokenRefused || !autoReconnect) return refused;
+      this.isTokenRefused = true;
+    }
+    const lost = errorOf('CONNECTION_ERROR', `the connection was lost (${code})${reason && `: ${reason}`}`);
+    if (!autoReconnect) return lost;
+    const attempt = this.attempts++;
+    if (maxReconnectAttempts > 0 && attempt >= maxReconnectAttempts) return lost;
+    const askedMs = retryAfterMs(reason);
+    this.isAskedToWait = askedMs !== undefined || code === CloseCode.overQuota;
+    if (askedMs !== undefined) return askedMs;
+    if (code === CloseCode.overQuota) return jittered(QUOTA_RETRY_MS, this.random);
+    const isUrgent = code === CloseCode.tooSlow || code === CloseCode.unauthorized;
+    return isUrgent && attempt === 0 ? 0 : this.backoffMs(attempt);
+  }
+
+  /**
+   * The wait before an attempt, counted from 0: exponential, and with jitter, so that many clients do
+   * not come back together.
+   */
+  backoffMs(attempt: number): number {
+    const { reconnectDelay, maxReconnectDelay } = this.settings;
+    return jittered(Math.min(maxReconnectDelay, reconnectDelay * 2 ** Math.min(attempt, 30)), this.random);
+  }
+}
+
+/** Between half and the whole of `ms`. */
+function jittered(ms: number, random: () => number): number {
+  return Math.round(ms * (0.5 + random() / 2));
+}
+
+/** The wait a server asks for in the reason of its close, at most {@link RETRY_AFTER_MAX_MS}. */
+function retryAfterMs(reason: string): number | undefined {
+  const found = /"retryAfterMs"\s*:\s*(\d+)/.exec(reason);
+  return found ? Math.min(Number(found[1]), RETRY_AFTER_MAX_MS) : undefined;
+}
+
+/** Before coming back to a server whose plan had no room. */
+const QUOTA_RETRY_MS = 60_000;
+const RETRY_AFTER_MAX_MS = 300_000;

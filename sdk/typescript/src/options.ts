@@ -1,0 +1,101 @@
+/** What a client is made with, and what is assumed where nothing is said. Times are milliseconds. */
+import type { SessionSettings } from './core/session';
+import { PushFloError } from './errors';
+
+/** The part of a WebSocket that is used; what browsers, Node 22, Deno, Bun, edge runtimes and `ws` have. */
+export interface WebSocketLike {
+  onmessage: ((event: any) => void) | null;
+  onclose: ((event: any) => void) | null;
+  onerror: ((event: any) => void) | null;
+  send(data: string): void;
+  close(code?: number): void;
+}
+
+export type WebSocketConstructor = new (url: string) => WebSocketLike;
+
+/** What `getToken` brings: a connection token, or the answer of `createToken` that has one. */
+export type Token = string | { token: string };
+
+export interface PushFloClientOptions {
+  /** A `pub_` key. Not needed with `getToken`. */
+  publishKey?: string;
+  /**
+   * Gets a connection token from your backend; called before each connect and when the token is
+   * about to expire.
+   */
+  getToken?: () => Token | Promise<Token>;
+  /**
+   * Where PushFlo is, such as `https://push.example.com`; in a page also relative to it (`/`).
+   * Otherwise `NEXT_PUBLIC_PUSHFLO_URL` or `PUSHFLO_URL` from the environment, or
+   * `http://127.0.0.1:7070`.
+   */
+  baseUrl?: string;
+  /** Connect at once instead of at `connect()`. Default false. */
+  autoConnect?: boolean;
+  /** Default true. */
+  autoReconnect?: boolean;
+  /** Attempts in a row, without a connection that held, until the state is `failed`; default 0: no limit. */
+  maxReconnectAttempts?: number;
+  /** The first wait before connecting again; it doubles with each attempt. Default 1000. */
+  reconnectDelay?: number;
+  /** Default 30000. */
+  maxReconnectDelay?: number;
+  /** How long one attempt may take, with its token. Default 10000. */
+  connectionTimeout?: number;
+  /** Between pings; the connection is dropped after twice that without an answer. 0 for none. Default 25000. */
+  heartbeatInterval?: number;
+  /** Whether messages missed while there was no connection are asked for. Default true. */
+  replayOnReconnect?: boolean;
+  /** How far back that goes; `onGap` tells of what is older. Default one hour. */
+  replayWindow?: number;
+  /** Writes what happens to the console, or to a function. Keys and tokens are left out. */
+  debug?: boolean | ((line: string) => void);
+  /** The WebSocket class, where there is no global one: Node before 22. */
+  webSocket?: WebSocketConstructor;
+}
+
+/** The session's part of the options. @throws {RangeError} for a time or count that is none. */
+export function sessionSettings(options: PushFloClientOptions): SessionSettings {
+  const numbers = { ...NUMBERS };
+  for (const name of Object.keys(NUMBERS) as (keyof typeof NUMBERS)[]) {
+    numbers[name] = options[name] ?? NUMBERS[name];
+    if (!(numbers[name] >= 0)) throw new RangeError(`${name} must be a number that is not negative`);
+  }
+  const { autoReconnect = true, replayOnReconnect = true, getToken } = options;
+  return { ...numbers, autoReconnect, replayOnReconnect, renewsTokens: Boolean(getToken) };
+}
+
+/** The options that are numbers, with their defaults. */
+const NUMBERS = {
+  maxReconnectAttempts: 0,
+  reconnectDelay: 1_000,
+  maxReconnectDelay: 30_000,
+  connectionTimeout: 10_000,
+  heartbeatInterval: 25_000,
+  replayWindow: 3_600_000,
+};
+
+/** The function that gets the token for a connection. */
+export function tokenSource({ publishKey, getToken }: PushFloClientOptions): () => Promise<string> {
+  if (typeof document === 'object' && /^(sec|mgmt)_/.test(publishKey ?? '')) {
+    throw new PushFloError('a secret key must not be in a page: everybody can read it there', 'FORBIDDEN');
+  }
+  if (getToken) {
+    return async () => {
+      const token = await getToken();
+      return typeof token === 'string' ? token : token.token;
+    };
+  }
+  if (!publishKey) throw new PushFloError('publishKey or getToken is required', 'VALIDATION_ERROR');
+  return async () => publishKey;
+}
+
+/** The WebSocket class to use. @throws where there is none. */
+export function webSocketClass({ webSocket }: PushFloClientOptions): WebSocketConstructor {
+  const found = webSocket ?? (globalThis.WebSocket as WebSocketConstructor | undefined);
+  if (found) return found;
+  throw new PushFloError(
+    "this runtime has no WebSocket: give one, as in `import WebSocket from 'ws'; new PushFloClient({ webSocket: WebSocket, … })`",
+    'VALIDATION_ERROR',
+  );
+}

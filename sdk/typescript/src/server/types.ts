@@ -1,0 +1,133 @@
+/** What the HTTP calls take and give. Times ending in `At` are ISO 8601. */
+import type { Member } from '../core/wire';
+import type { Pagination } from './request';
+
+/** What one publish became. */
+export interface PublishResult {
+  id: string;
+  channelSlug: string;
+  eventType: string;
+  clientId: string | null;
+  /** Subscribers to which it was queued for sending. */
+  delivered: number;
+  createdAt: string;
+  offset: number;
+  epoch: string;
+}
+
+/** One message to publish. */
+export interface PublishRequest {
+  channel: string;
+  /** Default `message`. */
+  event?: string;
+  /** Any JSON. */
+  data: unknown;
+  /** Who it comes from. */
+  clientId?: string;
+}
+
+/** A message of a batch; with `channels` it goes to each of them. */
+export type BatchItem = PublishRequest | (Omit<PublishRequest, 'channel'> & { channels: string[] });
+
+/** A message of a batch that was not published. */
+export interface BatchFailure {
+  success: false;
+  error: string;
+  code: string;
+  details?: Record<string, string[]>;
+}
+
+export interface BatchResult {
+  published: number;
+  failed: number;
+  /** In the order of the batch. */
+  results: ((PublishResult & { success?: true }) | BatchFailure)[];
+}
+
+/** A message of the past. */
+export interface HistoryMessage<T = any> {
+  id: string;
+  channel: string;
+  eventType: string;
+  clientId: string | null;
+  content: T;
+  /** Unix milliseconds. */
+  timestamp: number;
+  createdAt: string;
+  offset: number;
+}
+
+export interface HistoryQuery {
+  /** From 1. */
+  page?: number;
+  /** Up to 100. Default 25. */
+  pageSize?: number;
+  eventType?: string;
+  /** Unix milliseconds, or a date. */
+  after?: number | Date;
+  before?: number | Date;
+}
+
+/** Newest first. */
+export interface HistoryPage<T = any> {
+  items: HistoryMessage<T>[];
+  pagination: Pagination;
+}
+
+export interface ChannelInfo {
+  id: string;
+  name: string;
+  slug: string;
+  description: string | null;
+  /** Whether subscribing needs a token that names the channel. */
+  isPrivate: boolean;
+  /** Whether subscribers can see each other. */
+  presence?: boolean;
+  metadata: Record<string, unknown> | null;
+  messageCount: number;
+  createdAt: string;
+  updatedAt: string;
+}
+
+/** What can be changed of a channel. */
+export interface ChannelChange {
+  name?: string;
+  description?: string | null;
+  isPrivate?: boolean;
+  presence?: boolean;
+  metadata?: Record<string, unknown> | null;
+}
+
+export interface NewChannel extends ChannelChange {
+  name: string;
+  slug: string;
+}
+
+export interface PageQuery {
+  /** From 1. */
+  page?: number;
+  pageSize?: number;
+}
+
+export interface ChannelPage {
+  channels: ChannelInfo[];
+  pagination: Pagination;
+}
+
+/** A token as the server makes it. */
+export interface ConnectionToken {
+  token: string;
+  expiresAt: string;
+  /** The WebSocket address it is for. */
+  endpoint: string;
+  clientId: string;
+}
+
+export interface PresencePage {
+  /** Connections that are subscribed; right for every channel. */
+  subscribers: number;
+  /** Members; 0 for a channel without presence. */
+  count: number;
+  members: Member[];
+  pagination?: Pagination;
+}

@@ -1,0 +1,431 @@
+/** @vitest-environment jsdom */
+import { beforeEach, afterEach, describe, expect, it, vi } from 'vitest';
+import { PushFloClient, type PushFloClientOptions } from '../src/index';
+import { FakeSocket, settled } from './fake-socket';
+
+beforeEach(() => {
+  vi.useFakeTimers();
+  FakeSocket.all = [];
+});
+afterEach(() => {
+  vi.useRealTimers();
+});
+
+function make(options: Partial<PushFloClientOptions> = {}): PushFloClient {
+  return new PushFloClient({
+    publishKey: 'pub_1',
+    baseUrl: 'http://push.test',
+    webSocket: FakeSocket,
+    ...options,
+  });
+}
+
+async function connected(options: Partial<PushFloClientOptions> = {}): Promise<PushFloClient> {
+  const client = make(options);
+  client.connect();
+  await settled();
+  FakeSocket.last.greets();
+  return client;
+}
+
+describe('connecting', () => {
+  it('opens a socket with the key, and resolves when it is greeted', async () => {
+    const client = make();
+    const seen = vi.fn();
+    const promise = client.connect();
+    client.on('connected', seen);
+    await settled();
+    expect(FakeSocket.last.url).toBe('ws://push.test/ws?token=pub_1');
+    FakeSocket.last.greets();
+    await promise;
+    expect(seen).toHaveBeenCalledExactlyOnceWith({ clientId: 'me', timestamp: Date.now() });
+    expect([client.connectionState, client.clientId]).toEqual(['connected', 'me']);
+  });
+
+  it('connects by itself with autoConnect, and otherwise not', async () => {
+    make();
+    await settled();
+    expect(FakeSocket.all).toHaveLength(0);
+    make({ autoConnect: true });
+    await settled();
+    expect(FakeSocket.all).toHaveLength(1);
+  });
+
+  it('is one socket when it connects, disconnects and connects in one turn', async () => {
+    const client = make();
+    client.connect();
+    client.disconnect();
+    client.connect();
+    await settled();
+    expect(FakeSocket.all).toHaveLength(1);
+  });
+
+  it('opens nothing when it is disconnected in the same turn, and rejects quietly', async () => {
+    const client = make();
+    const promise = client.connect();
+    client.disconnect();
+    await settled();
+    expect(FakeSocket.all).toHaveLength(0);
+    await expect(promise).rejects.toMatchObject({ code: 'NOT_CONNECTED' });
+  });
+
+  it('tells why the server refuses', async () => {
+    const client = make();
+    const onError = vi.fn();
+    client.on('error', onError);
+    const promise = client.connect();
+    await settled();
+    FakeSocket.last.says({ type: 'error', error: 'the token is not known', code: 'UNAUTHORIZED' });
+    FakeSocket.last.dies(4001);
+    await expect(promise).rejects.toMatchObject({
+      name: 'AuthenticationError',
+      message: 'the token is not known',
+    });
+    expect(onError).toHaveBeenCalledOnce();
+    expect(client.connectionState).toBe('failed');
+  });
+
+  it('takes a token as text or as createToken gives it, anew for each connection', async () => {
+    const getToken = vi
+      .fn()
+      .mockResolvedValueOnce('one')
+      .mockReturnValueOnce({ token: 'two', clientId: 'x' });
+    await connected({ publishKey: undefined, getToken });
+    expect(FakeSocket.last.url).toContain('token=one');
+    FakeSocket.last.dies(4001, 'token expired');
+    await settled();
+    expect(FakeSocket.last.url).toContain('token=two');
+  });
+
+  it('drops a token that comes after disconnect', async () => {
+    let bring!: (token: string) => void;
+    const client = make({ getToken: () => new Promise((resolve) => (bring = resolve)) });
+    client.connect();
+    client.disconnect();
+    bring('late');
+    await settled();
+    expect(FakeSocket.all).toHaveLength(0);
+  });
+
+  it('takes the token it asked for last', async () => {
+    const bring: ((token: string) => void)[] = [];
+    const client = make({ getToken: () => new Promise((resolve) => bring.push(resolve)) });
+    client.connect();
+    client.disconnect();
+    client.connect();
+    bring[0]!('old');
+    await settled();
+    expect(FakeSocket.all).toHaveLength(0);
+    bring[1]!('new');
+    await settled();
+    expect(FakeSocket.last.url).toContain('token=new');
+  });
+
+  it('gives up where no socket can be made', async () => {
+    class Impossible extends FakeSocket {
+      constructor(url: string) {
+        super(url);
+        throw new SyntaxError('bad address');
+      }
+    }
+    const client = make({ webSocket: Impossible });
+    await expect(client.connect()).rejects.toMatchObject({ message: expect.stringContaining('bad address') });
+    expect(client.connectionState).toBe('failed');
+    expect(vi.getTimerCount()).toBe(0);
+  });
+
+  it('does not listen to a socket it has closed', async () => {
+    const client = await connected();
+    const old = FakeSocket.last;
+    client.disconnect();
+    client.connect();
+    await settled();
+    FakeSocket.last.greets();
+    old.dies(4003);
+    expect(client.connectionState).toBe('connected');
+  });
+
+  it('says what is missing', () => {
+    expect(() => new PushFloClient({})).toThrow('publishKey or getToken');
+    expect(() => make({ reconnectDelay: -1 })).toThrow(RangeError);
+    expect(() => make({ baseUrl: 'push.test' })).toThrow('must begin with http');
+    expect(() => make({ publishKey: 'sec_1' })).toThrow('must not be in a page');
+    const before = globalThis.WebSocket;
+    vi.stubGlobal('WebSocket', undefined);
+    expect(() => make({ webSocket: undefined }).connect()).toThrow('has no WebSocket');
+    vi.stubGlobal('WebSocket', before);
+  });
+});
+
+describe('what is left behind', () => {
+  it.each(['connecting', 'connected', 'waiting to reconnect', 'failed'])(
+    'is nothing after destroy() while %s',
+    async (phase) => {
+      const listening = spyOnListeners();
+      const before = listening();
+      const client = make();
+      client.connect();
+      await settled();
+      if (phase !== 'connecting') FakeSocket.last.greets();
+      if (phase === 'waiting to reconnect') FakeSocket.last.dies();
+      if (phase === 'failed') FakeSocket.last.dies(4003);
+      client.subscribe('a', {});
+      if (phase !== 'failed') expect(vi.getTimerCount()).toBeGreaterThan(0);
+      client.destroy();
+      await settled();
+      expect(vi.getTimerCount()).toBe(0);
+      expect(FakeSocket.open).toEqual([]);
+      expect(listening()).toBe(before);
+      expect(FakeSocket.last.onmessage === null || FakeSocket.last.closedWith !== undefined).toBe(true);
+      expect(() => client.connect()).toThrow('destroyed');
+    },
+  );
+
+  it('is nothing after disconnect(), but subscriptions come back with connect()', async () => {
+    const client = await connected();
+    client.subscribe('a', {});
+    client.disconnect();
+    expect(vi.getTimerCount()).toBe(0);
+    client.connect();
+    await settled();
+    FakeSocket.last.greets();
+    expect(FakeSocket.last.sent).toContainEqual({ type: 'subscribe', channel: 'a' });
+  });
+});
+
+describe('subscriptions', () => {
+  it('give messages with the names of the contract and of the article', async () => {
+    const client = await connected();
+    const [onMessage, everywhere] = [vi.fn(), vi.fn()];
+    client.subscribe('a', { onMessage });
+    client.on('message', everywhere);
+    FakeSocket.last.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 0 });
+    FakeSocket.last.publishes('a', 1, { text: 'hi' });
+    const message = {
+      id: 'm1',
+      channel: 'a',
+      eventType: 'note',
+      event: 'note',
+      clientId: null,
+      content: { text: 'hi' },
+      data: { text: 'hi' },
+      timestamp: 1,
+      offset: 1,
+    };
+    expect(onMessage).toHaveBeenCalledExactlyOnceWith(message);
+    expect(everywhere).toHaveBeenCalledExactlyOnceWith(message);
+  });
+
+  it('share one of the server, and end with the last', async () => {
+    const client = await connected();
+    const [first, second] = [vi.fn(), vi.fn()];
+    const one = client.subscribe('a', { onMessage: first });
+    const two = client.subscribe('a', { onMessage: second });
+    FakeSocket.last.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 0 });
+    FakeSocket.last.publishes('a', 1, 1);
+    one.unsubscribe();
+    one.unsubscribe();
+    FakeSocket.last.publishes('a', 2, 2);
+    two.unsubscribe();
+    FakeSocket.last.publishes('a', 3, 3);
+    expect(FakeSocket.last.sent).toEqual([
+      { type: 'subscribe', channel: 'a' },
+      { type: 'unsubscribe', channel: 'a' },
+    ]);
+    expect([first.mock.calls.length, second.mock.calls.length]).toEqual([1, 2]);
+  });
+
+  it('tell a later listener that it is subscribed, and who is there', async () => {
+    const client = await connected();
+    client.subscribe('a', { onPresence: vi.fn() });
+    FakeSocket.last.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 0 });
+    FakeSocket.last.says({ type: 'presence', channel: 'a', members: [{ clientId: 'x' }], count: 1 });
+    const [onSubscribed, onPresence] = [vi.fn(), vi.fn()];
+    client.subscribe('a', { onSubscribed, onPresence });
+    expect(onSubscribed).not.toHaveBeenCalled();
+    await settled();
+    expect(onSubscribed).toHaveBeenCalledExactlyOnceWith({ channel: 'a', replayed: 0 });
+    expect(onPresence).toHaveBeenCalledExactlyOnceWith({
+      members: [{ clientId: 'x' }],
+      count: 1,
+      joined: [],
+      left: [],
+    });
+  });
+
+  it('give the past only to those who asked for it', async () => {
+    const client = await connected();
+    const [asked, other] = [vi.fn(), vi.fn()];
+    client.subscribe('a', { onMessage: asked, replay: { last: 1 } });
+    client.subscribe('a', { onMessage: other });
+    FakeSocket.last.says({
+      type: 'subscribed',
+      channel: 'a',
+      epoch: 'e',
+      offset: 1,
+      recovered: true,
+      replayed: 1,
+    });
+    FakeSocket.last.publishes('a', 1, 1);
+    expect([asked.mock.calls.length, other.mock.calls.length]).toEqual([1, 0]);
+  });
+
+  it('tell of refusals, and of a channel that was deleted', async () => {
+    const client = await connected();
+    const [onError, onUnsubscribed, everywhere] = [vi.fn(), vi.fn(), vi.fn()];
+    client.on('error', everywhere);
+    client.subscribe('a', { onError, onUnsubscribed });
+    FakeSocket.last.says({ type: 'error', error: 'private', code: 'FORBIDDEN', channel: 'a' });
+    expect(onError).toHaveBeenCalledExactlyOnceWith(
+      expect.objectContaining({ name: 'ForbiddenError', channel: 'a' }),
+    );
+    expect(everywhere).toHaveBeenCalledOnce();
+    client.subscribe('b', { onUnsubscribed });
+    FakeSocket.last.says({ type: 'subscribed', channel: 'b', epoch: 'e', offset: 0 });
+    FakeSocket.last.says({ type: 'unsubscribed', channel: 'b' });
+    expect(onUnsubscribed).toHaveBeenCalledExactlyOnceWith({ channel: 'b' });
+  });
+
+  it('are checked before they are sent', () => {
+    expect(() => make().subscribe('a b')).toThrow('has " " at position 1');
+    expect(() => make().subscribe('orders:user-123')).not.toThrow();
+  });
+});
+
+describe('listeners', () => {
+  it('may subscribe and unsubscribe while they are told, and may throw', async () => {
+    const client = await connected();
+    const console = vi.spyOn(globalThis.console, 'error').mockReturnValue();
+    const after = vi.fn();
+    const subscription = client.subscribe('a', {
+      onMessage: () => {
+        subscription.unsubscribe();
+        client.subscribe('b', {});
+        throw new Error('mine');
+      },
+    });
+    client.subscribe('a', { onMessage: after });
+    FakeSocket.last.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 0 });
+    FakeSocket.last.publishes('a', 1, 1);
+    FakeSocket.last.publishes('a', 2, 2);
+    expect(after).toHaveBeenCalledTimes(2);
+    expect(console).toHaveBeenCalledOnce();
+    expect(FakeSocket.last.sent).toContainEqual({ type: 'subscribe', channel: 'b' });
+  });
+
+  it('hear of what happened in the order in which it happened', async () => {
+    const client = make();
+    const seen: string[] = [];
+    client.onConnectionChange((state) => state === 'connected' && client.disconnect());
+    client.onConnectionChange((state) => seen.push(state));
+    client.on('connected', () => seen.push('greeted'));
+    client.connect();
+    await settled();
+    FakeSocket.last.greets();
+    expect(seen).toEqual(['connecting', 'connected', 'greeted', 'disconnected']);
+  });
+
+  it('can be taken away, and can be for once', async () => {
+    const client = make();
+    const [once, off, states] = [vi.fn(), vi.fn(), vi.fn()];
+    client.once('connected', once);
+    client.on('connected', off);
+    client.off('connected', off);
+    const stop = client.onConnectionChange(states);
+    for (let round = 0; round < 2; round++) {
+      client.connect();
+      await settled();
+      FakeSocket.last.greets();
+      client.disconnect();
+      if (!round) stop();
+    }
+    expect(once).toHaveBeenCalledOnce();
+    expect(off).not.toHaveBeenCalled();
+    expect(states.mock.calls.flat()).toEqual(['connecting', 'connected', 'disconnected']);
+  });
+});
+
+describe('the page', () => {
+  it('coming back online or into view reconnects at once', async () => {
+    await connected();
+    for (const wake of [
+      () => window.dispatchEvent(new Event('online')),
+      () => document.dispatchEvent(new Event('visibilitychange')),
+    ]) {
+      FakeSocket.last.dies();
+      const before = FakeSocket.all.length;
+      wake();
+      await settled();
+      expect(FakeSocket.all).toHaveLength(before + 1);
+      FakeSocket.last.greets();
+    }
+  });
+});
+
+describe('publishing', () => {
+  it('gives a receipt, in both forms', async () => {
+    const client = await connected();
+    const first = client.publish({ channel: 'a', event: 'note', data: 1 });
+    const second = client.publish('a', 2, { eventType: 'note' });
+    const sent = FakeSocket.last.sent as { ref: string; id: string; data: number }[];
+    expect(sent).toEqual(
+      [1, 2].map((data) => ({
+        type: 'publish',
+        channel: 'a',
+        event: 'note',
+        data,
+        ref: expect.stringMatching(/^[0-9a-f]{32}$/),
+        id: expect.any(String),
+      })),
+    );
+    for (const { ref, data } of sent) {
+      FakeSocket.last.says({
+        type: 'published',
+        channel: 'a',
+        messageId: `m${data}`,
+        offset: data,
+        timestamp: 9,
+        ref,
+      });
+    }
+    expect(await Promise.all([first, second])).toEqual(
+      [1, 2].map((n) => ({ id: `m${n}`, channel: 'a', offset: n, timestamp: 9 })),
+    );
+  });
+
+  it('takes the data as it is now, and only what JSON can say', async () => {
+    const client = await connected();
+    const data = { n: 1 };
+    client.publish('a', data).catch(() => {});
+    data.n = 2;
+    FakeSocket.last.dies();
+    window.dispatchEvent(new Event('online'));
+    await settled();
+    FakeSocket.last.greets();
+    expect(FakeSocket.last.sent).toEqual([expect.objectContaining({ data: { n: 1 } })]);
+    await expect(client.publish('a', undefined)).rejects.toMatchObject({ code: 'VALIDATION_ERROR' });
+    await expect(client.publish('a', 1n)).rejects.toThrow(TypeError);
+    client.destroy();
+  });
+
+  it('is rejected where nothing connects', async () => {
+    await expect(make().publish('a', 1)).rejects.toMatchObject({ code: 'NOT_CONNECTED' });
+  });
+});
+
+it('leaves keys and tokens out of what debug writes', async () => {
+  const lines: string[] = [];
+  await connected({ debug: (line) => lines.push(line) });
+  expect(lines.join()).toContain('"do":"open"');
+  expect(lines.join()).not.toContain('pub_1');
+});
+
+/** Counts listeners of the window and the document from now on. */
+function spyOnListeners(): () => number {
+  let count = 0;
+  for (const target of [window, document]) {
+    vi.spyOn(target, 'addEventListener').mockImplementation(() => void count++);
+    vi.spyOn(target, 'removeEventListener').mockImplementation(() => void count--);
+  }
+  return () => count;
+}

@@ -1,0 +1,75 @@
+import { expect, it } from 'vitest';
+import type { PublishFrame } from '../src/core/wire';
+import { Stage } from './stage';
+
+const frame: PublishFrame = { type: 'publish', channel: 'a', data: 1, ref: 'r', id: 'r' };
+const answer = {
+  type: 'published',
+  channel: 'a',
+  messageId: 'm',
+  offset: 1,
+  timestamp: 5,
+  ref: 'r',
+} as const;
+const refused = (code: string) => ({ do: 'published', ref: 'r', answer: expect.objectContaining({ code }) });
+
+it('is sent and answered', () => {
+  const stage = new Stage().connected();
+  stage.since();
+  stage.apply({ type: 'publish', frame }).says(answer).says(answer);
+  expect(stage.since()).toEqual([
+    { do: 'send', frame },
+    { do: 'published', ref: 'r', answer },
+  ]);
+});
+
+it('waits for the connection, and is sent again on the next one with the same id', () => {
+  const stage = new Stage().apply({ type: 'connect' }).apply({ type: 'publish', frame });
+  expect(stage.sent()).toEqual([]);
+  expect(stage.greeted().sent()).toEqual([frame]);
+  expect(stage.closes(1006).pass(1_000).greeted().sent()).toEqual([frame]);
+  stage.says(answer).closes(1006).pass(2_000).greeted();
+  expect(stage.sent()).toEqual([]);
+});
+
+it('is not sent again when the server may have forgotten its id', () => {
+  const stage = new Stage().connected().apply({ type: 'publish', frame }).closes(1006);
+  stage.timers.clear();
+  stage.since();
+  stage.pass(240_000).apply({ type: 'connect' }).greeted();
+  expect(stage.since()).toContainEqual(refused('TIMEOUT'));
+});
+
+it('tells why it was refused', () => {
+  const stage = new Stage().connected().apply({ type: 'publish', frame });
+  stage.says({ type: 'error', code: 'FORBIDDEN', error: 'not granted', channel: 'a', ref: 'r' });
+  expect(stage.since()).toContainEqual(refused('FORBIDDEN'));
+});
+
+it('tells which limit was reached', () => {
+  const stage = new Stage().connected().apply({ type: 'publish', frame });
+  stage.since();
+  const limit = 'publishesPerSecond';
+  stage.says({ type: 'error', code: 'RATE_LIMITED', error: 'too many', channel: 'a', ref: 'r', limit });
+  const answer = expect.objectContaining({
+    retryable: true,
+    channel: 'a',
+    details: { [limit]: ['too many'] },
+  });
+  expect(stage.since()).toEqual([{ do: 'published', ref: 'r', answer }]);
+});
+
+it('is refused without a connection, and when the connection is given up', () => {
+  const stage = new Stage().apply({ type: 'publish', frame });
+  expect(stage.since()).toEqual([refused('NOT_CONNECTED')]);
+  stage.connected().apply({ type: 'publish', frame }).apply({ type: 'disconnect' });
+  expect(stage.since()).toContainEqual(refused('CONNECTION_ERROR'));
+});
+
+it('has a limit on how many may wait', () => {
+  const stage = new Stage().connected();
+  for (let n = 0; n < 1_000; n++) stage.apply({ type: 'publish', frame: { ...frame, ref: `${n}` } });
+  stage.since();
+  stage.apply({ type: 'publish', frame });
+  expect(stage.since()).toEqual([refused('OVERLOADED')]);
+});

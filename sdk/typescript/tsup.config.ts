@@ -1,0 +1,34 @@
+import { defineConfig, type Options } from 'tsup';
+
+const shared: Options = {
+  format: ['esm', 'cjs'],
+  target: 'es2022',
+  dts: true,
+  splitting: true,
+  treeshake: true,
+};
+
+export default defineConfig([
+  {
+    ...shared,
+    entry: { index: 'src/index.ts', server: 'src/server/index.ts' },
+  },
+  {
+    ...shared,
+    entry: { react: 'src/react/index.ts' },
+    // The hooks use the client of the package's own main entry, so that there is one class of it.
+    external: ['@pushflodev/sdk', 'react', 'react/jsx-runtime'],
+    // Tells frameworks with server components where the browser's part begins.
+    banner: { js: "'use client';" },
+    treeshake: false,
+  },
+  {
+    // For pages without a build step: <script src="pushflo.js"> makes the global `PushFlo`.
+    entry: { pushflo: 'src/index.ts' },
+    format: ['iife'],
+    target: 'es2022',
+    globalName: 'PushFlo',
+    minify: true,
+    outExtension: () => ({ js: '.js' }),
+  },
+]);
