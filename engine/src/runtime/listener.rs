@@ -3,6 +3,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -18,12 +19,33 @@ pub struct PortReservation {
     _socket: Socket,
 }
 
+/// How long a port that is in use is waited for: the rings of a server that was killed keep its
+/// listeners for a moment longer than the process.
+const PORT_PATIENCE: Duration = Duration::from_millis(2_000);
+
+/// Between two looks at a port that is in use.
+const PORT_PAUSE: Duration = Duration::from_millis(50);
+
 /// Makes sure that nobody listens on `address`, and keeps others from it. Another server's
-/// `SO_REUSEPORT` listener would otherwise share our connections without a word.
+/// `SO_REUSEPORT` listener would otherwise share our connections without a word. A port that is in
+/// use is waited for, for a moment.
 ///
 /// # Errors
 /// `AddrInUse` and the like.
 pub fn reserve_port(address: SocketAddr) -> io::Result<PortReservation> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match try_reserve_port(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && waited < PORT_PATIENCE => {
+                std::thread::sleep(PORT_PAUSE);
+                waited += PORT_PAUSE;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn try_reserve_port(address: SocketAddr) -> io::Result<PortReservation> {
     if address.port() != 0 {
         // Without SO_REUSEPORT this fails if anyone listens there, whatever their options.
         let probe = new_socket(address)?;
