@@ -71,6 +71,8 @@ metrics! {
     subscriptions: "gauge",
     /// Channels whose home is this shard.
     channels: "gauge",
+    /// Idempotency keys of the last minutes.
+    idempotency_keys: "gauge",
     /// HTTP requests read.
     http_requests_total: "counter",
     /// Messages that got their offset here.

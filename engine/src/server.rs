@@ -1,5 +1,6 @@
 //! The server as a whole: checks, shards, draining.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::net::SocketAddr;
@@ -229,7 +230,13 @@ impl Server {
             let (opened, contents) = open_log(config, &mailboxes, Arc::clone(&retentions))?;
             let status = Arc::clone(&opened.status);
             shared = shared.with_log(status, contents.incarnation, contents.next_log);
-            stored.add(contents, &opened);
+            let logs: BTreeSet<LogId> =
+                contents.channels.iter().map(|channel| channel.log).collect();
+            let gone = directory.deleted.difference(&logs).copied();
+            let forgotten = directory.store.forget_deleted(gone);
+            let path = config.data_dir.join("directory");
+            forgotten.map_err(|source| StartupError::Directory { path, source })?;
+            stored.add(contents, &opened, &directory.deleted);
             log = Some(opened);
         }
         let shared = Arc::new(shared);
@@ -356,18 +363,19 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Adds what the log has. Channels of apps that are gone are deleted there.
-    fn add(&mut self, contents: Contents, log: &Log) {
+    /// Adds what the log has. Channels that were deleted, alone or with their app, and are still
+    /// there, are deleted now.
+    fn add(&mut self, contents: Contents, log: &Log, deleted: &BTreeSet<LogId>) {
         for (id, month, messages) in contents.usage {
             if let Some(app) = self.apps.iter().find(|app| app.id == id) {
                 app.usage.restore(month, messages);
             }
         }
         let apps: HashMap<AppId, ()> = self.apps.iter().map(|app| (app.id, ())).collect();
-        let (kept, orphans): (Vec<_>, Vec<_>) = contents
-            .channels
-            .into_iter()
-            .partition(|channel| apps.contains_key(&channel.channel.app));
+        let (kept, orphans): (Vec<_>, Vec<_>) =
+            contents.channels.into_iter().partition(|channel| {
+                apps.contains_key(&channel.channel.app) && !deleted.contains(&channel.log)
+            });
         if !orphans.is_empty() {
             let deletes = orphans.into_iter().map(|orphan| (orphan.log, orphan.channel)).collect();
             let append =

@@ -16,12 +16,13 @@ use pushflo_protocol::{ErrorCode, Refusal};
 use super::app::{App, AppRecord, AppSettings};
 use super::channel::ChannelMeta;
 use super::keys::{AppId, Key, KeyId, Role};
-use super::plan::{PLAN_DEFAULT, Plans};
+use super::plan::{PLAN_DEFAULT, Plan, Plans};
 use super::store::{DirectoryError, Store};
 use super::usage::{Usage, Usages};
 use crate::clock;
 use crate::hash::HashMap;
-use crate::history::log::Retentions;
+use crate::history::Durability;
+use crate::history::log::{LogId, Retentions};
 use crate::runtime::mailbox::{Mailbox, post_and_wait};
 use crate::shard::{ChannelKey, Envelope, Outcome, RequestId, ShardId, Shared};
 
@@ -92,6 +93,8 @@ pub enum ClerkCall {
         channel: ChannelKey,
         /// `None`: the channel is deleted.
         meta: Option<Arc<ChannelMeta>>,
+        /// Its place in the log.
+        log: Option<LogId>,
     },
 }
 
@@ -215,8 +218,8 @@ impl Desk {
                 (request, self.create_key(app, role, name))
             }
             ClerkCall::RevokeKey { request, app, key } => (request, self.revoke_key(app, key)),
-            ClerkCall::StoreChannel { shard, channel, meta } => {
-                let result = self.store_channel(&channel, meta.as_deref());
+            ClerkCall::StoreChannel { shard, channel, meta, log } => {
+                let result = self.store_channel(&channel, meta.as_deref(), log);
                 let envelope = Envelope::ChannelStored(Box::new((channel, result.map(|()| meta))));
                 return self.tell(shard, envelope);
             }
@@ -249,6 +252,15 @@ impl Desk {
         let app = self.app(id)?;
         let (mut record, usage) = (app.record.clone(), Arc::clone(&app.usage));
         record.name = change.name.unwrap_or(record.name);
+        if let Some(name) = &change.plan {
+            let plan = self.plans.find(name);
+            let is_kept = |plan: &Plan| plan.durability != Durability::Memory;
+            let moves = plan.is_some_and(|plan| is_kept(&plan) != is_kept(&app.plan));
+            if moves && app.usage.channels() > 0 {
+                let text = "an app with channels cannot move between a plan whose history is in memory and one whose history is on disk";
+                return Err(Refusal::new(ErrorCode::Conflict, text));
+            }
+        }
         record.plan = change.plan.unwrap_or(record.plan);
         record.settings = change.settings.unwrap_or(record.settings);
         record.updated_ms = clock::unix_ms();
@@ -258,8 +270,9 @@ impl Desk {
 
     fn delete_app(&mut self, id: AppId) -> Outcome {
         self.app(id)?;
-        let deletions = self.shared.deletions.fetch_add(1, Relaxed) + 1;
+        let deletions = self.shared.deletions.load(Relaxed) + 1;
         self.store.remove_app(id, deletions).map_err(failed)?;
+        self.shared.deletions.store(deletions, Relaxed);
         self.apps.remove(&id);
         for shard in 0..self.mailboxes.len() {
             self.tell(ShardId(shard as u16), Envelope::AppGone(id));
@@ -311,14 +324,17 @@ impl Desk {
         &self,
         channel: &ChannelKey,
         meta: Option<&ChannelMeta>,
+        log: Option<LogId>,
     ) -> Result<(), Refusal> {
         // Its app may have been deleted meanwhile.
         self.app(channel.app)?;
         match meta {
             Some(meta) => self.store.put_channel(channel, meta).map_err(failed),
             None => {
-                let deletions = self.shared.deletions.fetch_add(1, Relaxed) + 1;
-                self.store.remove_channel(channel, deletions).map_err(failed)
+                let deletions = self.shared.deletions.load(Relaxed) + 1;
+                self.store.remove_channel(channel, log, deletions).map_err(failed)?;
+                self.shared.deletions.store(deletions, Relaxed);
+                Ok(())
             }
         }
     }

@@ -136,9 +136,4 @@ impl Plans {
     pub fn names(&self) -> String {
         self.0.keys().map(|name| &**name).collect::<Vec<_>>().join(", ")
     }
-
-    /// Whether messages of any plan go to the log.
-    pub fn need_log(&self) -> bool {
-        self.0.values().any(|plan| plan.durability != Durability::Memory)
-    }
 }

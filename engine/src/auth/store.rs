@@ -1,7 +1,7 @@
 //! Apps, keys, channels' metadata and usage on disk: a small fjall database beside the log. Values
 //! are JSON, since they are few and people may want to read them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
@@ -17,6 +17,7 @@ use super::keys::{AppId, Key, Role};
 use super::plan::{PLAN_DEFAULT, Plans};
 use super::usage::Usage;
 use crate::clock;
+use crate::history::log::LogId;
 use crate::shard::ChannelKey;
 
 /// Why apps and keys cannot be read or written.
@@ -57,6 +58,8 @@ pub struct Store {
     apps: Keyspace,
     channels: Keyspace,
     usage: Keyspace,
+    /// Places in the log of channels that were deleted.
+    deleted: Keyspace,
     state: Keyspace,
 }
 
@@ -79,6 +82,8 @@ pub struct Opened {
     pub generated: Vec<(Role, String)>,
     /// How often a channel was deleted; goes into epochs.
     pub deletions: u64,
+    /// Places in the log of channels that were deleted.
+    pub deleted: BTreeSet<LogId>,
 }
 
 /// Memory for tables that are not on disk yet; there is little to keep.
@@ -104,8 +109,8 @@ pub fn open(
             .keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES))
     };
     let (apps, channels) = (keyspace("apps")?, keyspace("channels")?);
-    let (usage, state) = (keyspace("usage")?, keyspace("state")?);
-    let store = Store { apps, channels, usage, state, database };
+    let (usage, deleted, state) = (keyspace("usage")?, keyspace("deleted")?, keyspace("state")?);
+    let store = Store { apps, channels, usage, deleted, state, database };
     let now_ms = clock::unix_ms();
     let mut records = store.load_apps()?;
     let default = records.entry(AppId::DEFAULT).or_insert_with(|| {
@@ -140,7 +145,8 @@ pub fn open(
     }
     let channels = store.load_channels()?;
     let deletions = store.number("deletions")?.unwrap_or_default();
-    Ok(Opened { store, apps, channels, generated, deletions })
+    let deleted = store.load_deleted()?;
+    Ok(Opened { store, apps, channels, generated, deletions, deleted })
 }
 
 impl Opened {
@@ -199,14 +205,20 @@ impl Store {
         self.sync()
     }
 
-    /// Forgets a channel's metadata, if it has any, and counts the deletion.
+    /// Forgets a channel's metadata, if it has any, and counts the deletion. Its place in the log is
+    /// noted: should its history still be there at the next start, it is deleted then, and not taken
+    /// for that of a channel that is open to all.
     pub(super) fn remove_channel(
         &self,
         channel: &ChannelKey,
+        log: Option<LogId>,
         deletions: u64,
     ) -> Result<(), DirectoryError> {
         let mut batch = self.database.batch().durability(Some(PersistMode::SyncAll));
         batch.remove(&self.channels, channel_key(channel));
+        if let Some(log) = log {
+            batch.insert(&self.deleted, log.0.to_be_bytes(), []);
+        }
         batch.insert(&self.state, "deletions", deletions.to_be_bytes());
         Ok(batch.commit()?)
     }
@@ -255,6 +267,27 @@ impl Store {
             channels.push((channel, meta));
         }
         Ok(channels)
+    }
+
+    fn load_deleted(&self) -> Result<BTreeSet<LogId>, DirectoryError> {
+        let mut deleted = BTreeSet::new();
+        for guard in self.deleted.iter() {
+            let log = guard.key()?.as_ref().try_into().ok().map(u64::from_be_bytes);
+            deleted.extend(log.map(LogId));
+        }
+        Ok(deleted)
+    }
+
+    /// The log has nothing of these deleted channels any more.
+    ///
+    /// # Errors
+    /// [`DirectoryError`] with the cause.
+    pub fn forget_deleted(&self, logs: impl Iterator<Item = LogId>) -> Result<(), DirectoryError> {
+        let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
+        for log in logs {
+            batch.remove(&self.deleted, log.0.to_be_bytes());
+        }
+        Ok(batch.commit()?)
     }
 
     fn usage(&self, app: AppId) -> Result<Option<(u16, u64)>, DirectoryError> {

@@ -58,8 +58,10 @@ impl Usage {
     /// Counts a message of `month`, unless there are `most` in it already.
     pub fn take_message(&self, month: Month, most: u64) -> bool {
         let next = |packed| {
-            let count = count_in(packed, month);
-            (count < most.min(COUNT_MASK)).then(|| pack(month.number, count + 1))
+            // A shard whose clock is a moment behind counts in the month that others have begun.
+            let number = month.number.max((packed >> COUNT_BITS) as u16);
+            let count = count_in(packed, number);
+            (count < most.min(COUNT_MASK)).then(|| pack(number, count + 1))
         };
         self.messages.fetch_update(Relaxed, Relaxed, next).is_ok()
     }
@@ -67,7 +69,7 @@ impl Usage {
     /// A counted message was not published after all.
     pub fn return_message(&self, month: Month) {
         let next = |packed| {
-            let count = count_in(packed, month);
+            let count = count_in(packed, month.number);
             (count > 0).then(|| pack(month.number, count - 1))
         };
         // None is there to take back when a month began in between.
@@ -76,7 +78,7 @@ impl Usage {
 
     /// Messages of `month` so far.
     pub fn messages(&self, month: Month) -> u64 {
-        count_in(self.messages.load(Relaxed), month)
+        count_in(self.messages.load(Relaxed), month.number)
     }
 
     /// Month number and messages in it, to be kept over a restart.
@@ -136,8 +138,8 @@ fn pack(month: u16, count: u64) -> u64 {
     u64::from(month) << COUNT_BITS | count
 }
 
-fn count_in(packed: u64, month: Month) -> u64 {
-    if packed >> COUNT_BITS == u64::from(month.number) { packed & COUNT_MASK } else { 0 }
+fn count_in(packed: u64, month: u16) -> u64 {
+    if packed >> COUNT_BITS == u64::from(month) { packed & COUNT_MASK } else { 0 }
 }
 
 /// A rate that allows a second's worth at once and then as many as time gives back: the generic cell
@@ -195,6 +197,9 @@ mod tests {
         let next = Month { number: 8, end_ms: 0 };
         assert!(usage.take_message(next, 1));
         assert_eq!((usage.messages(month), usage.stored()), (0, (8, 1)));
+        // One that is late counts in the new month.
+        assert!(!usage.take_message(month, 1) && usage.take_message(month, 2));
+        assert_eq!(usage.stored(), (8, 2));
     }
 
     #[test]

@@ -76,7 +76,7 @@ impl Shard {
         if change.name.is_none() {
             return Err(Refusal::field("name", "name is required"));
         }
-        self.ask_clerk(ClerkCall::CreateApp { request: id, change });
+        self.ask_clerk(ClerkCall::CreateApp { request: id, change })?;
         Ok(Answering::Later)
     }
 
@@ -103,7 +103,7 @@ impl Shard {
             let text = "an app's plan is changed with an mgmt_ key of the app default";
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
-        self.ask_clerk(ClerkCall::ChangeApp { request: id, app: app.id, change });
+        self.ask_clerk(ClerkCall::ChangeApp { request: id, app: app.id, change })?;
         Ok(Answering::Later)
     }
 
@@ -119,7 +119,7 @@ impl Shard {
             let text = "the app default cannot be deleted";
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
-        self.ask_clerk(ClerkCall::DeleteApp { request: id, app });
+        self.ask_clerk(ClerkCall::DeleteApp { request: id, app })?;
         Ok(Answering::Later)
     }
 
@@ -147,7 +147,7 @@ impl Shard {
             .role
             .ok_or_else(|| Refusal::field("role", "role is required: publish, secret or mgmt"))?;
         let name = name(body.name)?;
-        self.ask_clerk(ClerkCall::CreateKey { request: id, app, role, name });
+        self.ask_clerk(ClerkCall::CreateKey { request: id, app, role, name })?;
         Ok(Answering::Later)
     }
 
@@ -161,7 +161,7 @@ impl Shard {
         let app = self.authorize_for_app(id, request, app)?.0.id;
         let no_key = || Refusal::new(ErrorCode::NotFound, "the app has no such key");
         let key = KeyId::parse(key).ok_or_else(no_key)?;
-        self.ask_clerk(ClerkCall::RevokeKey { request: id, app, key });
+        self.ask_clerk(ClerkCall::RevokeKey { request: id, app, key })?;
         Ok(Answering::Later)
     }
 

@@ -8,7 +8,7 @@ use pushflo_protocol::{ErrorCode, Refusal};
 use super::bearer;
 use crate::auth::{Access, Grant, token};
 use crate::connection::Answering;
-use crate::shard::{RequestId, Shard};
+use crate::shard::{ProxyProtocol, RequestId, Shard};
 
 /// What a handshake's key or token grants, or why it is refused after the upgrade.
 type Admitted = Result<(Access, Option<Grant>), (Refusal, CloseCode)>;
@@ -52,7 +52,8 @@ impl Shard {
         id: RequestId,
         request: &Request<'_>,
     ) -> Result<Admitted, Refusal> {
-        let is_forwarded = self.connections.get(id.connection).is_some_and(|c| c.proxy.is_some());
+        let proxy = self.connections.get(id.connection).and_then(|c| c.proxy);
+        let is_forwarded = proxy == Some(ProxyProtocol::ForwardedFor);
         if is_forwarded
             && let Some(client) = self.forwarded_for(request)
             && !self.count_client(id.connection, client)

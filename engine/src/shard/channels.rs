@@ -17,6 +17,7 @@ use super::envelope::{
 };
 use super::home::{Extra, HomeChannel};
 use super::id::HomeKey;
+use super::presence::Presence;
 use crate::auth::{ChannelMeta, ClerkCall};
 use crate::history::page_end;
 
@@ -154,8 +155,16 @@ impl Shard {
             return Err(Refusal::new(ErrorCode::Conflict, text));
         }
         extra.change = Some(change);
-        let (shard, meta) = (self.id, meta.map(Arc::new));
-        self.ask_clerk(ClerkCall::StoreChannel { shard, channel: channel.clone(), meta });
+        let (shard, channel, meta) = (self.id, channel.clone(), meta.map(Arc::new));
+        let log = home.log.map(|log| log.id);
+        let asked = self.ask_clerk(ClerkCall::StoreChannel { shard, channel, meta, log });
+        if let Err(refusal) = asked {
+            if let Some(extra) = self.homes.get_mut(key).and_then(|home| home.extra.as_mut()) {
+                extra.change = None;
+            }
+            self.forget_if_untouched(key);
+            return Err(refusal);
+        }
         Ok(None)
     }
 
@@ -174,18 +183,23 @@ impl Shard {
             Ok(Some(stored)) => {
                 let was_private = meta.as_ref().is_some_and(|meta| meta.is_private);
                 let is_private = stored.is_private;
-                match stored.presence {
-                    true => drop(presence.get_or_insert_default()),
-                    false => *presence = None,
+                let had_presence = presence.is_some();
+                if stored.presence != had_presence {
+                    *presence = stored.presence.then(|| Presence::new(self.random.u32(..)));
                 }
+                let roster = presence.as_ref().map(Presence::time);
+                let is_other_presence = roster.is_some() != had_presence;
                 *meta = Some(stored);
                 let tails: Vec<_> = home.audiences().collect();
                 let mut body = String::from(r#"{"success":true,"data":"#);
                 push_json(home, &mut body);
                 body.push('}');
-                if is_private && !was_private {
-                    for (shard, tail) in tails {
-                        self.post(shard, Envelope::Restricted { tail });
+                for (shard, tail) in tails {
+                    if is_private != was_private {
+                        self.post(shard, Envelope::Privacy { tail, is_private });
+                    }
+                    if is_other_presence {
+                        self.post(shard, Envelope::Roster { tail, home: key, presence: roster });
                     }
                 }
                 self.answer_request(request, Ok((status, body.into())));
@@ -200,10 +214,15 @@ impl Shard {
         self.recent.forget(key);
         let Some(home) = self.homes.get_mut(key) else { return };
         let has_log = home.log.is_some();
+        let unfinished = home.extra.as_mut().and_then(|extra| extra.change.take());
         let change = request.map(|request| (request, 204));
         home.extra = Some(Box::new(Extra { change, is_closed: true, ..Extra::default() }));
         for (shard, tail) in home.take_audiences() {
             self.post(shard, Envelope::Closed { tail });
+        }
+        if let Some((request, _)) = unfinished {
+            let refusal = Refusal::new(ErrorCode::NotFound, "the channel was deleted");
+            self.answer_request(request, Err(refusal));
         }
         match has_log {
             true => self.log_delete(key),

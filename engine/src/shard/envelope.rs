@@ -124,8 +124,6 @@ pub enum Envelope {
         channel: ChannelKey,
         /// What is wanted of the past.
         start: Start,
-        /// Whether it may enter a private channel.
-        may_enter: bool,
         /// Whether it wants to know who is there.
         wants_presence: bool,
     },
@@ -163,10 +161,39 @@ pub enum Envelope {
         /// The tail.
         tail: TailKey,
     },
-    /// From the home shard: the channel is private now; who may not be there has to go.
-    Restricted {
+    /// From the home shard: the channel is private now, or is not any more. Who may not be there has to
+    /// go.
+    Privacy {
         /// The tail.
         tail: TailKey,
+        /// Whether it is private.
+        is_private: bool,
+    },
+    /// From the home shard: its members are known to each other from now on (`Some`, with what names
+    /// this time), or no more. The subscribers here that have to be known are to be told.
+    Roster {
+        /// The tail.
+        tail: TailKey,
+        /// The channel at its home.
+        home: HomeKey,
+        /// Which time presence was switched on.
+        presence: Option<u32>,
+    },
+    /// To the home shard: subscribers that were there when presence was switched on.
+    Members(Box<(HomeKey, u32, Vec<Client>)>),
+    /// To the home shard: a subscriber wants to know who is there after all.
+    WantPresence {
+        /// The subscriber.
+        asker: Asker,
+        /// The channel at its home.
+        home: HomeKey,
+    },
+    /// From the home shard: who is there, for one subscriber.
+    PresenceSnapshot {
+        /// The subscription.
+        subscription: SubscriptionKey,
+        /// The event.
+        frame: Bytes,
     },
     /// From the home shard: what to tell those who want to know who is there.
     Presence {
@@ -217,6 +244,8 @@ pub struct Asker {
     pub subscription: SubscriptionKey,
     /// Who it is.
     pub client: Client,
+    /// Whether it may enter a private channel.
+    pub may_enter: bool,
 }
 
 /// Something that is asked of a channel over HTTP.
@@ -304,6 +333,8 @@ pub struct Subscribed {
     pub missed: Vec<Bytes>,
     /// Whether the subscriber counts as a member.
     pub is_member: bool,
+    /// Whether the channel is private.
+    pub is_private: bool,
     /// Who is there, if that was asked for.
     pub presence: Option<Bytes>,
 }

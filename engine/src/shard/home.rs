@@ -74,6 +74,10 @@ impl HomeChannel {
         self.extra.as_ref()?.meta.as_ref()
     }
 
+    pub(super) fn is_private(&self) -> bool {
+        self.meta().is_some_and(|meta| meta.is_private)
+    }
+
     pub(super) fn presence(&self) -> Option<&Presence> {
         self.extra.as_ref()?.presence.as_ref()
     }
@@ -129,7 +133,7 @@ pub(super) struct Audience {
 
 impl Shard {
     /// A channel that never had a message and has no subscribers leaves no trace: if it is made
-    /// again it gets the same epoch, so nobody can tell.
+    /// again it gets the same epoch, so nobody can tell, unless some channel was deleted meanwhile.
     pub(super) fn forget_if_untouched(&mut self, key: HomeKey) {
         if self.homes.get(key).is_some_and(|home| home.is_untouched() && !home.is_closed()) {
             self.hide(key);
@@ -183,7 +187,7 @@ impl Shard {
             }
         };
         let Some(home) = self.homes.get_mut(key) else { return };
-        let presence = meta.presence.then(Presence::default);
+        let presence = meta.presence.then(|| Presence::new(self.random.u32(..)));
         home.created_ms = home.created_ms.min(meta.created_ms);
         home.extra =
             Some(Box::new(Extra { meta: Some(meta.into()), presence, ..Extra::default() }));
@@ -192,7 +196,7 @@ impl Shard {
     /// Takes over an answer of the log for a publisher who asks again, before the shard runs.
     pub fn load_answer(&mut self, channel: &ChannelKey, answer: StoredAnswer) {
         if let Some(&key) = self.home_of.get(channel) {
-            self.idempotency.load(key, answer);
+            self.idempotency.load(channel.app, key, answer);
         }
     }
 
@@ -237,7 +241,10 @@ impl Shard {
         let log = is_logged.then(|| HomeLog { id: self.shared.new_log(), is_known: false });
         self.insert_home(HomeChannel {
             channel: channel.clone(),
-            head: StreamPosition { epoch: self.shared.epoch(channel), offset: Offset(0) },
+            head: StreamPosition {
+                epoch: self.shared.epoch(channel, is_logged),
+                offset: Offset(0),
+            },
             given: Offset(0),
             next: Offset(1),
             last_ms: 0,

@@ -12,6 +12,7 @@ use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::envelope::ReplyTo;
 use super::id::HomeKey;
+use crate::auth::AppId;
 use crate::hash::{HashMap, Placement};
 use crate::history::log::StoredAnswer;
 
@@ -19,7 +20,10 @@ use crate::history::log::StoredAnswer;
 pub(super) const WINDOW_MS: u64 = 5 * 60_000;
 
 /// Most keys of a shard; beyond, publishes with a key are refused for the moment.
-const KEYS_MAX: usize = 256 * 1024;
+const KEYS_MAX: usize = 1024 * 1024;
+
+/// Most keys of one app among them, so that none takes them all.
+const KEYS_PER_APP_MAX: u32 = 256 * 1024;
 
 /// Whether two publishes are the same is told by a digest of their parts. It is kept over restarts,
 /// so its seed is always the same.
@@ -41,10 +45,13 @@ pub(super) struct Idempotency {
     /// In the order in which they end.
     order: VecDeque<(u64, HomeKey, Arc<str>)>,
     digest: Placement,
+    /// How many keys each app has.
+    of_app: HashMap<AppId, u32>,
 }
 
 #[derive(Debug)]
 struct Entry {
+    app: AppId,
     content: u64,
     until_ms: u64,
     state: State,
@@ -70,7 +77,8 @@ pub(super) enum Asked {
 impl Default for Idempotency {
     fn default() -> Self {
         let digest = Placement::new(CONTENT_SEED);
-        Self { entries: HashMap::default(), order: VecDeque::new(), digest }
+        let (entries, of_app) = (HashMap::default(), HashMap::default());
+        Self { entries, order: VecDeque::new(), digest, of_app }
     }
 }
 
@@ -81,6 +89,7 @@ impl Idempotency {
     /// `CONFLICT` where the key was used for something else, `OVERLOADED` where there are too many.
     pub(super) fn begin(
         &mut self,
+        app: AppId,
         home: HomeKey,
         key: &str,
         parts: impl std::hash::Hash,
@@ -102,11 +111,13 @@ impl Idempotency {
                 }
             });
         }
-        if self.entries.len() >= KEYS_MAX {
-            return Err(super::no_room());
+        let of_app = self.of_app.get(&app).copied().unwrap_or_default();
+        if self.order.len() >= KEYS_MAX || of_app >= KEYS_PER_APP_MAX {
+            let text = "too many publishes with an idempotency key in the last minutes";
+            return Err(Refusal::limit(ErrorCode::RateLimited, "idempotencyKeys", 60, text));
         }
         let keyed = Keyed { home, key, content, until_ms: now_ms + WINDOW_MS };
-        self.insert(&keyed, State::Pending(Vec::new()));
+        self.insert(app, &keyed, State::Pending(Vec::new()));
         Ok(Asked::New(Box::new(keyed)))
     }
 
@@ -123,16 +134,38 @@ impl Idempotency {
 
     /// The publish failed; the key is free again. Returns who waits for the same answer.
     pub(super) fn abandon(&mut self, keyed: &Keyed) -> Vec<ReplyTo> {
-        match self.entries.remove(&(keyed.home, Arc::clone(&keyed.key))) {
-            Some(Entry { state: State::Pending(waiting), .. }) => waiting,
+        // As a rule it was taken just now.
+        let is_newest =
+            |(_, home, key): &(u64, HomeKey, Arc<str>)| *home == keyed.home && *key == keyed.key;
+        if self.order.back().is_some_and(is_newest) {
+            self.order.pop_back();
+        }
+        match self.remove(&(keyed.home, Arc::clone(&keyed.key))) {
+            Some(State::Pending(waiting)) => waiting,
             _ => Vec::new(),
         }
     }
 
+    /// How many keys there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn remove(&mut self, key: &(HomeKey, Arc<str>)) -> Option<State> {
+        let Entry { app, state, .. } = self.entries.remove(key)?;
+        if let Some(count) = self.of_app.get_mut(&app) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_app.remove(&app);
+            }
+        }
+        Some(state)
+    }
+
     /// Takes over what the log has.
-    pub(super) fn load(&mut self, home: HomeKey, stored: StoredAnswer) {
-        let StoredAnswer { key, content, until_ms, body } = stored;
-        self.insert(&Keyed { home, key: key.into(), content, until_ms }, State::Done(body));
+    pub(super) fn load(&mut self, app: AppId, home: HomeKey, stored: StoredAnswer) {
+        let StoredAnswer { key, content, until_ms, body, .. } = stored;
+        self.insert(app, &Keyed { home, key: key.into(), content, until_ms }, State::Done(body));
     }
 
     /// Forgets what nobody can ask for any more.
@@ -142,17 +175,24 @@ impl Idempotency {
             && let Some((until_ms, home, key)) = self.order.pop_front()
         {
             let key = (home, key);
-            // A key that was abandoned and taken again ends later.
-            if self.entries.get(&key).is_some_and(|entry| entry.until_ms <= until_ms) {
-                self.entries.remove(&key);
+            match self.entries.get_mut(&key) {
+                // Somebody still waits for its answer.
+                Some(Entry { until_ms, state: State::Pending(_), .. }) => {
+                    *until_ms = now_ms + WINDOW_MS;
+                    self.order.push_back((*until_ms, key.0, key.1));
+                }
+                // A key that was abandoned and taken again ends later.
+                Some(entry) if entry.until_ms <= until_ms => drop(self.remove(&key)),
+                _ => {}
             }
         }
     }
 
-    fn insert(&mut self, keyed: &Keyed, state: State) {
+    fn insert(&mut self, app: AppId, keyed: &Keyed, state: State) {
         let Keyed { home, key, content, until_ms } = keyed;
         self.order.push_back((*until_ms, *home, Arc::clone(key)));
-        let entry = Entry { content: *content, until_ms: *until_ms, state };
+        let entry = Entry { app, content: *content, until_ms: *until_ms, state };
+        *self.of_app.entry(app).or_default() += 1;
         self.entries.insert((*home, Arc::clone(key)), entry);
     }
 }

@@ -36,10 +36,9 @@ impl Shard {
         asker: Asker,
         channel: &ChannelKey,
         start: Start,
-        may_enter: bool,
         wants_presence: bool,
     ) {
-        let (key, retention) = match self.enter(channel, may_enter) {
+        let (key, retention) = match self.enter(channel, asker.may_enter) {
             Ok(entered) => entered,
             Err(refusal) => return self.subscribe_done(asker, Err(refusal)),
         };
@@ -91,8 +90,7 @@ impl Shard {
         may_enter: bool,
     ) -> Result<(HomeKey, Retention), Refusal> {
         let key = self.home(channel)?;
-        let meta = self.homes.get(key).and_then(HomeChannel::meta);
-        if !may_enter && meta.is_some_and(|meta| meta.is_private) {
+        if !may_enter && self.homes.get(key).is_some_and(HomeChannel::is_private) {
             return Err(is_private());
         }
         Ok((key, self.directory.require(channel.app)?.plan.retention))
@@ -111,6 +109,11 @@ impl Shard {
             let refusal = Refusal::new(ErrorCode::NotFound, "the channel was deleted");
             return self.subscribe_done(asker, Err(refusal));
         };
+        let is_private = home.is_private();
+        // It may have been made private while what was missed was read.
+        if is_private && !asker.may_enter {
+            return self.subscribe_done(asker, Err(self::is_private()));
+        }
         let (shard, tail) = (asker.shard, asker.tail);
         match home.tails.iter_mut().find(|a| a.shard == shard && a.tail == tail) {
             Some(audience) => audience.subscribers += 1,
@@ -137,7 +140,8 @@ impl Shard {
         });
         let missed = missed.flatten().map(|missed| missed.frames).unwrap_or_default();
         let presence = snapshot;
-        let subscribed = Subscribed { home: key, head, past, missed, is_member, presence };
+        let subscribed =
+            Subscribed { home: key, head, past, missed, is_member, is_private, presence };
         self.subscribe_done(asker, Ok(Box::new(subscribed)));
     }
 

@@ -163,7 +163,8 @@ impl Shard {
                 let Keyed { key, content, until_ms, .. } = &**keyed;
                 let body = home.publish_result(&message, 0);
                 let (key, content, until_ms) = ((&**key).into(), *content, *until_ms);
-                Box::new(StoredAnswer { key, content, until_ms, body })
+                let offset = message.offset;
+                Box::new(StoredAnswer { key, content, until_ms, offset, body })
             });
             entries.push(Entry { log: log.id, prev, message, new, answer });
         }

@@ -42,8 +42,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pushflo_protocol::ChannelSlug;
 use pushflo_protocol::time::Month;
+use pushflo_protocol::{ChannelSlug, Refusal};
 use slotmap::SlotMap;
 
 pub use batch::Batch;
@@ -98,8 +98,7 @@ pub struct Shard {
     idempotency: Idempotency,
     /// Apps and keys.
     pub(crate) directory: Directory,
-    /// Calls that were not handed over to the clerk yet. There are at most as many as requests that
-    /// wait for their answers.
+    /// Calls that were not handed over to the clerk yet, at most [`CLERK_CALLS_MAX`].
     clerk_calls: VecDeque<ClerkCall>,
     /// Wrong keys by address, in slots.
     pub(crate) wrong_keys: Box<[Rate]>,
@@ -128,6 +127,9 @@ pub struct Shard {
     /// The `Date` header's value, and the second it is for.
     date: (u64, String),
 }
+
+/// Most calls that wait for room at the clerk; those of connections that are gone wait too.
+const CLERK_CALLS_MAX: usize = 1024;
 
 /// Slots for addresses that came with wrong keys; addresses that fall on one share its rate.
 const WRONG_KEY_SLOTS: usize = 4096;
@@ -343,8 +345,15 @@ impl Shard {
     }
 
     /// Has the clerk change something.
-    pub(crate) fn ask_clerk(&mut self, call: ClerkCall) {
+    ///
+    /// # Errors
+    /// `OVERLOADED` where too much waits for it; nothing is changed then.
+    pub(crate) fn ask_clerk(&mut self, call: ClerkCall) -> Result<(), Refusal> {
+        if self.clerk_calls.len() >= CLERK_CALLS_MAX {
+            return Err(no_room());
+        }
         self.clerk_calls.push_back(call);
+        Ok(())
     }
 
     /// The month that messages are counted in.
@@ -372,8 +381,8 @@ impl Shard {
                 let (request, channel, query) = *page;
                 self.home_page(request, channel, query);
             }
-            Envelope::Subscribe { asker, channel, start, may_enter, wants_presence } => {
-                self.home_subscribe(asker, &channel, start, may_enter, wants_presence);
+            Envelope::Subscribe { asker, channel, start, wants_presence } => {
+                self.home_subscribe(asker, &channel, start, wants_presence);
             }
             Envelope::Channel(request) => self.home_channel_request(*request),
             Envelope::ChannelStored(stored) => self.channel_stored(&stored.0, stored.1),
@@ -384,7 +393,13 @@ impl Shard {
             Envelope::App(app) => self.learn(*app),
             Envelope::AppGone(app) => self.app_gone(app),
             Envelope::Closed { tail } => self.tail_closed(tail),
-            Envelope::Restricted { tail } => self.tail_restricted(tail),
+            Envelope::Privacy { tail, is_private } => self.tail_privacy(tail, is_private),
+            Envelope::Roster { tail, home, presence } => self.tail_roster(tail, home, presence),
+            Envelope::Members(members) => self.home_members(members.0, members.1, &members.2),
+            Envelope::WantPresence { asker, home } => self.home_want_presence(&asker, home),
+            Envelope::PresenceSnapshot { subscription, frame } => {
+                self.presence_snapshot(subscription, frame);
+            }
             Envelope::Presence { tail, frame } => self.tail_presence(tail, &frame),
             Envelope::Logged(outcome) => self.logged(outcome),
             Envelope::Read(read) => self.read_answered(read.0, read.1),
@@ -428,6 +443,7 @@ impl Shard {
     fn update_gauges(&self) {
         let metrics = self.metrics();
         metrics.history_bytes.set(self.recent.bytes() as u64);
+        metrics.idempotency_keys.set(self.idempotency.len() as u64);
         metrics.channels.set(self.homes.len() as u64);
         metrics.subscriptions.set(self.subscriptions.len() as u64);
         metrics.outbox_depth.set(self.outboxes.iter().map(|o| o.len() as u64).sum());

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use pushflo_protocol::event::{self, PresenceMember};
 
 use super::Shard;
-use super::envelope::Envelope;
+use super::envelope::{Asker, Envelope};
 use super::id::HomeKey;
 use crate::connection::Client;
 
@@ -38,6 +38,8 @@ impl Default for PresenceTimes {
 /// The members of one channel.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
+    /// Names this time that presence was switched on.
+    time: u32,
     members: BTreeMap<Arc<str>, Member>,
     /// Members that are not announced yet, in the order they came. Some may be gone again.
     joined: Vec<Arc<str>>,
@@ -62,6 +64,16 @@ struct Member {
 }
 
 impl Presence {
+    /// Nobody is there yet. `time` names this time that presence was switched on.
+    pub(super) fn new(time: u32) -> Self {
+        Self { time, ..Self::default() }
+    }
+
+    /// Which time it was switched on.
+    pub(super) fn time(&self) -> u32 {
+        self.time
+    }
+
     /// A subscription of `client` began. Returns whether it counts.
     pub(super) fn join(&mut self, client: &Client) -> bool {
         let id = client.id();
@@ -184,6 +196,26 @@ impl Shard {
         if presence.is_some_and(|presence| !std::mem::replace(&mut presence.is_listed, true)) {
             self.presences.push(key);
         }
+    }
+
+    /// Subscribers that were there when presence was switched on.
+    pub(super) fn home_members(&mut self, key: HomeKey, time: u32, clients: &[Client]) {
+        let presence = self.homes.get_mut(key).and_then(|home| home.presence_mut());
+        let Some(presence) = presence.filter(|presence| presence.time == time) else { return };
+        for client in clients {
+            presence.join(client);
+        }
+        self.presence_changed(key);
+    }
+
+    /// A subscriber wants to know who is there after all.
+    pub(super) fn home_want_presence(&mut self, asker: &Asker, key: HomeKey) {
+        let Some(home) = self.homes.get_mut(key) else { return };
+        let slug = home.channel.slug.clone();
+        let Some(presence) = home.presence_mut() else { return };
+        let frame = presence.snapshot(slug.as_str());
+        let subscription = asker.subscription;
+        self.post(asker.shard, Envelope::PresenceSnapshot { subscription, frame });
     }
 
     /// Tells what changed where it is time.

@@ -62,7 +62,13 @@ impl Shard {
                 self.log_message(LoggedMessage { home, prev, message, reply_to, keyed });
             }
             Ok(Given { home, message, .. }) => self.deliver(home, message, reply_to, keyed),
-            Err(refusal) => self.publish_failed(reply_to, keyed, &refusal),
+            Err(refusal) => {
+                self.publish_failed(reply_to, keyed, &refusal);
+                // What was made for it alone goes again.
+                if let Some(&home) = self.home_of.get(channel) {
+                    self.forget_if_untouched(home);
+                }
+            }
         }
     }
 
@@ -75,7 +81,12 @@ impl Shard {
     ) -> Result<Asked, Refusal> {
         let home = self.home(channel)?;
         let parts = (draft.event_type, draft.client_id, draft.content);
-        self.idempotency.begin(home, key, parts, self.now.unix_ms, reply_to)
+        let now_ms = self.now.unix_ms;
+        let asked = self.idempotency.begin(channel.app, home, key, parts, now_ms, reply_to);
+        if asked.is_err() {
+            self.forget_if_untouched(home);
+        }
+        asked
     }
 
     fn give_offset(&mut self, channel: &ChannelKey, draft: Draft<'_>) -> Result<Given, Refusal> {

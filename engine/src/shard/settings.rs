@@ -142,6 +142,8 @@ pub struct Shared {
     pub placement: Placement,
     /// Gives channels their epochs: others for each incarnation of the log.
     pub epochs: Placement,
+    /// Gives their epochs to channels that are not logged.
+    process_epochs: Placement,
     /// What the log tells; `None` without one.
     pub log: Option<Arc<LogStatus>>,
     next_log: AtomicU64,
@@ -177,6 +179,7 @@ impl Shared {
             stray: ShardMetrics::default(),
             placement: Placement::new(seed),
             epochs: Placement::new(seed.rotate_left(32)),
+            process_epochs: Placement::new(seed.rotate_left(16)),
             log: None,
             next_log: AtomicU64::new(1),
             deletions: AtomicU64::new(0),
@@ -205,9 +208,11 @@ impl Shared {
         ShardId((self.placement.hash(channel) % self.metrics.len().max(1) as u64) as u16)
     }
 
-    /// The epoch of a channel that is made now: always the same, unless some channel was deleted.
-    pub(super) fn epoch(&self, channel: &ChannelKey) -> Epoch {
-        Epoch(self.epochs.hash((channel, self.deletions.load(Relaxed))))
+    /// The epoch of a channel that is made now: the same each time, until some channel is deleted.
+    /// One that is not logged ends with the process, and its epoch with it.
+    pub(super) fn epoch(&self, channel: &ChannelKey, is_logged: bool) -> Epoch {
+        let epochs = if is_logged { &self.epochs } else { &self.process_epochs };
+        Epoch(epochs.hash((channel, self.deletions.load(Relaxed))))
     }
 
     /// A log id that no channel has.

@@ -10,8 +10,8 @@ use pushflo_protocol::{ErrorCode, Refusal, StreamPosition};
 
 use super::Shard;
 use super::envelope::{Asker, ChannelKey, Envelope, Subscribed};
-use super::id::{ConnectionKey, SubscriptionKey, TailKey};
-use super::join::is_private;
+use super::id::{ConnectionKey, HomeKey, SubscriptionKey, TailKey};
+use super::join::is_private as private_channel;
 use super::subscription::{Subscription, SubscriptionState};
 use super::tail::Tail;
 use crate::auth::plan::limit;
@@ -29,16 +29,17 @@ impl Shard {
         start: Start,
         presence: bool,
     ) -> Result<(), Refusal> {
-        if let Some(subscription) = self.find_subscription(connection, &channel) {
-            self.subscribe_again(connection, subscription, start);
-            return Ok(());
-        }
         let Some(c) = self.connections.get(connection) else { return Ok(()) };
         let Some(session) = c.session() else { return Ok(()) };
-        let app = self.directory.require(channel.app)?;
         if !session.may_subscribe(&channel.slug) {
             return Err(not_granted());
         }
+        if let Some(subscription) = self.find_subscription(connection, &channel) {
+            self.subscribe_again(connection, subscription, start, presence);
+            return Ok(());
+        }
+        let Some(c) = self.connections.get(connection) else { return Ok(()) };
+        let app = self.directory.require(channel.app)?;
         let of_server = self.settings.limits.subscriptions_per_connection_max;
         let most = app.plan.subscriptions_per_connection_max.min(of_server as u64);
         if c.subscriptions.len() as u64 >= most {
@@ -101,6 +102,7 @@ impl Shard {
             tail.pending = tail.pending.saturating_sub(1);
             if let Ok(subscribed) = &outcome {
                 tail.home = Some(subscribed.home);
+                tail.is_private = subscribed.is_private;
                 tail.head = Some(subscribed.head);
             }
         }
@@ -136,8 +138,10 @@ impl Shard {
         let Subscribed { head, past, missed, is_member, presence, .. } = *subscribed;
         subscription.is_member = is_member;
         self.send(connection, event::subscribed(&slug, head, past));
-        if let Some(presence) = presence {
-            self.send(connection, presence);
+        match presence {
+            Some(presence) => self.send(connection, presence),
+            // It was asked for while the home shard's answer was under way.
+            None => self.want_presence(key),
         }
         self.metrics().deliveries_total.add(past.map_or(0, |past| past.replayed));
         for frame in missed {
@@ -190,7 +194,12 @@ impl Shard {
         for key in &c.subscriptions {
             let Some(subscription) = self.subscriptions.get(*key) else { continue };
             let Some(tail) = self.tails.get(subscription.tail) else { continue };
-            if !session.may_subscribe(&tail.channel.slug) {
+            let slug = &tail.channel.slug;
+            let may_stay = match tail.is_private {
+                true => session.may_subscribe_private(slug),
+                false => session.may_subscribe(slug),
+            };
+            if !may_stay {
                 gone.push((*key, tail.channel.clone()));
             }
         }
@@ -215,9 +224,13 @@ impl Shard {
         }
     }
 
-    /// The channel is private now: whoever may not be there has to go.
-    pub(super) fn tail_restricted(&mut self, key: TailKey) {
-        let Some(tail) = self.tails.get(key) else { return };
+    /// The channel is private now, or is not any more: whoever may not be there has to go.
+    pub(super) fn tail_privacy(&mut self, key: TailKey, is_private: bool) {
+        let Some(tail) = self.tails.get_mut(key) else { return };
+        tail.is_private = is_private;
+        if !is_private {
+            return;
+        }
         let slug = tail.channel.slug.clone();
         for subscription in tail.subscribers.clone() {
             let Some(found) = self.subscriptions.get(subscription) else { continue };
@@ -225,7 +238,7 @@ impl Shard {
             let session = self.connections.get(connection).and_then(|c| c.session());
             let may_stay = session.is_some_and(|session| session.may_subscribe_private(&slug));
             if !may_stay && matches!(found.state, SubscriptionState::Live) {
-                self.send(connection, event::error(&is_private(), Some(&slug), None));
+                self.send(connection, event::error(&private_channel(), Some(&slug), None));
                 self.leave(subscription);
             }
         }
@@ -271,8 +284,8 @@ impl Shard {
     ) {
         let session = self.connections.get(connection).and_then(|c| c.session());
         let Some(session) = session else { return };
-        let (client, may_enter) =
-            (session.client().clone(), session.may_subscribe_private(&channel.slug));
+        let client = session.client().clone();
+        let may_enter = session.may_subscribe_private(&channel.slug);
         let tail = match self.tail_of.get(&channel) {
             Some(&tail) => tail,
             None => {
@@ -299,13 +312,20 @@ impl Shard {
             c.subscriptions.push(subscription);
         }
         let (shard, home) = (self.id, self.home_shard(&channel));
-        let asker = Asker { shard, tail, subscription, client };
-        let subscribe = Envelope::Subscribe { asker, channel, start, may_enter, wants_presence };
+        let asker = Asker { shard, tail, subscription, client, may_enter };
+        let subscribe = Envelope::Subscribe { asker, channel, start, wants_presence };
         self.post(home, subscribe);
     }
 
-    fn subscribe_again(&mut self, connection: ConnectionKey, key: SubscriptionKey, start: Start) {
+    fn subscribe_again(
+        &mut self,
+        connection: ConnectionKey,
+        key: SubscriptionKey,
+        start: Start,
+        presence: bool,
+    ) {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        subscription.wants_presence |= presence;
         match &mut subscription.state {
             SubscriptionState::Pending { asked, leave, .. } => {
                 *asked = asked.saturating_add(1);
@@ -318,7 +338,55 @@ impl Shard {
                 let past = (start != Start::Live).then_some(NOTHING_REPLAYED);
                 let answer = event::subscribed(&tail.channel.slug, head, past);
                 self.send(connection, answer);
+                if presence {
+                    self.want_presence(key);
+                }
             }
+        }
+    }
+
+    /// Asks the home shard who is there, for one who wants to know that.
+    fn want_presence(&mut self, key: SubscriptionKey) {
+        let Some(subscription) = self.subscriptions.get(key) else { return };
+        if !subscription.wants_presence || !subscription.is_member {
+            return;
+        }
+        let (tail, connection) = (subscription.tail, subscription.connection);
+        let session = self.connections.get(connection).and_then(|c| c.session());
+        let Some(session) = session else { return };
+        let client = session.client().clone();
+        let Some((channel, Some(home))) = self.tails.get(tail).map(|t| (t.channel.clone(), t.home))
+        else {
+            return;
+        };
+        let asker = Asker { shard: self.id, tail, subscription: key, client, may_enter: true };
+        self.post(self.home_shard(&channel), Envelope::WantPresence { asker, home });
+    }
+
+    /// Who is there, for one subscriber.
+    pub(super) fn presence_snapshot(&mut self, key: SubscriptionKey, frame: Bytes) {
+        let Some(subscription) = self.subscriptions.get(key) else { return };
+        if matches!(subscription.state, SubscriptionState::Live) {
+            self.send(subscription.connection, frame);
+        }
+    }
+
+    /// Presence was switched on or off while there are subscribers.
+    pub(super) fn tail_roster(&mut self, key: TailKey, home: HomeKey, presence: Option<u32>) {
+        let Some(tail) = self.tails.get(key).filter(|tail| tail.home == Some(home)) else { return };
+        let channel = tail.channel.clone();
+        let mut clients = Vec::new();
+        for subscription in tail.subscribers.clone() {
+            let Some(found) = self.subscriptions.get_mut(subscription) else { continue };
+            found.is_member = presence.is_some() && matches!(found.state, SubscriptionState::Live);
+            if found.is_member {
+                let session = self.connections.get(found.connection).and_then(|c| c.session());
+                clients.extend(session.map(|session| session.client().clone()));
+            }
+        }
+        if let Some(time) = presence {
+            let members = Box::new((home, time, clients));
+            self.post(self.home_shard(&channel), Envelope::Members(members));
         }
     }
 

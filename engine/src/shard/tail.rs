@@ -25,6 +25,8 @@ pub(super) struct Tail {
     pub(super) subscribers: Vec<SubscriptionKey>,
     /// Subscriptions that wait for the home shard's answer.
     pub(super) pending: u32,
+    /// Whether the channel is private, as far as this shard was told.
+    pub(super) is_private: bool,
     /// Whether something was appended since the last flush.
     pub(super) is_dirty: bool,
     /// Subscribers with something to send.
@@ -58,6 +60,7 @@ impl Tail {
             head: None,
             subscribers: Vec::new(),
             pending: 0,
+            is_private: false,
             is_dirty: false,
             behind: 0,
             counted_bytes: 0,

@@ -123,6 +123,8 @@ pub struct StoredAnswer {
     pub content: u64,
     /// Until when it is kept, in Unix milliseconds.
     pub until_ms: u64,
+    /// The offset of its message.
+    pub offset: Offset,
     /// The answer's body.
     pub body: Bytes,
 }

@@ -4,7 +4,7 @@
 //! records lie in their order behind each other. A channel's own entry has what must be known of it
 //! when none of its records is kept any more.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::PoisonError;
 
@@ -281,6 +281,19 @@ impl Store {
     pub(super) fn write(&self, group: &Group<'_>) -> Result<(), LogError> {
         let mode = if group.sync { PersistMode::SyncData } else { PersistMode::Buffer };
         let mut batch = self.database.batch().durability(Some(mode));
+        // Before the runs: a channel of the same name may begin in the same group, and the last word
+        // on a key counts.
+        for (log, channel) in group.deletes {
+            // Only its own entry: a channel of the same name may have been made before.
+            if self.entry(channel)?.is_some_and(|entry| entry.log == log.0) {
+                batch.remove(&self.channels, channel_key(channel));
+            }
+            for guard in self.records.range(range(*log, Offset(0))) {
+                batch.remove(&self.records, guard.key()?);
+            }
+            batch.remove(&self.leaps, log.0.to_be_bytes());
+            self.oldest.lock().unwrap_or_else(PoisonError::into_inner).remove(log);
+        }
         for run in group.runs {
             let Some(first) = run.messages.first() else { continue };
             if let Some(NewChannel { channel, epoch, created_ms }) = run.new {
@@ -293,17 +306,6 @@ impl Store {
                 let key = answer_key(answer.until_ms, run.log, &answer.key);
                 batch.insert(&self.answers, key, answer_value(answer));
             }
-        }
-        for (log, channel) in group.deletes {
-            // Only its own entry: a channel of the same name may have been made since.
-            if self.entry(channel)?.is_some_and(|entry| entry.log == log.0) {
-                batch.remove(&self.channels, channel_key(channel));
-            }
-            for guard in self.records.range(range(*log, Offset(0))) {
-                batch.remove(&self.records, guard.key()?);
-            }
-            batch.remove(&self.leaps, log.0.to_be_bytes());
-            self.oldest.lock().unwrap_or_else(PoisonError::into_inner).remove(log);
         }
         for (app, (month, messages)) in group.usage {
             let value = [&month.to_be_bytes()[..], &messages.to_be_bytes()].concat();
@@ -341,13 +343,21 @@ impl Store {
         Ok(usage)
     }
 
-    /// Drops answers that nobody can ask for any more.
-    pub(super) fn forget_answers(&self, now_ms: u64, most: usize) -> Result<(), LogError> {
+    /// Drops up to `most` answers that were kept until a time in `span`: nobody can ask for them any
+    /// more. Returns from when on there may be others; before that it need not look again.
+    pub(super) fn forget_answers(&self, span: Range<u64>, most: usize) -> Result<u64, LogError> {
         let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
-        for guard in self.answers.range(..now_ms.to_be_bytes().to_vec()).take(most) {
-            batch.remove(&self.answers, guard.key()?);
+        let (from, to) = (span.start.to_be_bytes().to_vec(), span.end.to_be_bytes().to_vec());
+        if from >= to {
+            return Ok(span.start);
         }
-        Ok(batch.commit()?)
+        let mut dropped = 0;
+        for guard in self.answers.range(from..to).take(most) {
+            batch.remove(&self.answers, guard.key()?);
+            dropped += 1;
+        }
+        batch.commit()?;
+        Ok(if dropped < most { span.end } else { span.start })
     }
 
     /// Has what was written so far reach the disk.
@@ -462,6 +472,7 @@ impl Store {
         }
         if let (None, Some(record)) = (oldest, &last_dropped) {
             // Nothing is left to tell where the channel stands.
+            let stored = self.entry(channel.channel)?;
             let entry = ChannelEntry {
                 log: channel.log.0,
                 epoch: channel.epoch.0,
@@ -469,9 +480,12 @@ impl Store {
                 last_ms: record.last_ms,
                 messages: record.after.messages,
                 bytes: record.after.bytes,
-                created_ms: self.entry(channel.channel)?.map_or(0, |entry| entry.created_ms),
+                created_ms: stored.as_ref().map_or(0, |stored| stored.created_ms),
             };
-            batch.insert(&self.channels, channel_key(channel.channel), encode(&entry)?);
+            // One of the same name may have been made since.
+            if stored.is_none_or(|stored| stored.log == channel.log.0) {
+                batch.insert(&self.channels, channel_key(channel.channel), encode(&entry)?);
+            }
         }
         batch.commit()?;
         let first = first.or(last_dropped.map(|record| record.last.next()));
@@ -485,13 +499,27 @@ impl Store {
     /// Drops the records behind the first `messages` messages of a channel: those of a group that
     /// was refused and is there all the same.
     pub(super) fn cut(&self, log: LogId, messages: u64) -> Result<(), LogError> {
+        let mut first_cut = None;
         let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
         for guard in self.records.range(range(log, Offset(0))).rev() {
             let (key, value) = guard.into_inner()?;
-            if Stored::parse(value.into())?.before.messages < messages {
+            let record = Stored::parse(value.into())?;
+            if record.before.messages < messages {
                 break;
             }
             batch.remove(&self.records, key);
+            first_cut = Some(record.first);
+        }
+        if let Some(first_cut) = first_cut {
+            // Their publishers were told that nothing was published.
+            for guard in self.answers.iter() {
+                let (key, value) = guard.into_inner()?;
+                let is_cut =
+                    |loaded: &LoadedAnswer| loaded.log == log && loaded.answer.offset >= first_cut;
+                if parse_answer(&key, &value).as_ref().is_some_and(is_cut) {
+                    batch.remove(&self.answers, key);
+                }
+            }
         }
         Ok(batch.commit()?)
     }
@@ -590,17 +618,20 @@ fn answer_key(until_ms: u64, log: LogId, key: &str) -> Vec<u8> {
 }
 
 fn answer_value(answer: &StoredAnswer) -> Vec<u8> {
-    [&answer.content.to_be_bytes()[..], &answer.body].concat()
+    let StoredAnswer { content, offset, body, .. } = answer;
+    [&content.to_be_bytes()[..], &offset.0.to_be_bytes(), body].concat()
 }
 
 fn parse_answer(key: &[u8], value: &[u8]) -> Option<LoadedAnswer> {
     let (until, key) = key.split_first_chunk()?;
     let (log, key) = key.split_first_chunk()?;
-    let (content, body) = value.split_first_chunk()?;
+    let (content, value) = value.split_first_chunk()?;
+    let (offset, body) = value.split_first_chunk()?;
     let answer = StoredAnswer {
         key: str::from_utf8(key).ok()?.into(),
         content: u64::from_be_bytes(*content),
         until_ms: u64::from_be_bytes(*until),
+        offset: Offset(u64::from_be_bytes(*offset)),
         body: Bytes::copy_from_slice(body),
     };
     Some(LoadedAnswer { log: LogId(u64::from_be_bytes(*log)), answer })

@@ -82,6 +82,8 @@ pub(super) struct Writer {
     /// When it was last tried again.
     tried_ms: u64,
     is_synced: bool,
+    /// Answers that were kept until then, in Unix milliseconds, are dropped already.
+    answers_from_ms: u64,
 }
 
 impl Writer {
@@ -108,6 +110,7 @@ impl Writer {
             failure: None,
             tried_ms: 0,
             is_synced: true,
+            answers_from_ms: 0,
         }
     }
 
@@ -184,8 +187,10 @@ impl Writer {
         let sync = group.iter().any(|append| append.sync);
         let deletes: Vec<_> =
             group.iter_mut().flat_map(|append| std::mem::take(&mut append.deletes)).collect();
-        let runs = runs(group);
+        let mut runs = runs(group);
         let usage = self.count_usage(&runs);
+        // What was published to a channel right before it was deleted goes with it.
+        runs.retain(|run| !deletes.iter().any(|(log, _)| *log == run.log));
         let mut batch: Vec<Run<'_>> = Vec::with_capacity(runs.len());
         let mut totals: HashMap<LogId, Totals> = HashMap::default();
         for run in &runs {
@@ -328,9 +333,13 @@ impl Writer {
             self.round = self.known.keys().copied().collect();
         }
         let now_ms = clock::unix_ms();
-        if let Err(error) = self.shelf.with(|store| store.forget_answers(now_ms, ANSWERS_MAX)) {
-            self.fail(&error);
-            return;
+        let span = self.answers_from_ms..now_ms;
+        match self.shelf.with(|store| store.forget_answers(span, ANSWERS_MAX)) {
+            Ok(from_ms) => self.answers_from_ms = from_ms,
+            Err(error) => {
+                self.fail(&error);
+                return;
+            }
         }
         for _ in 0..TRIM_CHANNELS_MAX {
             let Some(log) = self.round.pop() else { break };
