@@ -1,6 +1,11 @@
 //! JSON that is checked once and passed on byte for byte.
 
-use serde::{Deserialize, Deserializer, de::Error as _};
+use std::fmt;
+use std::marker::PhantomData;
+
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{Error as _, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::error::Refusal;
@@ -25,12 +30,47 @@ pub fn depth(text: &str) -> usize {
     deepest
 }
 
-/// Parses one JSON document of a known shape, with a sentence for the sender where it is wrong.
+/// A struct that stands in JSON as an object. What serde derives for a struct also takes an array of
+/// its fields, in the order of our source code, which nobody means.
+#[derive(Debug)]
+pub struct Object<T>(pub T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        d.deserialize_map(Fields(PhantomData)).map(Self)
+    }
+}
+
+/// Parses one JSON object of a known shape, with a sentence for the sender where it is wrong.
 /// `what` names the document, for instance "the body".
 ///
 /// # Errors
 /// A validation error that says what was expected and where.
 pub fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, Refusal> {
+    parse_value::<Object<T>>(bytes, what).map(|Object(value)| value)
+}
+
+/// As [`parse`], for a JSON array.
+///
+/// # Errors
+/// As for [`parse`].
+pub fn parse_array<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<Vec<T>, Refusal> {
+    parse_value(bytes, what)
+}
+
+fn parse_value<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, Refusal> {
     let code = crate::ErrorCode::ValidationError;
     // All of it is checked, also what is skipped over; the parser then need not look again.
     let text = str::from_utf8(bytes).map_err(|error| {
@@ -83,6 +123,21 @@ mod tests {
         struct Empty {}
         let refusal = parse::<Empty>(b"{\"unknown\":\"m\xff\"}", "the body").unwrap_err();
         assert_eq!(refusal.message, "the body is not UTF-8 at byte 13");
+    }
+
+    #[test]
+    fn an_array_of_fields_is_no_object() {
+        #[derive(Debug, Deserialize, PartialEq)]
+        struct Pair {
+            a: u8,
+            b: Option<u8>,
+        }
+        let parse = |text: &'static str| parse::<Pair>(text.as_bytes(), "the body");
+        assert_eq!(parse(r#"{"b":2,"a":1,"c":[]}"#), Ok(Pair { a: 1, b: Some(2) }));
+        assert_eq!(parse(r#"{"a":1}"#), Ok(Pair { a: 1, b: None }));
+        for bad in ["[1,2]", "[]", "1", "null", r#"{"a":1,"a":1}"#] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

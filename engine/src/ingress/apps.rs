@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use pushflo_protocol::http::Request;
+use pushflo_protocol::json::Object;
 use pushflo_protocol::limits::NAME_BYTES_MAX;
 use pushflo_protocol::{ErrorCode, Refusal, json};
 use serde::Deserialize;
@@ -28,7 +29,7 @@ struct AppBody<'a> {
     #[serde(borrow)]
     plan: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    settings: Option<SettingsBody<'a>>,
+    settings: Option<Object<SettingsBody<'a>>>,
 }
 
 /// Settings of which any may be absent; `null` for the origins allows all.
@@ -218,7 +219,7 @@ impl Shard {
 
 fn app_change(body: &[u8], before: &AppSettings) -> Result<AppChange, Refusal> {
     let body: AppBody<'_> = json::parse(body, "the body")?;
-    let settings = body.settings.map(|given| settings(given, before)).transpose()?;
+    let settings = body.settings.map(|Object(given)| settings(given, before)).transpose()?;
     Ok(AppChange { name: name(body.name)?, plan: body.plan.map(Into::into), settings })
 }
 
