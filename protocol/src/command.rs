@@ -146,7 +146,9 @@ struct Recover<'a> {
 
 #[derive(Deserialize)]
 struct Replay {
+    #[serde(default, deserialize_with = "json::unsigned_if_given")]
     since: Option<u64>,
+    #[serde(default, deserialize_with = "json::unsigned_if_given")]
     last: Option<u64>,
 }
 
