@@ -209,6 +209,34 @@ fn every_endpoint_with_every_kind_of_key() {
     }
 }
 
+/// What is described is tested here, and what is tested here is described.
+#[test]
+fn every_endpoint_is_described() {
+    let server = server(1);
+    let mut api = Api::connect(server.address);
+    let document = api.call("GET", "/api/v1/openapi.json", None, "").json();
+    let mut described = Vec::new();
+    for (path, calls) in document["paths"].as_object().unwrap() {
+        let methods = calls.as_object().unwrap().keys().filter(|key| *key != "parameters");
+        described.extend(methods.map(|method| (method.to_uppercase(), path.clone())));
+    }
+    // Where they differ, the path has a parameter for a part of the target.
+    let is_at = |path: &str, target: &str| {
+        let (path, target) = (path.split('/'), target.split('/'));
+        path.clone().count() == target.clone().count()
+            && path.zip(target).all(|(part, given)| part == given || part.starts_with('{'))
+    };
+    let rows = rows();
+    for Row { call: (method, target, _), .. } in &rows {
+        let found = described.iter().any(|(m, path)| m == method && is_at(path, target));
+        assert!(found || ["HEAD", "OPTIONS"].contains(method), "{method} {target}");
+    }
+    for (method, path) in &described {
+        let found = rows.iter().any(|row| row.call.0 == method && is_at(path, row.call.1));
+        assert!(found, "{method} {path} is described and not tested");
+    }
+}
+
 /// HEAD has the length of a body and no body, so it takes a connection of its own.
 fn head(server: &TestServer, target: &str, key: Option<&str>) -> Answer {
     use pushflo_tests::http::{HttpClient, request};
@@ -362,6 +390,11 @@ fn bad_bodies() -> Vec<(&'static str, &'static str, String, u16, &'static str)> 
                 case(&origins(r#""https://a.example""#), "expected"),
                 case(&origins(r#"["a.example"]"#), "allowedOrigins"),
                 case(&origins(r#"["https://a.example/"]"#), "allowedOrigins"),
+                case(&origins(r#"["https://a.example/path"]"#), "allowedOrigins"),
+                case(&origins(r#"["://a.example"]"#), "allowedOrigins"),
+                case(&origins(r#"["HTTPS://a.example"]"#), "allowedOrigins"),
+                case(&origins(r#"["https:// a.example"]"#), "allowedOrigins"),
+                case(&origins(r#"["https://"]"#), "allowedOrigins"),
                 case(&origins(&many), "100"),
             ],
         );
@@ -371,11 +404,12 @@ fn bad_bodies() -> Vec<(&'static str, &'static str, String, u16, &'static str)> 
         "POST",
         "/api/v1/apps/self/keys",
         &[
-            case("{}", "role is required"),
-            case(r#"{"role":null}"#, "role is required"),
-            case(r#"{"role":"admin"}"#, "unknown variant"),
-            case(r#"{"role":"Secret"}"#, "unknown variant"),
+            case("{}", "publish, secret or mgmt"),
+            case(r#"{"role":null}"#, "publish, secret or mgmt"),
+            case(r#"{"role":"admin"}"#, "publish, secret or mgmt"),
+            case(r#"{"role":"Secret"}"#, "publish, secret or mgmt"),
             case(r#"{"role":1}"#, "expected"),
+            case(r#"{"role":{"secret":null}}"#, "expected"),
             case(r#"{"role":"secret","role":"mgmt"}"#, "duplicate"),
             case(r#"{"role":"secret","name":""}"#, "128"),
             (format!(r#"{{"role":"secret","name":"{}"}}"#, long(129)), 400, "128"),
