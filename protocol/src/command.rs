@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::channel::ChannelSlug;
 use crate::error::{ErrorCode, Refusal};
-use crate::json;
+use crate::json::{self, Object};
 use crate::limits::REFERENCE_BYTES_MAX;
 use crate::position::{Epoch, Offset, StreamPosition};
 use crate::publish::{self, Draft, PUBLISH_FIELDS, Publish};
@@ -121,8 +121,8 @@ struct Frame<'a> {
     #[serde(borrow)]
     channel: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    recover: Option<Recover<'a>>,
-    replay: Option<Replay>,
+    recover: Option<Object<Recover<'a>>>,
+    replay: Option<Object<Replay>>,
     presence: Option<bool>,
     #[serde(borrow)]
     event: Option<Cow<'a, str>>,
@@ -146,7 +146,9 @@ struct Recover<'a> {
 
 #[derive(Deserialize)]
 struct Replay {
+    #[serde(default, deserialize_with = "json::unsigned_if_given")]
     since: Option<u64>,
+    #[serde(default, deserialize_with = "json::unsigned_if_given")]
     last: Option<u64>,
 }
 
@@ -178,13 +180,15 @@ impl<'a> Frame<'a> {
     fn start(&self) -> Result<Start, Refusal> {
         match (&self.recover, &self.replay) {
             (None, None) => Ok(Start::Live),
-            (Some(recover), None) => Ok(Start::Recover(
+            (Some(Object(recover)), None) => Ok(Start::Recover(
                 Epoch::parse(&recover.epoch)
                     .map(|epoch| StreamPosition { epoch, offset: Offset(recover.offset) }),
             )),
-            (None, Some(Replay { since: Some(since), last: None })) => Ok(Start::Since(*since)),
-            (None, Some(Replay { since: None, last: Some(last) })) => Ok(Start::Last(*last)),
-            (None, Some(_)) => Err(Refusal::field("replay", "replay takes either since or last")),
+            (None, Some(Object(replay))) => match (replay.since, replay.last) {
+                (Some(since), None) => Ok(Start::Since(since)),
+                (None, Some(last)) => Ok(Start::Last(last)),
+                _ => Err(Refusal::field("replay", "replay takes either since or last")),
+            },
             (Some(_), Some(_)) => {
                 Err(Refusal::field("replay", "recover and replay exclude each other"))
             }

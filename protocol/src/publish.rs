@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::channel::ChannelSlug;
 use crate::error::{ErrorCode, Refusal};
-use crate::json;
+use crate::json::{self, Object};
 use crate::limits::{
     BATCH_MESSAGES_MAX, CLIENT_ID_BYTES_MAX, EVENT_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX,
 };
@@ -143,10 +143,10 @@ impl<'a> Body<'a> {
 fn parse_items(body: &[u8]) -> Result<Vec<Result<Body<'_>, Refusal>>, Refusal> {
     match body.trim_ascii_start().first() {
         // Most batches have no wrong item; only one that has is looked at item by item.
-        Some(b'[') => match json::parse::<Vec<Body<'_>>>(body, "the body") {
-            Ok(items) => Ok(items.into_iter().map(Ok).collect()),
+        Some(b'[') => match json::parse_array::<Object<Body<'_>>>(body, "the body") {
+            Ok(items) => Ok(items.into_iter().map(|Object(item)| Ok(item)).collect()),
             Err(_) => {
-                let items: Vec<&RawValue> = json::parse(body, "the body")?;
+                let items: Vec<&RawValue> = json::parse_array(body, "the body")?;
                 Ok(items.iter().map(|i| json::parse(i.get().as_bytes(), "the item")).collect())
             }
         },
@@ -270,6 +270,7 @@ mod tests {
         let wrong =
             r#"[{"channel":"a","data":1},7,{"data":1},{"channel":"b","data":"0123456789"}]"#;
         assert_eq!(parse(wrong).unwrap(), "a=1 ! !channel !data");
+        assert_eq!(parse(r#"[["a",null,null,null,1,null]]"#).unwrap(), "!");
         assert_eq!(parse("{\"channel\":\"a\",\"data\":1}\nx").unwrap(), "a=1 !");
         assert_eq!(parse(r#"{"channels":[],"data":1}"#).unwrap(), "!channels");
         assert_eq!(parse(r#"{"channel":"a","channels":["b"],"data":1}"#).unwrap(), "!channels");

@@ -1,5 +1,6 @@
 //! What the behaviour tests share: a real server in this process, and clients on real sockets.
 
+pub mod api;
 pub mod client;
 pub mod disk;
 pub mod http;

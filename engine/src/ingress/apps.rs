@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use pushflo_protocol::http::Request;
+use pushflo_protocol::json::Object;
 use pushflo_protocol::limits::NAME_BYTES_MAX;
 use pushflo_protocol::{ErrorCode, Refusal, json};
 use serde::Deserialize;
@@ -28,7 +29,7 @@ struct AppBody<'a> {
     #[serde(borrow)]
     plan: Option<Cow<'a, str>>,
     #[serde(borrow)]
-    settings: Option<SettingsBody<'a>>,
+    settings: Option<Object<SettingsBody<'a>>>,
 }
 
 /// Settings of which any may be absent; `null` for the origins allows all.
@@ -43,7 +44,8 @@ struct SettingsBody<'a> {
 
 #[derive(Deserialize)]
 struct KeyBody<'a> {
-    role: Option<Role>,
+    #[serde(borrow)]
+    role: Option<Cow<'a, str>>,
     #[serde(borrow)]
     name: Option<Cow<'a, str>>,
 }
@@ -143,9 +145,9 @@ impl Shard {
     ) -> Result<Answering, Refusal> {
         let app = self.authorize_for_app(id, request, app)?.0.id;
         let body: KeyBody<'_> = json::parse(&request.body, "the body")?;
-        let role = body
-            .role
-            .ok_or_else(|| Refusal::field("role", "role is required: publish, secret or mgmt"))?;
+        let role = body.role.as_deref();
+        let role = role.and_then(|role| Role::ALL.into_iter().find(|known| known.name() == role));
+        let role = role.ok_or_else(|| Refusal::field("role", "must be publish, secret or mgmt"))?;
         let name = name(body.name)?;
         self.ask_clerk(ClerkCall::CreateKey { request: id, app, role, name })?;
         Ok(Answering::Later)
@@ -218,7 +220,7 @@ impl Shard {
 
 fn app_change(body: &[u8], before: &AppSettings) -> Result<AppChange, Refusal> {
     let body: AppBody<'_> = json::parse(body, "the body")?;
-    let settings = body.settings.map(|given| settings(given, before)).transpose()?;
+    let settings = body.settings.map(|Object(given)| settings(given, before)).transpose()?;
     Ok(AppChange { name: name(body.name)?, plan: body.plan.map(Into::into), settings })
 }
 
@@ -227,10 +229,7 @@ fn settings(given: SettingsBody<'_>, before: &AppSettings) -> Result<AppSettings
         None => before.allowed_origins.clone(),
         Some(None) => None,
         Some(Some(origins)) => {
-            let is_good = |origin: &Cow<'_, str>| {
-                origin.len() <= ORIGIN_BYTES_MAX && origin.contains("://") && !origin.ends_with('/')
-            };
-            if origins.len() > ORIGINS_MAX || !origins.iter().all(is_good) {
+            if origins.len() > ORIGINS_MAX || !origins.iter().all(|origin| is_origin(origin)) {
                 let text = format!(
                     "allowedOrigins must be at most {ORIGINS_MAX} origins such as \
                      https://example.com, without a path"
@@ -245,6 +244,18 @@ fn settings(given: SettingsBody<'_>, before: &AppSettings) -> Result<AppSettings
         require_channels: given.require_channels.unwrap_or(before.require_channels),
         client_publish: given.client_publish.unwrap_or(before.client_publish),
     })
+}
+
+/// Whether browsers may send it as an origin (RFC 6454 section 6.2): a scheme, a host, perhaps a port.
+/// With anything after that it would match none.
+fn is_origin(text: &str) -> bool {
+    let Some((scheme, host)) = text.split_once("://") else { return false };
+    let in_scheme = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b);
+    text.len() <= ORIGIN_BYTES_MAX
+        && scheme.starts_with(|c: char| c.is_ascii_lowercase())
+        && scheme.bytes().all(in_scheme)
+        && !host.is_empty()
+        && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
 }
 
 fn name(name: Option<Cow<'_, str>>) -> Result<Option<Box<str>>, Refusal> {

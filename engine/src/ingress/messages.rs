@@ -14,6 +14,10 @@ pub(super) const PAGE_SIZE_DEFAULT: u64 = 25;
 /// Most of them on a page.
 pub(super) const PAGE_SIZE_MAX: u64 = 100;
 
+/// Largest number of a page, and latest time, that may be asked for: 2^53 - 1, beyond which not every
+/// client counts exactly.
+const NUMBER_MAX: u64 = (1 << 53) - 1;
+
 impl Shard {
     pub(super) fn messages(
         &mut self,
@@ -38,14 +42,14 @@ fn page_query(request: &Request<'_>) -> Result<PageQuery, Refusal> {
         page: page(request)?,
         page_size: page_size(request, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?,
         event_type: request.query_parameter("eventType").map(Into::into),
-        after_ms: number(request, "after", 0, u64::MAX)?,
-        before_ms: number(request, "before", 0, u64::MAX)?,
+        after_ms: number(request, "after", 0, NUMBER_MAX)?,
+        before_ms: number(request, "before", 0, NUMBER_MAX)?,
     })
 }
 
 /// Which page is asked for, from 1.
 pub(super) fn page(request: &Request<'_>) -> Result<u64, Refusal> {
-    Ok(number(request, "page", 1, u64::MAX)?.unwrap_or(1))
+    Ok(number(request, "page", 1, NUMBER_MAX)?.unwrap_or(1))
 }
 
 /// How large the pages are to be.
@@ -60,14 +64,12 @@ fn number(
     most: u64,
 ) -> Result<Option<u64>, Refusal> {
     let Some(text) = request.query_parameter(name) else { return Ok(None) };
+    // Rust's own parser would take a sign as well.
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     match text.parse() {
-        Ok(value) if (least..=most).contains(&value) => Ok(Some(value)),
+        Ok(value) if digits && (least..=most).contains(&value) => Ok(Some(value)),
         _ => {
-            let text = if most == u64::MAX {
-                format!("{name} must be a whole number of at least {least}")
-            } else {
-                format!("{name} must be a whole number from {least} to {most}")
-            };
+            let text = format!("{name} must be a whole number from {least} to {most}");
             Err(Refusal::field(name, text))
         }
     }

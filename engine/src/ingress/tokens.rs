@@ -32,6 +32,7 @@ struct Body<'a> {
     publish: Option<Vec<Box<str>>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    #[serde(default, deserialize_with = "json::unsigned_if_given")]
     ttl: Option<u64>,
 }
 

@@ -347,7 +347,9 @@ pub fn percent_decode(text: &str) -> Cow<'_, str> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {
-        let digits = after.get(..2).and_then(|d| str::from_utf8(d).ok());
+        // The number's own parser would take a sign as well.
+        let digits = after.get(..2).filter(|digits| digits.iter().all(u8::is_ascii_hexdigit));
+        let digits = digits.and_then(|digits| str::from_utf8(digits).ok());
         match digits.and_then(|d| u8::from_str_radix(d, 16).ok()) {
             Some(decoded) if byte == b'%' => {
                 out.push(decoded);
@@ -455,5 +457,8 @@ mod tests {
         assert_eq!(request.query_parameter("token").as_deref(), Some("a b+c"));
         assert_eq!(request.query_parameter("x").as_deref(), Some(""));
         assert_eq!(request.query_parameter("y"), None);
+        for whole in ["%", "%4", "%+f", "%-1", "%ff", "%zz"] {
+            assert_eq!(percent_decode(whole), whole);
+        }
     }
 }
