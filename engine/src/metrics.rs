@@ -164,7 +164,7 @@ pub fn render(shared: &Shared, apps: &[(AppId, Arc<Usage>)], month: Month) -> St
             );
         }
     }
-    for (name, help, number) in APP_SERIES {
+    for (name, help, number) in APP_SERIES.iter().filter(|_| !apps.is_empty()) {
         let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
         for (app, usage) in apps {
             let _ = writeln!(out, "{name}{{app=\"{app}\"}} {}", number(usage, month));

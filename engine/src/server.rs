@@ -247,6 +247,7 @@ impl Server {
             Arc::clone(&shared),
             mailboxes.clone(),
             retentions,
+            config.data_dir.join("directory"),
         )?;
         let mut server = Self {
             address: reservation.address,

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use pushflo_tests::client::Subscriber;
-use pushflo_tests::http::{Answer, call, get, post, publish_body};
+use pushflo_tests::http::{Answer, HttpClient, call, get, post, publish_body, request};
 use pushflo_tests::program::Program;
 use pushflo_tests::server::{MANAGE_KEY, PUBLISH_KEY, SECRET_KEY, start};
 use rustix::process::Signal;
@@ -295,4 +295,138 @@ fn members_are_known_to_each_other() {
         let target = format!("{CHANNELS}/nothing/presence");
         assert_eq!(get(address, &target, Some(SECRET_KEY)).status, 404);
     }
+}
+
+/// A channel that is deleted while it is published to, again and again: what was acknowledged last is
+/// there after a crash, and nothing of those before.
+#[test]
+fn channels_are_deleted_under_load_and_made_again() {
+    for durability in ["os", "disk"] {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = ["--durability", durability];
+        let (mut program, address) = Program::serve(folder.path(), &arguments);
+        let key = |line: String| line.split_whitespace().last().unwrap().to_owned();
+        let secret = key(program.line_with("  secret "));
+        let mgmt = key(program.line_with("  mgmt "));
+        // Deletion and publishes in one write, so that they meet in one group of the log.
+        let mut client = HttpClient::connect(address);
+        for round in 0..50 {
+            let mut all = Vec::new();
+            for n in 0..5 {
+                let body = publish_body("c", &json!([round, "before", n]));
+                all.extend(request("POST", "/api/v1/publish", Some(&secret), &body));
+            }
+            all.extend(request("DELETE", &format!("{CHANNELS}/c"), Some(&mgmt), ""));
+            client.send(&all);
+            for _ in 0..5 {
+                assert_eq!(client.answer().unwrap().status, 200);
+            }
+            // The answer comes when the log has it; what is published meanwhile is the new channel's.
+            assert_eq!(client.answer().unwrap().status, 204);
+        }
+        let mut all = request("DELETE", &format!("{CHANNELS}/c"), Some(&mgmt), "");
+        // Some of these still meet the old channel and go with it; the others are the new one's.
+        for n in 0..100 {
+            let body = publish_body("c", &json!(["kept", n]));
+            all.extend(request("POST", "/api/v1/publish", Some(&secret), &body));
+        }
+        client.send(&all);
+        client.answer().unwrap();
+        let answers: Vec<Value> = (0..100).map(|_| client.answer().unwrap().json()).collect();
+        let epoch = || {
+            let channel = get(address, &format!("{CHANNELS}/c"), Some(&secret)).json();
+            channel["data"]["id"].as_str().map(|id| id.trim_start_matches("ch_").to_owned())
+        };
+        let epoch = epoch();
+        let history = |address| {
+            let target = format!("{CHANNELS}/c/messages?pageSize=100");
+            get(address, &target, Some(&secret)).json()["data"]["items"].clone()
+        };
+        let before = history(address);
+        program.signal(Signal::KILL);
+        program.output();
+        let (_program, address) = Program::serve(folder.path(), &arguments);
+        assert_eq!(history(address), before);
+        let ids: Vec<&Value> =
+            before.as_array().unwrap().iter().rev().map(|item| &item["id"]).collect();
+        let answers = answers.iter().map(|answer| &answer["data"]);
+        let of_it = answers.filter(|answer| answer["epoch"].as_str() == epoch.as_deref());
+        assert_eq!(of_it.map(|answer| &answer["id"]).collect::<Vec<_>>(), ids);
+        let next = HttpClient::connect(address).publish(&secret, &publish_body("c", &json!(1)));
+        if let Some(epoch) = epoch {
+            assert_eq!(next.json()["data"]["epoch"], epoch);
+        }
+    }
+}
+
+/// Presence that is switched on knows who is there already, and off and on again counts nobody twice.
+#[test]
+fn presence_is_switched_on_while_there_are_subscribers() {
+    for shards in [1, 4] {
+        let server = start(shards, "[presence]\ninterval_ms = 0\ngrace_ms = 250");
+        let address = server.address;
+        let connect = |client: &str| {
+            let token = token(address, client, Value::Null);
+            let mut subscriber = Subscriber::connect_with(address, &token);
+            subscriber.event();
+            subscriber
+        };
+        let (mut ann, mut first, mut second) = (connect("ann"), connect("bob"), connect("bob"));
+        for subscriber in [&mut ann, &mut first, &mut second] {
+            subscriber.subscribe("room");
+        }
+        let switch = |on: bool| {
+            let body = json!({ "presence": on });
+            assert_eq!(manage(address, "PATCH", &format!("{CHANNELS}/room"), body).status, 200);
+        };
+        switch(true);
+        switch(false);
+        switch(true);
+        let members = || {
+            let target = format!("{CHANNELS}/room/presence");
+            let there = get(address, &target, Some(SECRET_KEY)).json()["data"].clone();
+            let ids = there["members"].as_array().unwrap().iter();
+            ids.map(|m| m["clientId"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+        };
+        while members() != ["ann", "bob"] {}
+        // Who is there already may ask for it afterwards.
+        ann.send(json!({ "type": "subscribe", "channel": "room", "presence": true }));
+        let told = loop {
+            let event = ann.event();
+            if event["type"] == "presence" {
+                break event;
+            }
+        };
+        assert!(told["members"].is_array(), "{told}");
+        // One of two connections of a client leaves nobody.
+        second.send(json!({ "type": "unsubscribe", "channel": "room" }));
+        assert_eq!(second.event()["type"], "unsubscribed");
+        let mut carl = connect("carl");
+        carl.subscribe("room");
+        while members() != ["ann", "bob", "carl"] {}
+        first.send(json!({ "type": "unsubscribe", "channel": "room" }));
+        while members() != ["ann", "carl"] {}
+    }
+}
+
+/// A private channel is not kept by renewing with a token that would not open it.
+#[test]
+fn a_weaker_token_does_not_keep_a_private_channel() {
+    let server = start(2, "");
+    let address = server.address;
+    let body = json!({ "name": "Orders", "slug": "orders", "isPrivate": true });
+    assert_eq!(manage(address, "POST", CHANNELS, body).status, 201);
+    let mut ann = Subscriber::connect_with(address, &token(address, "ann", Value::Null));
+    ann.event();
+    ann.subscribe("orders");
+    let body = json!({ "clientId": "ann", "channels": ["*"] }).to_string();
+    let weak = post(address, "/api/v1/auth/token", Some(PUBLISH_KEY), &body).json();
+    // The subscription is asked for again right behind, which must not bring it back.
+    ann.send(json!({ "type": "refresh", "token": weak["data"]["token"] }));
+    ann.send(json!({ "type": "subscribe", "channel": "orders" }));
+    assert_eq!(ann.event()["type"], "refreshed");
+    assert_eq!(ann.event()["code"], "FORBIDDEN");
+    assert_eq!(ann.event()["type"], "unsubscribed");
+    assert_eq!(ann.event()["code"], "FORBIDDEN");
+    assert_eq!(publish(address, "orders", json!(1))["delivered"], 0);
 }

@@ -204,3 +204,36 @@ fn usage_is_counted_over_restarts() {
         assert!((least..=100).contains(&count(address)), "{} with {durability}", count(address));
     }
 }
+
+/// Channels whose history is in memory begin anew with the server, and say so: an offset is never
+/// given twice within an epoch.
+#[test]
+fn channels_in_memory_have_an_epoch_of_their_own_each_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("pushflo.toml");
+    std::fs::write(&config, "[plans.light]\ndurability = 'memory'").unwrap();
+    let data = folder.path().join("data");
+    let arguments = ["--config", config.to_str().unwrap()];
+    let (mut program, address) = Program::serve(&data, &arguments);
+    let key = |line: String| line.split_whitespace().last().unwrap().to_owned();
+    let secret = key(program.line_with("  secret "));
+    let mgmt = key(program.line_with("  mgmt "));
+    let plan = |address, plan: &str| {
+        let body = json!({ "plan": plan });
+        call(address, "PATCH", "/api/v1/apps/self", Some(&mgmt), &body).status
+    };
+    assert_eq!(plan(address, "light"), 200);
+    let publish = |address| {
+        let answer = HttpClient::connect(address).publish(&secret, &publish_body("c", &json!(1)));
+        (answer.json()["data"]["offset"].clone(), answer.json()["data"]["epoch"].clone())
+    };
+    let first = publish(address);
+    // With channels there, memory and disk are not exchanged for one another.
+    assert_eq!(plan(address, "free"), 409);
+    program.signal(Signal::TERM);
+    assert!(program.output().status.success());
+    let (_program, address) = Program::serve(&data, &arguments);
+    let second = publish(address);
+    assert_eq!((&first.0, &second.0), (&json!(1), &json!(1)));
+    assert_ne!(first.1, second.1);
+}

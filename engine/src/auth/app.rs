@@ -56,7 +56,27 @@ pub struct AppSettings {
     pub client_publish: bool,
 }
 
+/// What is changed of settings; what is absent stays.
+#[derive(Clone, Debug, Default)]
+pub struct SettingsChange {
+    /// `Some(None)` allows all origins.
+    pub allowed_origins: Option<Option<Vec<Box<str>>>>,
+    /// Whether channels must be created first.
+    pub require_channels: Option<bool>,
+    /// Whether clients may publish.
+    pub client_publish: Option<bool>,
+}
+
 impl AppSettings {
+    /// Makes a change.
+    pub(super) fn change(&mut self, change: SettingsChange) {
+        if let Some(origins) = change.allowed_origins {
+            self.allowed_origins = origins;
+        }
+        self.require_channels = change.require_channels.unwrap_or(self.require_channels);
+        self.client_publish = change.client_publish.unwrap_or(self.client_publish);
+    }
+
     /// Whether a request with this `Origin` header is let in. Without one it is no browser's.
     pub fn allows_origin(&self, origin: Option<&[u8]>) -> bool {
         match (&self.allowed_origins, origin) {

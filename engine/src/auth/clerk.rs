@@ -4,6 +4,7 @@
 //! It also writes down once a second what apps used.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -13,7 +14,7 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
 use pushflo_protocol::{ErrorCode, Refusal};
 
-use super::app::{App, AppRecord, AppSettings};
+use super::app::{App, AppRecord, AppSettings, SettingsChange};
 use super::channel::ChannelMeta;
 use super::keys::{AppId, Key, KeyId, Role};
 use super::plan::{PLAN_DEFAULT, Plan, Plans};
@@ -106,7 +107,7 @@ pub struct AppChange {
     /// The name of its plan.
     pub plan: Option<Box<str>>,
     /// What its owner set.
-    pub settings: Option<AppSettings>,
+    pub settings: SettingsChange,
 }
 
 /// The clerk as the server holds it.
@@ -123,7 +124,8 @@ pub struct Clerk {
 pub struct ClerkHandle(Sender<ClerkCall>);
 
 struct Desk {
-    store: Store,
+    /// None after a write that failed: only a new look at the disk tells what is on it.
+    store: Option<Store>,
     apps: BTreeMap<AppId, App>,
     plans: Plans,
     shared: Arc<Shared>,
@@ -132,6 +134,8 @@ struct Desk {
     usages: Arc<Usages>,
     /// What was written down of usage.
     written: HashMap<AppId, (u16, u64)>,
+    /// Where the store is.
+    path: PathBuf,
 }
 
 impl Clerk {
@@ -146,6 +150,7 @@ impl Clerk {
         shared: Arc<Shared>,
         mailboxes: Vec<Mailbox>,
         retentions: Arc<Retentions>,
+        path: PathBuf,
     ) -> std::io::Result<Self> {
         let (calls, waiting) = bounded(CALLS_MAX);
         let (written, usages) = (HashMap::default(), Arc::new(Usages::default()));
@@ -154,7 +159,17 @@ impl Clerk {
             retentions.set(*id, app.plan.retention);
         }
         let told = Arc::clone(&usages);
-        let mut desk = Desk { store, apps, plans, shared, mailboxes, retentions, usages, written };
+        let mut desk = Desk {
+            store: Some(store),
+            apps,
+            plans,
+            shared,
+            mailboxes,
+            retentions,
+            usages,
+            written,
+            path,
+        };
         let thread =
             std::thread::Builder::new().name("clerk".into()).spawn(move || desk.run(&waiting))?;
         Ok(Self { calls, thread, usages: told })
@@ -202,7 +217,7 @@ impl Desk {
             }
         }
         self.write_usage();
-        if let Err(error) = self.store.sync() {
+        if let Err(error) = self.with(Store::sync) {
             tracing::error!(%error, "usage of the last moments could not be written");
         }
     }
@@ -232,12 +247,13 @@ impl Desk {
             let text = format!("there are {APPS_MAX} apps already");
             return Err(Refusal::limit(ErrorCode::QuotaExceeded, "apps", 3600, text));
         }
-        let id = self.store.new_app().map_err(failed)?;
+        let id = self.with(Store::new_app).map_err(failed)?;
         let now_ms = clock::unix_ms();
         let made = Role::ALL.map(|role| Key::generate(role, None, now_ms));
         let keys = made.iter().map(|(key, _)| key.clone()).collect();
         let plan = change.plan.as_deref().unwrap_or(PLAN_DEFAULT);
-        let settings = change.settings.unwrap_or_default();
+        let mut settings = AppSettings::default();
+        settings.change(change.settings);
         let name = change.name.unwrap_or_default();
         let record = AppRecord::new(&name, plan, settings, keys, now_ms);
         let app = self.keep(id, record, Arc::new(Usage::default()))?;
@@ -262,7 +278,7 @@ impl Desk {
             }
         }
         record.plan = change.plan.unwrap_or(record.plan);
-        record.settings = change.settings.unwrap_or(record.settings);
+        record.settings.change(change.settings);
         record.updated_ms = clock::unix_ms();
         let app = self.keep(id, record, usage)?;
         Ok((200, format!(r#"{{"success":true,"data":{}}}"#, app.to_json()).into()))
@@ -271,7 +287,7 @@ impl Desk {
     fn delete_app(&mut self, id: AppId) -> Outcome {
         self.app(id)?;
         let deletions = self.shared.deletions.load(Relaxed) + 1;
-        self.store.remove_app(id, deletions).map_err(failed)?;
+        self.with(|store| store.remove_app(id, deletions)).map_err(failed)?;
         self.shared.deletions.store(deletions, Relaxed);
         self.apps.remove(&id);
         for shard in 0..self.mailboxes.len() {
@@ -321,7 +337,7 @@ impl Desk {
     }
 
     fn store_channel(
-        &self,
+        &mut self,
         channel: &ChannelKey,
         meta: Option<&ChannelMeta>,
         log: Option<LogId>,
@@ -329,10 +345,10 @@ impl Desk {
         // Its app may have been deleted meanwhile.
         self.app(channel.app)?;
         match meta {
-            Some(meta) => self.store.put_channel(channel, meta).map_err(failed),
+            Some(meta) => self.with(|store| store.put_channel(channel, meta)).map_err(failed),
             None => {
                 let deletions = self.shared.deletions.load(Relaxed) + 1;
-                self.store.remove_channel(channel, log, deletions).map_err(failed)?;
+                self.with(|store| store.remove_channel(channel, log, deletions)).map_err(failed)?;
                 self.shared.deletions.store(deletions, Relaxed);
                 Ok(())
             }
@@ -345,7 +361,7 @@ impl Desk {
             let text = format!("there is no such plan; there are {}", self.plans.names());
             return Err(Refusal::field("plan", text));
         };
-        self.store.put_app(id, &record).map_err(failed)?;
+        self.with(|store| store.put_app(id, &record)).map_err(failed)?;
         let app = App { id, record, plan, usage };
         self.apps.insert(id, app.clone());
         self.retentions.set(id, plan.retention);
@@ -354,6 +370,22 @@ impl Desk {
             self.tell(ShardId(shard as u16), Envelope::App(Box::new(app.clone())));
         }
         Ok(app)
+    }
+
+    /// Does something with the store, which is opened again after a write that failed.
+    fn with<T>(
+        &mut self,
+        act: impl FnOnce(&Store) -> Result<T, DirectoryError>,
+    ) -> Result<T, DirectoryError> {
+        let store = match self.store.take() {
+            Some(store) => store,
+            None => Store::open(&self.path)?,
+        };
+        let result = act(&store);
+        if result.is_ok() {
+            self.store = Some(store);
+        }
+        result
     }
 
     fn app(&self, id: AppId) -> Result<&App, Refusal> {
@@ -371,7 +403,7 @@ impl Desk {
         if changed.is_empty() {
             return;
         }
-        match self.store.put_usage(changed.iter().copied()) {
+        match self.with(|store| store.put_usage(changed.iter().copied())) {
             Ok(()) => self.written.extend(changed),
             // It is tried again at the next tick.
             Err(error) => tracing::error!(%error, "usage could not be written"),

@@ -20,7 +20,7 @@ mod store;
 pub mod token;
 mod usage;
 
-pub use app::{App, AppRecord, AppSettings};
+pub use app::{App, AppRecord, AppSettings, SettingsChange};
 pub use channel::ChannelMeta;
 pub use clerk::{AppChange, Clerk, ClerkCall, ClerkHandle};
 pub use directory::{Access, Directory};
@@ -28,5 +28,5 @@ pub use keys::{AppId, Key, KeyDigest, KeyId, Role, SigningKey, random_bytes};
 pub use plan::{Plan, Plans};
 pub use store::{DirectoryError, Opened, Store, open};
 pub use token::{Grant, Identity};
-pub(crate) use usage::Rate;
+pub(crate) use usage::{CHANGES_PER_SECOND_MAX, Rate};
 pub use usage::{Usage, Usages};

@@ -99,18 +99,7 @@ pub fn open(
     plans: &Plans,
     configured: &[(Role, String)],
 ) -> Result<Opened, DirectoryError> {
-    // What tokens are signed with is for nobody else to read.
-    let private = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    private.map_err(|error| DirectoryError::Store(error.to_string()))?;
-    let database =
-        Database::builder(path).worker_threads(1).max_journaling_size(64 << 20).open()?;
-    let keyspace = |name: &str| {
-        database
-            .keyspace(name, || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES))
-    };
-    let (apps, channels) = (keyspace("apps")?, keyspace("channels")?);
-    let (usage, deleted, state) = (keyspace("usage")?, keyspace("deleted")?, keyspace("state")?);
-    let store = Store { apps, channels, usage, deleted, state, database };
+    let store = Store::open(path)?;
     let now_ms = clock::unix_ms();
     let mut records = store.load_apps()?;
     let default = records.entry(AppId::DEFAULT).or_insert_with(|| {
@@ -166,6 +155,24 @@ impl Opened {
 }
 
 impl Store {
+    /// Opens the database, or makes it.
+    pub(super) fn open(path: &Path) -> Result<Self, DirectoryError> {
+        // What tokens are signed with is for nobody else to read.
+        let private = DirBuilder::new().recursive(true).mode(0o700).create(path);
+        private.map_err(|error| DirectoryError::Store(error.to_string()))?;
+        let database =
+            Database::builder(path).worker_threads(1).max_journaling_size(64 << 20).open()?;
+        let keyspace = |name: &str| {
+            database.keyspace(name, || {
+                KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES)
+            })
+        };
+        let (apps, channels) = (keyspace("apps")?, keyspace("channels")?);
+        let (usage, deleted, state) =
+            (keyspace("usage")?, keyspace("deleted")?, keyspace("state")?);
+        Ok(Self { apps, channels, usage, deleted, state, database })
+    }
+
     /// Writes an app; keys of the configuration stay out of it.
     pub(super) fn put_app(&self, id: AppId, record: &AppRecord) -> Result<(), DirectoryError> {
         let mut record = record.clone();

@@ -97,6 +97,9 @@ impl Grant {
 /// Why a token is not taken.
 #[derive(Debug, Error)]
 pub enum TokenError {
+    /// It is no token, and no key that is known.
+    #[error("the token is not known")]
+    Unknown,
     /// It is no token, or its claims are not what is expected.
     #[error("the token cannot be read: {0}")]
     Malformed(String),

@@ -18,7 +18,12 @@ pub struct Usage {
     messages: AtomicU64,
     publishes: Rate,
     subscribes: Rate,
+    changes: Rate,
 }
+
+/// Changes of itself, its keys and its channels that an app may ask for in a second, and at once: each
+/// is written to disk, and those of others wait behind it.
+pub(crate) const CHANGES_PER_SECOND_MAX: u64 = 200;
 
 /// Bits of the count of messages; 2^48 messages a month are a hundred million a second.
 const COUNT_BITS: u32 = 48;
@@ -95,6 +100,12 @@ impl Usage {
     /// Takes a publish from the rate `per_second`, or says after how many milliseconds to try again.
     pub fn take_publish(&self, now_ms: u64, per_second: u64) -> Result<(), u64> {
         self.publishes.take(now_ms, per_second)
+    }
+
+    /// Takes a change from [`CHANGES_PER_SECOND_MAX`], or says after how many milliseconds to try
+    /// again.
+    pub(crate) fn take_change(&self, now_ms: u64) -> Result<(), u64> {
+        self.changes.take(now_ms, CHANGES_PER_SECOND_MAX)
     }
 
     /// Takes a subscription from the rate `per_second`, or says after how many milliseconds to try

@@ -61,7 +61,7 @@ struct Change {
     /// Name of its plan, such as unlimited, free or starter
     #[arg(long)]
     plan: Option<String>,
-    /// Browsers' origins that may connect and call, such as https://example.com; `all` allows all
+    /// Browsers' origins that may connect and call, such as `https://example.com`; `all` allows all
     #[arg(long, value_name = "LIST", value_delimiter = ',')]
     allowed_origins: Option<Vec<String>>,
     /// Whether channels must be created before they are used

@@ -203,8 +203,10 @@ fn keys(
             let reason = format!("must start with {}", role.prefix());
             return Err(ConfigError::Value { key: name.into(), value: "(hidden)".into(), reason });
         }
-        if key.len() < KEY_BYTES_MIN || key.chars().any(|c| !c.is_ascii_graphic()) {
-            let reason = format!("must have at least {KEY_BYTES_MIN} visible ASCII characters");
+        // A dot would make it look like a token.
+        if key.len() < KEY_BYTES_MIN || key.chars().any(|c| !c.is_ascii_graphic() || c == '.') {
+            let reason =
+                format!("must have at least {KEY_BYTES_MIN} visible ASCII characters, and no dot");
             return Err(ConfigError::Value { key: name.into(), value: "(hidden)".into(), reason });
         }
         keys.push((role, key));

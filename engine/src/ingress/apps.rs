@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::messages::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, page, page_size};
 use crate::auth::plan::Plan;
-use crate::auth::{App, AppChange, AppId, AppSettings, ClerkCall, KeyId, Role};
+use crate::auth::{App, AppChange, AppId, ClerkCall, KeyId, Role, SettingsChange};
 use crate::connection::{Answering, Reply};
 use crate::history::page_end;
 use crate::shard::{RequestId, Shard};
@@ -74,11 +74,11 @@ impl Shard {
         request: &Request<'_>,
     ) -> Result<Answering, Refusal> {
         self.authorize_operator(id, request)?;
-        let change = app_change(&request.body, &AppSettings::default())?;
+        let change = app_change(&request.body)?;
         if change.name.is_none() {
             return Err(Refusal::field("name", "name is required"));
         }
-        self.ask_clerk(ClerkCall::CreateApp { request: id, change })?;
+        self.ask_clerk(AppId::DEFAULT, ClerkCall::CreateApp { request: id, change })?;
         Ok(Answering::Later)
     }
 
@@ -100,12 +100,12 @@ impl Shard {
         app: &str,
     ) -> Result<Answering, Refusal> {
         let (app, is_operator) = self.authorize_for_app(id, request, app)?;
-        let change = app_change(&request.body, &app.record.settings)?;
+        let change = app_change(&request.body)?;
         if change.plan.is_some() && !is_operator {
             let text = "an app's plan is changed with an mgmt_ key of the app default";
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
-        self.ask_clerk(ClerkCall::ChangeApp { request: id, app: app.id, change })?;
+        self.ask_clerk(app.id, ClerkCall::ChangeApp { request: id, app: app.id, change })?;
         Ok(Answering::Later)
     }
 
@@ -121,7 +121,7 @@ impl Shard {
             let text = "the app default cannot be deleted";
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
-        self.ask_clerk(ClerkCall::DeleteApp { request: id, app })?;
+        self.ask_clerk(app, ClerkCall::DeleteApp { request: id, app })?;
         Ok(Answering::Later)
     }
 
@@ -149,7 +149,7 @@ impl Shard {
         let role = role.and_then(|role| Role::ALL.into_iter().find(|known| known.name() == role));
         let role = role.ok_or_else(|| Refusal::field("role", "must be publish, secret or mgmt"))?;
         let name = name(body.name)?;
-        self.ask_clerk(ClerkCall::CreateKey { request: id, app, role, name })?;
+        self.ask_clerk(app, ClerkCall::CreateKey { request: id, app, role, name })?;
         Ok(Answering::Later)
     }
 
@@ -163,7 +163,7 @@ impl Shard {
         let app = self.authorize_for_app(id, request, app)?.0.id;
         let no_key = || Refusal::new(ErrorCode::NotFound, "the app has no such key");
         let key = KeyId::parse(key).ok_or_else(no_key)?;
-        self.ask_clerk(ClerkCall::RevokeKey { request: id, app, key })?;
+        self.ask_clerk(app, ClerkCall::RevokeKey { request: id, app, key })?;
         Ok(Answering::Later)
     }
 
@@ -218,16 +218,17 @@ impl Shard {
     }
 }
 
-fn app_change(body: &[u8], before: &AppSettings) -> Result<AppChange, Refusal> {
+fn app_change(body: &[u8]) -> Result<AppChange, Refusal> {
     let body: AppBody<'_> = json::parse(body, "the body")?;
-    let settings = body.settings.map(|Object(given)| settings(given, before)).transpose()?;
+    let settings = body.settings.map(|Object(given)| settings(given)).transpose()?;
+    let settings = settings.unwrap_or_default();
     Ok(AppChange { name: name(body.name)?, plan: body.plan.map(Into::into), settings })
 }
 
-fn settings(given: SettingsBody<'_>, before: &AppSettings) -> Result<AppSettings, Refusal> {
+fn settings(given: SettingsBody<'_>) -> Result<SettingsChange, Refusal> {
     let allowed_origins = match given.allowed_origins {
-        None => before.allowed_origins.clone(),
-        Some(None) => None,
+        None => None,
+        Some(None) => Some(None),
         Some(Some(origins)) => {
             if origins.len() > ORIGINS_MAX || !origins.iter().all(|origin| is_origin(origin)) {
                 let text = format!(
@@ -236,14 +237,11 @@ fn settings(given: SettingsBody<'_>, before: &AppSettings) -> Result<AppSettings
                 );
                 return Err(Refusal::field("settings", text));
             }
-            Some(origins.into_iter().map(Into::into).collect())
+            Some(Some(origins.into_iter().map(Into::into).collect()))
         }
     };
-    Ok(AppSettings {
-        allowed_origins,
-        require_channels: given.require_channels.unwrap_or(before.require_channels),
-        client_publish: given.client_publish.unwrap_or(before.client_publish),
-    })
+    let SettingsBody { require_channels, client_publish, .. } = given;
+    Ok(SettingsChange { allowed_origins, require_channels, client_publish })
 }
 
 /// Whether browsers may send it as an origin (RFC 6454 section 6.2): a scheme, a host, perhaps a port.

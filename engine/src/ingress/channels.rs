@@ -24,6 +24,10 @@ use crate::shard::{
 const MEMBERS_DEFAULT: u64 = 100;
 const MEMBERS_MAX: u64 = 1_000;
 
+/// Channels of an app that can be listed: each page takes as many of every shard as stand before its
+/// end.
+const LISTED_MAX: u64 = 100_000;
+
 /// A list that waits for other shards. There are at most as many as requests under way.
 #[derive(Debug)]
 pub(crate) struct PendingList {
@@ -158,7 +162,9 @@ impl Shard {
             slugs: Vec::new(),
             described: Vec::new(),
         });
-        let most = usize::try_from(page.saturating_mul(page_size)).unwrap_or(usize::MAX);
+        // Of a page too far behind only the total is told.
+        let last = page.saturating_mul(page_size);
+        let most = if last > LISTED_MAX { 0 } else { last as usize };
         for shard in shards {
             let request = ListRequest { shard: self.id, list, app, most };
             self.post(shard, Envelope::ListChannels(Box::new(request)));
@@ -179,6 +185,12 @@ impl Shard {
         let mut slugs = std::mem::take(&mut list.slugs);
         slugs.sort_unstable();
         let skip = (list.page - 1).saturating_mul(list.page_size);
+        if skip < list.total && skip.saturating_add(list.page_size) > LISTED_MAX {
+            let Some(list) = self.lists.remove(key) else { return };
+            let text = format!("only the first {LISTED_MAX} channels are listed");
+            let refused = Err(Refusal::field("page", text));
+            return self.answer(list.request.connection, list.request.sequence, refused);
+        }
         let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(slugs.len());
         let on_page: Vec<ChannelSlug> = slugs.drain(skip..).take(list.page_size as usize).collect();
         list.described = vec![None; on_page.len()];

@@ -20,7 +20,7 @@ use pushflo_protocol::limits::{BATCH_BYTES_MAX, ENVELOPE_BYTES_MAX};
 use pushflo_protocol::proxy::forwarded_for;
 use pushflo_protocol::{ErrorCode, Refusal};
 
-use crate::auth::{Access, Role};
+use crate::auth::{Access, AppId, Role};
 use crate::connection::{AllowOrigin, Answering, Reply};
 use crate::metrics;
 use crate::shard::{AllowedOrigins, Limits, ProxyProtocol, RequestId, Shard};
@@ -125,7 +125,7 @@ impl Shard {
             ("POST", Some(Route::PublishBatch)) => self.publish_batch(id, request),
             ("GET", Some(Route::WebSocket)) => self.upgrade(id, request, unanswered),
             ("GET", Some(Route::Health)) => Ok(Answering::Now(self.health())),
-            ("GET", Some(Route::Metrics)) => Ok(Answering::Now(self.metrics_page())),
+            ("GET", Some(Route::Metrics)) => Ok(Answering::Now(self.metrics_page(request))),
             ("GET", Some(Route::Live)) => Ok(Answering::Now(live::page())),
             ("GET", Some(Route::OpenApi)) => Ok(Answering::Now(openapi())),
             ("POST", Some(Route::Token)) => self.issue_token(id, request),
@@ -266,9 +266,13 @@ impl Shard {
         Reply::json(code, body)
     }
 
-    fn metrics_page(&mut self) -> Reply {
+    /// The numbers of the server; those of apps only for who administers it.
+    fn metrics_page(&mut self, request: &Request<'_>) -> Reply {
         let month = self.month();
-        let apps = self.directory.apps();
+        let access = bearer(request).ok().and_then(|key| self.directory.find(key));
+        let is_operator = access
+            .is_some_and(|access| access.role == Role::Manage && access.app.id == AppId::DEFAULT);
+        let apps = self.directory.apps().filter(|_| is_operator);
         let mut apps: Vec<_> = apps.map(|app| (app.id, Arc::clone(&app.usage))).collect();
         apps.sort_unstable_by_key(|(app, _)| *app);
         Reply {

@@ -6,7 +6,8 @@ use pushflo_protocol::websocket::{self, CloseCode};
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::bearer;
-use crate::auth::{Access, Grant, token};
+use crate::auth::token::{self, TokenError};
+use crate::auth::{Access, Grant};
 use crate::connection::Answering;
 use crate::shard::{ProxyProtocol, RequestId, Shard};
 
@@ -72,11 +73,16 @@ impl Shard {
             return Ok(Err((refusal, CloseCode::Unauthorized)));
         };
         let admitted = self.check_shown(&shown);
-        if admitted.is_err() {
+        // A token that was good once is no guess.
+        let is_guess =
+            |error: &TokenError| !matches!(error, TokenError::Expired | TokenError::TooEarly);
+        if admitted.as_ref().is_err_and(is_guess) {
             self.count_wrong_key(id, request)?;
         }
-        let admitted = admitted
-            .map_err(|text| (Refusal::new(ErrorCode::Unauthorized, text), CloseCode::Unauthorized));
+        let admitted = admitted.map_err(|error| {
+            let refusal = Refusal::new(ErrorCode::Unauthorized, error.to_string());
+            (refusal, CloseCode::Unauthorized)
+        });
         Ok(admitted.and_then(|(access, grant)| {
             let origin = request.header("origin");
             let allowed = self.settings.origins.allows(origin)
@@ -90,15 +96,13 @@ impl Shard {
     }
 
     /// A key, or a connection token: a JWT has two dots, a key has none.
-    fn check_shown(&self, shown: &str) -> Result<(Access, Option<Grant>), String> {
+    fn check_shown(&self, shown: &str) -> Result<(Access, Option<Grant>), TokenError> {
         if shown.len() <= TOKEN_BYTES_MAX && shown.bytes().filter(|&byte| byte == b'.').count() == 2
         {
             let verified = token::verify(&self.directory, shown, self.now.unix_ms);
-            return verified
-                .map(|(access, grant)| (access, Some(grant)))
-                .map_err(|e| e.to_string());
+            return verified.map(|(access, grant)| (access, Some(grant)));
         }
-        let access = self.directory.find(shown).ok_or("the token is not known")?;
+        let access = self.directory.find(shown).ok_or(TokenError::Unknown)?;
         Ok((access, None))
     }
 }

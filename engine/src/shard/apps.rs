@@ -14,24 +14,32 @@ impl Shard {
         let gone = self.directory.learn(app);
         if !gone.is_empty() {
             let is_gone = |session: &Session| session.app == id && gone.contains(&session.key);
-            self.close_sessions(is_gone, "the key was revoked");
+            self.close_sessions(id, is_gone, "the key was revoked");
         }
     }
 
     /// An app was deleted: its connections are closed, its channels go.
     pub(super) fn app_gone(&mut self, app: AppId) {
-        self.directory.forget(app);
-        self.close_sessions(|session| session.app == app, "the app was deleted");
+        self.close_sessions(app, |session| session.app == app, "the app was deleted");
         for slug in self.slugs.remove(&app).unwrap_or_default() {
             let channel = super::ChannelKey { app, slug };
             if let Some(key) = self.home_of.get(&channel).copied() {
                 self.close_channel(key, None);
             }
         }
+        self.directory.forget(app);
     }
 
-    fn close_sessions(&mut self, wanted: impl Fn(&Session) -> bool, reason: &'static str) {
-        // Rare enough to look at all of them.
+    fn close_sessions(
+        &mut self,
+        app: AppId,
+        wanted: impl Fn(&Session) -> bool,
+        reason: &'static str,
+    ) {
+        if self.directory.app(app).is_none_or(|app| app.usage.connections() == 0) {
+            return;
+        }
+        // How often this may be is bounded by the app's rate of changes.
         let found = |(key, connection): (ConnectionKey, &crate::connection::Connection)| {
             connection.session().is_some_and(&wanted).then_some(key)
         };

@@ -157,7 +157,8 @@ impl Shard {
         extra.change = Some(change);
         let (shard, channel, meta) = (self.id, channel.clone(), meta.map(Arc::new));
         let log = home.log.map(|log| log.id);
-        let asked = self.ask_clerk(ClerkCall::StoreChannel { shard, channel, meta, log });
+        let app = channel.app;
+        let asked = self.ask_clerk(app, ClerkCall::StoreChannel { shard, channel, meta, log });
         if let Err(refusal) = asked {
             if let Some(extra) = self.homes.get_mut(key).and_then(|home| home.extra.as_mut()) {
                 extra.change = None;

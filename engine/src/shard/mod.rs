@@ -62,7 +62,7 @@ pub(crate) use publish::{Draft, no_room};
 pub use settings::{AddressSlot, AllowedOrigins, Limits, Settings, Shared, Timeouts};
 pub(crate) use subscribe::over_rate;
 
-use crate::auth::{AppId, ClerkCall, Directory, Rate};
+use crate::auth::{AppId, CHANGES_PER_SECOND_MAX, ClerkCall, Directory, Rate};
 use crate::clock::Now;
 use crate::connection::Connection;
 use crate::hash::HashMap;
@@ -344,11 +344,17 @@ impl Shard {
         !self.clerk_calls.is_empty()
     }
 
-    /// Has the clerk change something.
+    /// Has the clerk change something in the name of an app.
     ///
     /// # Errors
-    /// `OVERLOADED` where too much waits for it; nothing is changed then.
-    pub(crate) fn ask_clerk(&mut self, call: ClerkCall) -> Result<(), Refusal> {
+    /// `OVERLOADED` where too much waits for it, `RATE_LIMITED` where the app asks too often; nothing
+    /// is changed then.
+    pub(crate) fn ask_clerk(&mut self, app: AppId, call: ClerkCall) -> Result<(), Refusal> {
+        let usage = &self.directory.require(app)?.usage;
+        if let Err(wait_ms) = usage.take_change(self.now.unix_ms) {
+            let text = format!("an app may ask for {CHANGES_PER_SECOND_MAX} changes a second");
+            return Err(over_rate("changesPerSecond", wait_ms, text));
+        }
         if self.clerk_calls.len() >= CLERK_CALLS_MAX {
             return Err(no_room());
         }
