@@ -60,7 +60,7 @@ class Bench:
         """What the kernel alone takes for the same sends."""
         print(f"  floor {options}", flush=True)
         command = [str(RELEASE / "floor"), *options.split(), "--repeat", "1", "--json"]
-        command += ["--cores", f"{self.arguments.server_core},{self.arguments.generator_core}"]
+        command += ["--cores", str(self.arguments.server_core), str(self.arguments.generator_core)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
         return json.loads(done.stdout)
 

@@ -109,6 +109,8 @@ metrics! {
     wakeups_total: "counter",
     /// Turns of the shard's loop.
     turns_total: "counter",
+    /// The longest turn of the last 10 to 20 seconds.
+    longest_turn_microseconds: "gauge",
 }
 
 impl ShardMetrics {

@@ -30,6 +30,8 @@ pub(crate) struct Connection {
     phase: Phase,
     /// The peer sends nothing more.
     peer_done: bool,
+    /// Something was heard from it.
+    pub(crate) is_heard: bool,
     /// Where it is counted; not yet known of one that comes through a proxy.
     address: Option<AddressSlot>,
     /// How the proxy it comes through tells whose it is.
@@ -102,6 +104,7 @@ impl Connection {
         Self {
             phase: if is_announced { Phase::Proxy } else { Phase::Http },
             peer_done: false,
+            is_heard: false,
             address,
             proxy,
             session: None,

@@ -3,6 +3,7 @@
 //! What can wake it is listed in [`Events`], and nothing else does.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
@@ -26,6 +27,10 @@ const ENVELOPES_PER_TURN: usize = 4096;
 
 /// The shard's one receive buffer. Whoever has more to say goes on in the next turn.
 const RECEIVE_BYTES: usize = 64 * 1024;
+
+/// Connections that come or go in one turn. When thousands do at once they take their turns, so that
+/// those who stay are served in between.
+const PATIENT_PER_TURN: usize = 256;
 
 /// How long envelopes wait before they are offered again to a full mailbox.
 const RETRY: Duration = Duration::from_millis(1);
@@ -68,6 +73,10 @@ pub(super) struct Turns {
     arrivals: Vec<Arrival>,
     /// Connections to read from, and whether to their end.
     readable: Vec<(ConnectionKey, bool)>,
+    /// Others that can wait: nothing was heard from them before, or they end.
+    patient: VecDeque<(ConnectionKey, bool)>,
+    /// The longest turn of this span of time and of the one before.
+    longest: LongestTurn,
     is_draining: bool,
 }
 
@@ -84,6 +93,31 @@ pub(super) struct TurnsParts {
     pub(super) events: Rc<Events>,
     pub(super) drain_spread_ms: u64,
     pub(super) stop_listening: Box<dyn FnMut()>,
+}
+
+/// The longest turn of late: how long whoever is served may have had to wait for the others.
+#[derive(Debug, Default)]
+struct LongestTurn {
+    span: u64,
+    now: Duration,
+    before: Duration,
+}
+
+/// Seconds of a span. What is told is of this one and the last.
+const SPAN_SECONDS: u64 = 10;
+
+impl LongestTurn {
+    fn add(&mut self, begun: Duration, ended: Duration) -> Duration {
+        let span = ended.as_secs() / SPAN_SECONDS;
+        if span != self.span {
+            let is_next = span == self.span + 1;
+            self.before = if is_next { self.now } else { Duration::ZERO };
+            self.now = Duration::ZERO;
+            self.span = span;
+        }
+        self.now = self.now.max(ended.saturating_sub(begun));
+        self.now.max(self.before)
+    }
 }
 
 impl Turns {
@@ -107,6 +141,8 @@ impl Turns {
             receive_buffer: vec![0; RECEIVE_BYTES].into(),
             arrivals: Vec::new(),
             readable: Vec::new(),
+            patient: VecDeque::new(),
+            longest: LongestTurn::default(),
             is_draining: false,
         }
     }
@@ -118,7 +154,8 @@ impl Turns {
             if self.shard.is_drained() && self.shared.connection_count() == 0 {
                 return;
             }
-            if !self.readable.is_empty() || !self.inbox.may_sleep() {
+            let is_more = !self.readable.is_empty() || !self.patient.is_empty();
+            if is_more || !self.inbox.may_sleep() {
                 yield_now().await;
                 continue;
             }
@@ -128,6 +165,7 @@ impl Turns {
     }
 
     fn turn(&mut self) {
+        let begun = self.clock.elapsed();
         self.shard.metrics().turns_total.increment();
         self.shard.advance(self.clock.now());
         self.begin_drain();
@@ -140,6 +178,8 @@ impl Turns {
         self.post_envelopes();
         self.close();
         self.parking.submit();
+        let longest = self.longest.add(begun, self.clock.elapsed());
+        self.shard.metrics().longest_turn_microseconds.set(longest.as_micros() as u64);
     }
 
     fn begin_drain(&mut self) {
@@ -189,8 +229,14 @@ impl Turns {
             if disarmed && let Some(socket) = self.sockets.fd(connection) {
                 self.parking.watch(socket, connection);
             }
-            self.readable.push((connection, ended));
+            if ended || self.shard.is_newcomer(connection) {
+                self.patient.push_back((connection, ended));
+            } else {
+                self.readable.push((connection, ended));
+            }
         }
+        let patient = self.patient.len().min(PATIENT_PER_TURN);
+        self.readable.extend(self.patient.drain(..patient));
         while let Some(connection) = self.shard.next_resumed() {
             self.readable.push((connection, true));
         }

@@ -249,6 +249,9 @@ impl Shard {
     /// Bytes came from a connection. `bytes` is scratch space: frames are unmasked in it.
     pub fn received(&mut self, connection: ConnectionKey, bytes: &mut [u8]) {
         self.metrics().bytes_received_total.add(bytes.len() as u64);
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.is_heard = true;
+        }
         self.read_connection(connection, bytes);
         self.settle();
     }
@@ -269,6 +272,11 @@ impl Shard {
     pub fn wants_bytes(&mut self, connection: ConnectionKey) -> bool {
         let limits = &self.settings.limits;
         self.connections.get_mut(connection).is_some_and(|c| c.wants_bytes(limits))
+    }
+
+    /// Whether nothing was heard from a connection yet, so that it can wait its turn.
+    pub fn is_newcomer(&self, connection: ConnectionKey) -> bool {
+        self.connections.get(connection).is_some_and(|c| !c.is_heard)
     }
 
     /// A connection whose bytes are wanted again. Those that it already has are read first.
