@@ -184,8 +184,11 @@ fn lose_power(durability: &str) {
     let (mut kept, mut gaps) = (0, 0);
     for acknowledged in &told.acknowledged {
         let history = &histories[acknowledged.channel];
-        assert_eq!(acknowledged.epoch, history.epoch, "the epoch changed");
-        kept += usize::from(history.at(acknowledged.offset) == Some(&acknowledged.content));
+        let is_same = acknowledged.epoch == history.epoch;
+        // One that was made in the last moments may be lost whole, and begins another epoch then.
+        assert!(is_same || durability == "os", "the epoch changed");
+        let is_there = history.at(acknowledged.offset) == Some(&acknowledged.content);
+        kept += usize::from(is_same && is_there);
     }
     for (_, views) in &told.views {
         gaps += views.len() - 1;
