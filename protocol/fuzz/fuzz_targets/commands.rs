@@ -42,7 +42,9 @@ fuzz_target!(|text: &str| {
         Command::Subscribe { channel, start, presence } => {
             assert!(kind == Some("subscribe") && is(&channel));
             assert_eq!(object.get("presence").and_then(Value::as_bool).unwrap_or(false), presence);
-            let at = |pointer: &str| value.pointer(pointer).and_then(Value::as_u64);
+            // A whole number may be written as a fraction.
+            let whole = |v: &Value| v.as_u64().or_else(|| v.as_f64().map(|number| number as u64));
+            let at = |pointer: &str| value.pointer(pointer).and_then(whole);
             match start {
                 Start::Live | Start::Recover(None) => {}
                 Start::Recover(Some(position)) => {
