@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 
-from peers import PUBLISH_KEY, RELEASE, ROOT, SECRET_KEY, machine, wait_for, write
+from peers import PUBLISH_KEY, RELEASE, ROOT, SECRET_KEY, machine, read_report, wait_for, write
 
 URL = "http://127.0.0.1:8101"
 ENVIRONMENT = dict(os.environ, PUSHFLO_PUBLISH_KEY=PUBLISH_KEY, PUSHFLO_SECRET_KEY=SECRET_KEY)
@@ -47,7 +47,7 @@ class Bench:
                 command += ["--cores", str(self.arguments.generator_core)]
                 command += ["--server-pid", str(process.pid), "--json", str(out)]
                 done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
-                found = json.loads(out.read_text())
+                found = read_report(out)
                 if not found["whole"]:
                     raise SystemExit(f"messages were lost:\n{done.stdout}")
                 return found

@@ -236,6 +236,19 @@ def worker_of(process):
     return int(children[0]) if children else process.pid
 
 
+def without_paths(text, program=None):
+    """The text without what only this machine has: where the repository and the program are."""
+    text = text.replace(f"{ROOT}/", "")
+    return text.replace(program, pathlib.Path(program).name) if program else text
+
+
+def read_report(out):
+    """What the load generator wrote, kept without this machine's paths."""
+    text = without_paths(out.read_text())
+    out.write_text(text)
+    return json.loads(text)
+
+
 def run(server, program, scenario, arguments, raw, number, commands):
     """One run against a fresh server. Returns what was measured, or None."""
     environment = dict(
@@ -257,14 +270,15 @@ def run(server, program, scenario, arguments, raw, number, commands):
                 "--duration", str(arguments.seconds), "--warm-up", "1",
                 "--cores", str(arguments.generator_core), "--json", str(out),
             ]
-            commands.append(f"{' '.join(command)}\n{' '.join(load)} --server-pid …\n")
+            started = without_paths(" ".join(command), program)
+            commands.append(f"{started}\n{without_paths(' '.join(load))} --server-pid …\n")
             load += ["--server-pid", str(worker_of(process))]
             done = subprocess.run(
                 load, env=environment, capture_output=True, text=True, timeout=arguments.seconds + 180
             )
             if not out.exists():
                 raise RuntimeError((done.stderr or done.stdout).strip().splitlines()[-1:])
-            found = json.loads(out.read_text())
+            found = read_report(out)
             if not found["whole"]:
                 lines = [line.strip() for line in done.stdout.splitlines() if "FAILED" in line]
                 print(f"    {'; '.join(lines)}", flush=True)
