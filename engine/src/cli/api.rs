@@ -55,7 +55,7 @@ impl Api<'_> {
         let mut all = Vec::new();
         for page in 1.. {
             let answer = self.call("GET", &format!("{path}?page={page}&pageSize=100"), None)?;
-            let data = answer.get("data").and_then(Value::as_array).cloned().unwrap_or_default();
+            let data = data(&answer).as_array().cloned().unwrap_or_default();
             let pages = answer.pointer("/pagination/totalPages").and_then(Value::as_u64);
             all.extend(data);
             if page >= pages.unwrap_or(1) {
@@ -64,6 +64,11 @@ impl Api<'_> {
         }
         Ok(all)
     }
+}
+
+/// What a call answered with; `null` where that is nothing.
+pub(super) fn data(answer: &Value) -> &Value {
+    answer.get("data").unwrap_or(&Value::Null)
 }
 
 /// A field's text.

@@ -5,9 +5,9 @@ use std::error::Error;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use super::api::{Api, text};
+use super::ManagedServer;
+use super::api::{data, text};
 use super::keys::print_key;
-use super::{ManagementKey, ServerAddress};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -18,7 +18,7 @@ pub(super) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// List all apps
-    List(Target),
+    List(ManagedServer),
     /// Make an app with a key of each role; the keys are shown this once
     Create {
         /// What it is called
@@ -26,14 +26,14 @@ enum Action {
         #[command(flatten)]
         change: Change,
         #[command(flatten)]
-        target: Target,
+        server: ManagedServer,
     },
     /// Show one app
     Show {
         /// The app's id
         app: String,
         #[command(flatten)]
-        target: Target,
+        server: ManagedServer,
     },
     /// Change an app
     Change {
@@ -45,14 +45,14 @@ enum Action {
         #[command(flatten)]
         change: Change,
         #[command(flatten)]
-        target: Target,
+        server: ManagedServer,
     },
     /// Delete an app with its channels and history; its connections are closed
     Delete {
         /// The app's id
         app: String,
         #[command(flatten)]
-        target: Target,
+        server: ManagedServer,
     },
 }
 
@@ -70,20 +70,6 @@ struct Change {
     /// Whether clients may publish over their WebSocket where their token grants it
     #[arg(long, value_name = "true|false")]
     client_publish: Option<bool>,
-}
-
-#[derive(Debug, Args)]
-struct Target {
-    #[command(flatten)]
-    key: ManagementKey,
-    #[command(flatten)]
-    server: ServerAddress,
-}
-
-impl Target {
-    fn api(&self) -> Api<'_> {
-        Api { url: &self.server.url, key: &self.key.key }
-    }
 }
 
 impl Change {
@@ -106,9 +92,9 @@ impl Change {
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     match &arguments.action {
-        Action::List(target) => {
+        Action::List(server) => {
             println!("{:<14} {:<12} NAME", "APP", "PLAN");
-            for app in target.api().all("/api/v1/apps")? {
+            for app in server.api().all("/api/v1/apps")? {
                 println!(
                     "{:<14} {:<12} {}",
                     text(&app, "id"),
@@ -117,25 +103,25 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
                 );
             }
         }
-        Action::Create { name, change, target } => {
+        Action::Create { name, change, server } => {
             let body = change.body(Some(name));
-            let answer = target.api().call("POST", "/api/v1/apps", Some(body))?;
-            let app = answer.get("data").cloned().unwrap_or_default();
-            println!("App {} was made. Its keys are shown this once:\n", text(&app, "id"));
-            let keys = app.get("keys").and_then(Value::as_array).cloned().unwrap_or_default();
-            keys.iter().for_each(print_key);
+            let answer = server.api().call("POST", "/api/v1/apps", Some(body))?;
+            let app = data(&answer);
+            println!("App {} was made. Its keys are shown this once:\n", text(app, "id"));
+            let keys = app.get("keys").and_then(Value::as_array);
+            keys.into_iter().flatten().for_each(print_key);
         }
-        Action::Show { app, target } => {
-            let answer = target.api().call("GET", &format!("/api/v1/apps/{app}"), None)?;
+        Action::Show { app, server } => {
+            let answer = server.api().call("GET", &format!("/api/v1/apps/{app}"), None)?;
             print_app(&answer)?;
         }
-        Action::Change { app, name, change, target } => {
+        Action::Change { app, name, change, server } => {
             let body = change.body(name.as_deref());
             let path = format!("/api/v1/apps/{app}");
-            print_app(&target.api().call("PATCH", &path, Some(body))?)?;
+            print_app(&server.api().call("PATCH", &path, Some(body))?)?;
         }
-        Action::Delete { app, target } => {
-            target.api().call("DELETE", &format!("/api/v1/apps/{app}"), None)?;
+        Action::Delete { app, server } => {
+            server.api().call("DELETE", &format!("/api/v1/apps/{app}"), None)?;
             println!("App {app} was deleted.");
         }
     }
@@ -143,7 +129,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 }
 
 fn print_app(answer: &Value) -> Result<(), Box<dyn Error>> {
-    let app = answer.get("data").cloned().unwrap_or_default();
-    println!("{}", serde_json::to_string_pretty(&app)?);
+    println!("{}", serde_json::to_string_pretty(data(answer))?);
     Ok(())
 }

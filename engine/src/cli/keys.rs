@@ -9,8 +9,8 @@ use pushflo_engine::auth::{AppId, Role};
 use pushflo_engine::server;
 use serde_json::{Value, json};
 
-use super::api::{Api, text};
-use super::{ManagementKey, ServerAddress, ServerArguments};
+use super::api::{data, text};
+use super::{ManagedServer, ServerArguments};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -58,9 +58,7 @@ struct Target {
     #[arg(long, default_value = "self")]
     app: String,
     #[command(flatten)]
-    key: ManagementKey,
-    #[command(flatten)]
-    server: ServerAddress,
+    server: ManagedServer,
 }
 
 impl Target {
@@ -70,20 +68,19 @@ impl Target {
         rest: &str,
         body: Option<String>,
     ) -> Result<Value, Box<dyn Error>> {
-        let api = Api { url: &self.server.url, key: &self.key.key };
-        api.call(method, &format!("/api/v1/apps/{}/keys{rest}", self.app), body)
+        self.server.api().call(method, &format!("/api/v1/apps/{}/keys{rest}", self.app), body)
     }
 
     fn keys(&self) -> Result<Vec<Value>, Box<dyn Error>> {
         let answer = self.call("GET", "", None)?;
-        Ok(answer.get("data").and_then(Value::as_array).cloned().unwrap_or_default())
+        Ok(data(&answer).as_array().cloned().unwrap_or_default())
     }
 
     fn create(&self, role: &str, name: Option<&str>) -> Result<(), Box<dyn Error>> {
         let body = json!({ "role": role, "name": name }).to_string();
         let answer = self.call("POST", "", Some(body))?;
         println!("The key was made. It is shown this once:\n");
-        print_key(&answer.get("data").cloned().unwrap_or_default());
+        print_key(data(&answer));
         Ok(())
     }
 }

@@ -15,6 +15,8 @@ use clap::{Args, Parser, Subcommand};
 use pushflo_engine::auth::Role;
 use pushflo_engine::config::{Config, ConfigError, Overrides};
 
+use self::api::Api;
+
 /// Holds WebSockets open for web apps that cannot: backends publish with one HTTP POST, every
 /// subscriber gets the message at once.
 #[derive(Debug, Parser)]
@@ -74,12 +76,20 @@ struct ServerAddress {
     url: String,
 }
 
-/// The key with which apps and keys are managed.
+/// A running server whose apps and keys are managed.
 #[derive(Debug, Args)]
-struct ManagementKey {
+struct ManagedServer {
     /// An mgmt_ key
     #[arg(long, env = "PUSHFLO_MGMT_KEY", hide_env_values = true)]
     key: String,
+    #[command(flatten)]
+    server: ServerAddress,
+}
+
+impl ManagedServer {
+    fn api(&self) -> Api<'_> {
+        Api { url: &self.server.url, key: &self.key }
+    }
 }
 
 impl ServerArguments {

@@ -57,26 +57,8 @@ describe('installed into an empty project', () => {
       client.subscribe(5);`;
     project.write('types/module.mts', program);
     project.write('types/script.cts', program);
-    const options = [
-      '--noEmit',
-      '--strict',
-      '--jsx',
-      'react-jsx',
-      '--target',
-      'es2022',
-      '--lib',
-      'es2022,dom',
-    ];
-    project.tool('tsc', ...options, '--module', 'nodenext', 'types/module.mts', 'types/script.cts');
-    project.tool(
-      'tsc',
-      ...options,
-      '--module',
-      'esnext',
-      '--moduleResolution',
-      'bundler',
-      'types/module.mts',
-    );
+    project.checkTypes('--module', 'nodenext', 'types/module.mts', 'types/script.cts');
+    project.checkBundledTypes('types/module.mts');
   });
 
   it('is what publint and arethetypeswrong want', () => {

@@ -47,6 +47,17 @@ export class Project {
     return run(join(PACKAGE, 'node_modules/.bin', name), args, this.folder);
   }
 
+  /** Checks types as strictly as TypeScript does, with the options that all kinds of project share. */
+  checkTypes(...args: string[]): void {
+    const shared = '--noEmit --strict --jsx react-jsx --target es2022 --lib es2022,dom';
+    this.tool('tsc', ...shared.split(' '), ...args);
+  }
+
+  /** The same for modules as bundlers take them. */
+  checkBundledTypes(...args: string[]): void {
+    this.checkTypes('--module', 'esnext', '--moduleResolution', 'bundler', ...args);
+  }
+
   remove(): void {
     rmSync(this.folder, { recursive: true, force: true });
   }

@@ -36,34 +36,12 @@ describe('the READMEs', () => {
         project.write(`typed/${document}/${index}.tsx`, code),
       );
     }
-    const options = [
-      '--noEmit',
-      '--strict',
-      '--skipLibCheck',
-      '--noUnusedLocals',
-      '--jsx',
-      'react-jsx',
-      '--target',
-      'es2022',
-      '--lib',
-      'es2022,dom',
-    ];
     const files = [ROOT_README, SDK_README].flatMap((document) =>
       snippets(document, 'tsx?').map((_, index) => `typed/${document}/${index}.tsx`),
     );
     expect(files.length).toBeGreaterThan(4);
     // Each is a module of its own, as a bundler would see it.
-    project.tool(
-      'tsc',
-      ...options,
-      '--module',
-      'esnext',
-      '--moduleResolution',
-      'bundler',
-      '--moduleDetection',
-      'force',
-      ...files,
-    );
+    project.checkBundledTypes('--skipLibCheck', '--noUnusedLocals', '--moduleDetection', 'force', ...files);
   });
 
   it('show a page and a backend that talk to each other', async () => {
