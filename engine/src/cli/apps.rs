@@ -24,7 +24,7 @@ enum Action {
         /// What it is called
         name: String,
         #[command(flatten)]
-        change: Change,
+        properties: Properties,
         #[command(flatten)]
         server: ManagedServer,
     },
@@ -43,7 +43,7 @@ enum Action {
         #[arg(long)]
         name: Option<String>,
         #[command(flatten)]
-        change: Change,
+        properties: Properties,
         #[command(flatten)]
         server: ManagedServer,
     },
@@ -57,7 +57,7 @@ enum Action {
 }
 
 #[derive(Debug, Args)]
-struct Change {
+struct Properties {
     /// Name of its plan, such as unlimited, free or starter
     #[arg(long)]
     plan: Option<String>,
@@ -72,7 +72,7 @@ struct Change {
     client_publish: Option<bool>,
 }
 
-impl Change {
+impl Properties {
     fn body(&self, name: Option<&str>) -> String {
         let mut settings = serde_json::Map::new();
         if let Some(origins) = &self.allowed_origins {
@@ -103,8 +103,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
                 );
             }
         }
-        Action::Create { name, change, server } => {
-            let body = change.body(Some(name));
+        Action::Create { name, properties, server } => {
+            let body = properties.body(Some(name));
             let answer = server.api().call("POST", "/api/v1/apps", Some(body))?;
             let app = data(&answer);
             println!("App {} was made. Its keys are shown this once:\n", text(app, "id"));
@@ -115,8 +115,8 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             let answer = server.api().call("GET", &format!("/api/v1/apps/{app}"), None)?;
             print_app(&answer)?;
         }
-        Action::Change { app, name, change, server } => {
-            let body = change.body(name.as_deref());
+        Action::Change { app, name, properties, server } => {
+            let body = properties.body(name.as_deref());
             let path = format!("/api/v1/apps/{app}");
             print_app(&server.api().call("PATCH", &path, Some(body))?)?;
         }

@@ -136,3 +136,15 @@ fn check_config(arguments: &ServerArguments) -> Result<(), Box<dyn std::error::E
     println!("The configuration is good. PushFlo would listen on {}.", config.listen);
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::Cli;
+
+    #[test]
+    fn every_command_is_one_that_the_parser_takes() {
+        Cli::command().debug_assert();
+    }
+}
