@@ -145,7 +145,11 @@ impl Shard {
         self.subscribe_done(asker, Ok(Box::new(subscribed)));
     }
 
-    fn subscribe_done(&mut self, asker: Asker, outcome: Result<Box<Subscribed>, Refusal>) {
+    pub(super) fn subscribe_done(
+        &mut self,
+        asker: Asker,
+        outcome: Result<Box<Subscribed>, Refusal>,
+    ) {
         self.post(asker.shard, Envelope::Subscribed { asker, outcome });
     }
 

@@ -285,34 +285,51 @@ impl Shard {
         }
         let past = match answer {
             Ok(Some(past)) => past,
-            // A log that cannot be read has, for now, a gap.
-            Ok(None) | Err(_) => return self.read_done(key, None),
+            Ok(None) => return self.read_done(key, Ok(None)),
+            // Nothing is lost yet: who is told of a gap would take it for one.
+            Err(failure) => {
+                return self.read_done(
+                    key,
+                    Err(Refusal::new(ErrorCode::Overloaded, failure.0.to_string())),
+                );
+            }
         };
         read.missed.messages += past.messages;
         read.missed.frames.extend(past.frames);
         read.rounds += 1;
         let until = read.until;
-        let Some(home) = self.homes.get(read.home) else { return self.read_done(key, None) };
+        let Some(home) = self.homes.get(read.home) else { return self.read_done(key, Ok(None)) };
         // What was sent meanwhile is in memory, as a rule.
         match self.recent.after(read.home, until, home.head.offset, 0) {
             Some(frames) => {
                 read.missed.messages += frames.len() as u64;
                 read.missed.frames.extend(frames);
                 let missed = std::mem::take(&mut read.missed);
-                self.read_done(key, Some(missed));
+                self.read_done(key, Ok(Some(missed)));
             }
-            None if read.rounds >= ROUNDS_MAX => self.read_done(key, None),
+            None if read.rounds >= ROUNDS_MAX => self.read_done(key, Err(too_fast())),
             None => self.read_on(key, ReadFrom::After(until)),
         }
     }
 
-    fn read_done(&mut self, key: ReadKey, missed: Option<Missed>) {
+    fn read_done(&mut self, key: ReadKey, missed: Result<Option<Missed>, Refusal>) {
         let Some(read) = self.logging.reads.remove(key) else { return };
         if let Some(home) = self.homes.get_mut(read.home) {
             home.reads -= 1;
         }
         for (asker, wants_presence) in read.askers {
-            self.join(asker, read.home, Some(missed.clone()), wants_presence);
+            match &missed {
+                Ok(missed) => self.join(asker, read.home, Some(missed.clone()), wants_presence),
+                Err(refusal) => self.subscribe_done(asker, Err(refusal.clone())),
+            }
         }
+        self.forget_if_untouched(read.home);
     }
+}
+
+/// The refusal of one who missed more than can be read before there is as much again.
+fn too_fast() -> Refusal {
+    let text =
+        "the channel gets messages faster than what was missed can be read; try again shortly";
+    Refusal::new(ErrorCode::Overloaded, text)
 }
