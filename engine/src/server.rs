@@ -137,6 +137,7 @@ fn log_cure(error: &LogError) -> &'static str {
         LogError::Damaged(_) => {
             "; move it away to begin with an empty one, or restore it from a copy"
         }
+        LogError::Stopped => "; look for the cause in the lines before this one",
     }
 }
 

@@ -17,6 +17,7 @@ mod record;
 mod repair;
 mod retentions;
 mod store;
+mod tables;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -35,6 +36,7 @@ pub use store::Past;
 
 use super::{PageQuery, Retention};
 use crate::auth::AppId;
+use crate::hash::HashMap;
 use crate::runtime::mailbox::Mailbox;
 use crate::shard::{ChannelKey, ReadKey, RequestId, ShardId};
 use store::Store;
@@ -55,6 +57,10 @@ pub enum LogError {
     /// What is stored is not what was written.
     #[error("the log is damaged: {0}")]
     Damaged(String),
+    /// The store has stopped. Its worker met a disk that failed or a damaged table; it does not say
+    /// which.
+    #[error("the store has stopped: its disk failed, or a table of it is damaged")]
+    Stopped,
 }
 
 impl From<fjall::Error> for LogError {
@@ -68,7 +74,7 @@ impl From<fjall::Error> for LogError {
         }
         match error {
             fjall::Error::Io(io) => Self::from_io(&io),
-            fjall::Error::Poisoned => Self::Store("an earlier write failed".into()),
+            fjall::Error::Poisoned => Self::Stopped,
             fjall::Error::Locked => Self::Store("another process has it open".into()),
             other => Self::Damaged(format!("{other:?}")),
         }
@@ -77,10 +83,13 @@ impl From<fjall::Error> for LogError {
 
 impl LogError {
     /// What the kernel refuses is the disk's fault; a file that is missing, too short or not what
-    /// was written is damage.
+    /// was written is damage. So is a place in a file that cannot be: it was read from another file.
     fn from_io(error: &std::io::Error) -> Self {
-        let is_refused = error.raw_os_error().is_some_and(|code| code != libc::ENOENT);
-        if is_refused { Self::Store(error.to_string()) } else { Self::Damaged(error.to_string()) }
+        let is_damage = |code| matches!(code, libc::ENOENT | libc::EINVAL | libc::EOVERFLOW);
+        match error.raw_os_error() {
+            Some(code) if !is_damage(code) => Self::Store(error.to_string()),
+            _ => Self::Damaged(error.to_string()),
+        }
     }
 }
 
@@ -253,6 +262,8 @@ pub struct LogStatus {
     pub failures_total: AtomicU64,
     /// Records dropped because no limit keeps them.
     pub expired_total: AtomicU64,
+    /// Tables and channels that were found damaged.
+    pub damaged_total: AtomicU64,
 }
 
 /// The log as the server holds it.
@@ -291,6 +302,8 @@ pub struct Contents {
     pub answers: Vec<LoadedAnswer>,
     /// Month number and messages logged in it, by app.
     pub usage: Vec<(AppId, u16, u64)>,
+    /// Tables and channels that were found damaged.
+    pub damaged: u64,
 }
 
 /// A log that was opened and does not run yet.
@@ -301,12 +314,17 @@ pub struct Opened {
     store: Shelf,
 }
 
-/// The store, which the writer takes away and brings back while the disk fails.
+/// The store, which the writer takes away for the moment in which it is opened anew.
 #[derive(Clone)]
 struct Shelf(Arc<Shelved>);
 
 #[expect(clippy::disallowed_types, reason = "the log's own threads share it, no shard does")]
-type Shelved = std::sync::RwLock<Option<Store>>;
+struct Shelved {
+    store: std::sync::RwLock<Option<Store>>,
+    /// Channels in which somebody met damage, and whether all that helps was tried since. There are
+    /// at most as many as channels.
+    damaged: std::sync::Mutex<HashMap<LogId, bool>>,
+}
 
 impl std::fmt::Debug for Shelf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -315,13 +333,35 @@ impl std::fmt::Debug for Shelf {
 }
 
 impl Shelf {
+    #[expect(clippy::disallowed_types, reason = "as above")]
     fn new(store: Store) -> Self {
-        Self(Arc::new(Shelved::new(Some(store))))
+        let store = std::sync::RwLock::new(Some(store));
+        Self(Arc::new(Shelved { store, damaged: std::sync::Mutex::default() }))
+    }
+
+    /// Notes damage in a channel. Returns whether it is there after all that helps was tried.
+    fn is_beyond_repair(&self, log: LogId) -> bool {
+        *self.damaged().entry(log).or_insert(false)
+    }
+
+    /// Whether somebody met damage since [`Shelf::note_mended`].
+    fn has_damage(&self) -> bool {
+        self.damaged().values().any(|is_tried| !is_tried)
+    }
+
+    /// All that helps was tried: what is damaged now will be.
+    fn note_mended(&self) {
+        self.damaged().values_mut().for_each(|is_tried| *is_tried = true);
+    }
+
+    #[expect(clippy::disallowed_types, reason = "as above")]
+    fn damaged(&self) -> std::sync::MutexGuard<'_, HashMap<LogId, bool>> {
+        self.0.damaged.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Does something with the store, if it is there.
     fn with<T>(&self, act: impl FnOnce(&Store) -> Result<T, LogError>) -> Result<T, LogError> {
-        let store = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let store = self.0.store.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         match store.as_ref() {
             Some(store) => act(store),
             None => Err(LogError::Store("the log is closed until the disk works again".into())),
@@ -329,8 +369,18 @@ impl Shelf {
     }
 
     fn replace(&self, store: Option<Store>) -> Option<Store> {
-        let mut place = self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut place = self.0.store.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         std::mem::replace(&mut *place, store)
+    }
+
+    /// Puts another store in the place of this one. Who wants it meanwhile waits.
+    fn renew(
+        &self,
+        make: impl FnOnce(Option<Store>) -> Result<Store, LogError>,
+    ) -> Result<(), LogError> {
+        let mut place = self.0.store.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *place = Some(make(place.take())?);
+        Ok(())
     }
 }
 
@@ -340,7 +390,7 @@ impl Shelf {
 /// # Errors
 /// [`LogError`] with the cause.
 pub fn open(path: &Path, seed: u64) -> Result<Opened, LogError> {
-    let repair::Repaired { store, mut found, is_cut } = repair::open(path, seed)?;
+    let repair::Repaired { store, mut found, is_cut, damaged } = repair::open(path, seed)?;
     if found.after_power_loss {
         tracing::warn!(
             "the machine went down without warning; messages of the last moments that were not \
@@ -351,7 +401,7 @@ pub fn open(path: &Path, seed: u64) -> Result<Opened, LogError> {
     let is_renewed = found.after_power_loss || is_cut;
     store.begin(&mut found, is_renewed.then_some(seed))?;
     let store::Found { incarnation, channels, next_log, answers, usage, .. } = found;
-    let contents = Contents { incarnation, next_log, channels, answers, usage };
+    let contents = Contents { incarnation, next_log, channels, answers, usage, damaged };
     Ok(Opened { contents, store: Shelf::new(store) })
 }
 
@@ -373,6 +423,7 @@ impl Log {
     /// The kernel gives no threads.
     pub fn start(opened: Opened, plan: LogPlan) -> std::io::Result<Self> {
         let status = Arc::new(LogStatus::default());
+        LogStatus::add(&status.damaged_total, opened.contents.damaged);
         let (writer, appends) = bounded(CALLS_MAX);
         let (reader, calls) = bounded(CALLS_MAX);
         let shelf = opened.store;
@@ -437,7 +488,7 @@ impl LogStatus {
     }
 
     /// Name, type, help text and value of each number, for metrics.
-    pub fn series(&self) -> [(&'static str, &'static str, &'static str, u64); 6] {
+    pub fn series(&self) -> [(&'static str, &'static str, &'static str, u64); 7] {
         let value = |number: &AtomicU64| number.load(Ordering::Relaxed);
         [
             (
@@ -465,6 +516,12 @@ impl LogStatus {
                 "counter",
                 "Records dropped because no limit keeps them.",
                 value(&self.expired_total),
+            ),
+            (
+                "log_damaged_total",
+                "counter",
+                "Tables and channels of the log that were found damaged; the server's log names them.",
+                value(&self.damaged_total),
             ),
         ]
     }

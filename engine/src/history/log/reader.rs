@@ -7,7 +7,7 @@ use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::keep::Keep;
 use super::store::{Past, Store};
-use super::{LogError, LogFailure, PageCall, Read, ReadFrom, ReaderCall, Shelf};
+use super::{LogError, LogFailure, LogId, PageCall, Read, ReadFrom, ReaderCall, Shelf};
 use crate::clock;
 use crate::history::page_body;
 use crate::runtime::mailbox::{Mailbox, post_and_wait};
@@ -19,10 +19,15 @@ pub(super) fn run(shelf: &Shelf, mailboxes: &[Mailbox], calls: &Receiver<ReaderC
         match call {
             ReaderCall::Read(read) => {
                 let keep = Keep::new(&read.retention, clock::unix_ms());
-                let past = shelf.with(|store| past(store, &read, &keep)).map_err(|error| {
-                    tracing::error!(%error, "reading the log failed");
-                    LogFailure(error.to_string().into())
-                });
+                let past = shelf.with(|store| past(store, &read, &keep));
+                let past = match past {
+                    Ok(past) => Ok(past),
+                    // What cannot be read any more is lost, and what is lost is a gap.
+                    Err(error) => match outlook(shelf, read.log, &error) {
+                        Outlook::Lost => Ok(None),
+                        Outlook::ComeAgain => Err(LogFailure(COME_AGAIN.into())),
+                    },
+                };
                 post_and_wait(mailboxes, read.shard, Envelope::Read(Box::new((read.read, past))));
             }
             ReaderCall::Page(page) => {
@@ -31,15 +36,37 @@ pub(super) fn run(shelf: &Shelf, mailboxes: &[Mailbox], calls: &Receiver<ReaderC
                 let items = shelf.with(|store| store.page(log, &query, &keep));
                 let outcome = match items {
                     Ok((items, total)) => Ok((200, page_body(&channel, &query, &items, total))),
-                    Err(error) => {
-                        tracing::error!(%error, "reading the log failed");
-                        Err(Refusal::new(ErrorCode::ServerError, "history cannot be read"))
-                    }
+                    Err(error) => Err(match outlook(shelf, log, &error) {
+                        Outlook::Lost => Refusal::new(ErrorCode::ServerError, LOST),
+                        Outlook::ComeAgain => Refusal::new(ErrorCode::Overloaded, COME_AGAIN),
+                    }),
                 };
                 let envelope = Envelope::Answer(Box::new((request, outcome)));
                 post_and_wait(mailboxes, request.shard, envelope);
             }
         }
+    }
+}
+
+const COME_AGAIN: &str = "history cannot be read for the moment; try again shortly";
+
+const LOST: &str = "the history of this channel is damaged and cannot be read; messages published \
+                    from now on get through, and deleting the channel begins a new history";
+
+/// What becomes of a read that failed.
+enum Outlook {
+    /// It will work when the disk works, or the log is repaired.
+    ComeAgain,
+    /// It will not.
+    Lost,
+}
+
+/// Tells what a failed read means, and has the writer look after damage.
+fn outlook(shelf: &Shelf, log: LogId, error: &LogError) -> Outlook {
+    tracing::error!(%error, log = log.0, "reading the log failed");
+    match error {
+        LogError::Damaged(_) if shelf.is_beyond_repair(log) => Outlook::Lost,
+        _ => Outlook::ComeAgain,
     }
 }
 

@@ -2,8 +2,9 @@
 //!
 //! A crash in the middle of a write leaves a torn end, which the store cuts off by itself; here it
 //! is noticed, so that offsets go on behind a leap. A journal with damage in its middle is cut back
-//! to the last whole write. If that does not help, the log is set aside and an empty one begun. In
-//! each case it is said what happened, and nothing is deleted.
+//! to the last whole write, and a damaged table is made anew of what can be read of it. If that does
+//! not help, the log is set aside and an empty one begun. In each case it is said what happened, and
+//! nothing is deleted.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -12,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use fjall::Database;
 
-use super::LogError;
 use super::store::{Found, Store};
+use super::{LoadedChannel, LogError, tables};
 
 /// A log that was opened, with what was lost on the way.
 pub(super) struct Repaired {
@@ -21,32 +22,62 @@ pub(super) struct Repaired {
     pub(super) found: Found,
     /// Messages may have been lost that somebody has seen.
     pub(super) is_cut: bool,
+    /// Tables and channels that are damaged.
+    pub(super) damaged: u64,
 }
+
+/// Most channels that are named when a table is damaged.
+const NAMES_MAX: usize = 20;
 
 /// Opens the log, and repairs it where that is needed.
 pub(super) fn open(path: &Path, seed: u64) -> Result<Repaired, LogError> {
     let written = active_journal(path).map(|journal| (written_bytes(&journal), journal));
-    match Store::open(path, seed) {
-        Ok((store, found)) => {
-            let is_cut = written.is_some_and(|(written, journal)| {
-                let left = fs::metadata(&journal).map_or(written, |about| about.len());
-                if left < written {
-                    tracing::warn!(
-                        bytes = written - left,
-                        "the end of the log was torn and is cut off: a write that was under way \
-                         when the server ended"
-                    );
-                }
-                left < written
-            });
-            Ok(Repaired { store, found, is_cut })
-        }
-        Err(LogError::Damaged(reason)) => {
-            tracing::error!(reason, "the log is damaged; looking for what of it is whole");
-            repair(path, seed)
-        }
-        Err(error) => Err(error),
+    let reason = match Store::open(path, seed) {
+        Ok((store, found)) => match found.unreadable.first() {
+            None => {
+                let is_cut = written.is_some_and(|(written, journal)| {
+                    let left = fs::metadata(&journal).map_or(written, |about| about.len());
+                    if left < written {
+                        tracing::warn!(
+                            bytes = written - left,
+                            "the end of the log was torn and is cut off: a write that was under \
+                             way when the server ended"
+                        );
+                    }
+                    left < written
+                });
+                return Ok(Repaired { store, found, is_cut, damaged: 0 });
+            }
+            Some(unreadable) => {
+                format!("channel {}: {}", unreadable.channel.slug, unreadable.reason)
+            }
+        },
+        Err(LogError::Damaged(reason)) => reason,
+        Err(error) => return Err(error),
+    };
+    tracing::error!(reason, "the log is damaged; looking for what of it is whole");
+    repair(path, seed)
+}
+
+/// Makes damaged tables anew and opens the log. Channels whose end cannot be read even so are left as
+/// they are.
+pub(super) fn mend(path: &Path, seed: u64) -> Result<Repaired, LogError> {
+    let mended = tables::mend(path, &free_name(path))?;
+    let (store, found) = Store::open(path, seed)?;
+    for logs in mended.iter().filter_map(|table| table.logs(store.records_path())) {
+        let is_lost = |loaded: &&LoadedChannel| logs.contains(&loaded.log);
+        let channels = found.channels.iter().filter(is_lost);
+        let names: Vec<_> =
+            channels.clone().take(NAMES_MAX).map(|loaded| loaded.channel.slug.as_str()).collect();
+        tracing::error!(
+            channels = channels.count(),
+            first = names.join(","),
+            "channels that may have lost messages with a damaged table; who asks for those is told \
+             that they are not kept any more"
+        );
     }
+    let damaged = (mended.len() + found.unreadable.len()) as u64;
+    Ok(Repaired { store, found, is_cut: true, damaged })
 }
 
 /// Writes the journal onto itself. When a sync fails, the kernel takes what it could not write for
@@ -92,18 +123,25 @@ fn repair(path: &Path, seed: u64) -> Result<Repaired, LogError> {
             );
         }
     }
-    if let Ok((store, found)) = Store::open(path, seed) {
-        return Ok(Repaired { store, found, is_cut: true });
-    }
+    let reason = match mend(path, seed) {
+        Ok(mut repaired) => {
+            repaired.store.begin_anew(&mut repaired.found, seed)?;
+            return Ok(repaired);
+        }
+        Err(LogError::Damaged(reason)) => reason,
+        // A disk that cannot be read or written now may have all of it.
+        Err(error) => return Err(error),
+    };
     let aside = free_name(path);
     fs::rename(path, &aside).map_err(io)?;
     tracing::error!(
         aside = %aside.display(),
+        reason,
         "the log cannot be repaired: it is set aside and an empty one begun; channels begin a new \
          epoch"
     );
     let (store, found) = Store::open(path, seed)?;
-    Ok(Repaired { store, found, is_cut: false })
+    Ok(Repaired { store, found, is_cut: false, damaged: 1 })
 }
 
 /// How much of a journal, from its start, the store can read. It is asked, with copies of ever

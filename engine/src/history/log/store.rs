@@ -60,6 +60,8 @@ pub(super) struct Found {
     pub(super) incarnation: u64,
     /// The channels.
     pub(super) channels: Vec<LoadedChannel>,
+    /// Channels whose end cannot be read. They are none of the above.
+    pub(super) unreadable: Vec<Unreadable>,
     /// The machine went down without warning since the log was last closed.
     pub(super) after_power_loss: bool,
     /// The first log id that is free.
@@ -68,6 +70,13 @@ pub(super) struct Found {
     pub(super) answers: Vec<LoadedAnswer>,
     /// Month number and messages logged in it, by app.
     pub(super) usage: Vec<(AppId, u16, u64)>,
+}
+
+/// A channel whose end cannot be read.
+pub(super) struct Unreadable {
+    pub(super) channel: ChannelKey,
+    pub(super) epoch: Epoch,
+    pub(super) reason: String,
 }
 
 /// What is kept of a channel whose records may all be gone.
@@ -146,10 +155,11 @@ impl Store {
             stored.and_then(|bytes| bytes.as_ref().try_into().ok().map(u64::from_be_bytes));
         let opened_in = store.state.get("open")?;
         let after_power_loss = opened_in.is_some_and(|earlier| earlier.as_ref() != boot());
-        let (channels, next_log) = store.load(seed)?;
+        let (channels, unreadable, next_log) = store.load()?;
         let (answers, usage) = (store.load_answers()?, store.load_usage()?);
         let incarnation = stored.unwrap_or(seed);
-        let found = Found { incarnation, channels, after_power_loss, next_log, answers, usage };
+        let found =
+            Found { incarnation, channels, unreadable, after_power_loss, next_log, answers, usage };
         Ok((store, found))
     }
 
@@ -181,8 +191,8 @@ impl Store {
         Ok(self.database.persist(PersistMode::SyncAll)?)
     }
 
-    fn load(&self, seed: u64) -> Result<(Vec<LoadedChannel>, u64), LogError> {
-        let (mut channels, mut next_log, mut lost) = (Vec::new(), 1, Vec::new());
+    fn load(&self) -> Result<(Vec<LoadedChannel>, Vec<Unreadable>, u64), LogError> {
+        let (mut channels, mut next_log, mut unreadable) = (Vec::new(), 1, Vec::new());
         for guard in self.channels.iter() {
             let (key, value) = guard.into_inner()?;
             let entry = rkyv::from_bytes::<ChannelEntry, ArchiveError>(&value)
@@ -197,7 +207,7 @@ impl Store {
                     (Offset(entry.head), entry.last_ms, totals)
                 }
                 Err(LogError::Damaged(reason)) => {
-                    lost.push((channel, epoch, reason));
+                    unreadable.push(Unreadable { channel, epoch, reason });
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -222,11 +232,7 @@ impl Store {
             let log = key.first_chunk().copied().map_or(0, u64::from_be_bytes);
             next_log = next_log.max(log + 1);
         }
-        for (channel, epoch, reason) in lost {
-            channels.push(self.begin_anew(channel, epoch, LogId(next_log), seed, &reason)?);
-            next_log += 1;
-        }
-        Ok((channels, next_log))
+        Ok((channels, unreadable, next_log))
     }
 
     /// Has channels go on behind their leaps, and forgets leaps that messages have gone past.
@@ -254,27 +260,41 @@ impl Store {
         Ok(())
     }
 
-    /// A channel whose end cannot be read: nobody knows what was said last, so it begins again, in
-    /// another epoch.
-    fn begin_anew(
+    /// Channels whose end cannot be read: nobody knows what was said last, so they begin again, in
+    /// other epochs.
+    pub(super) fn begin_anew(&self, found: &mut Found, seed: u64) -> Result<(), LogError> {
+        for Unreadable { channel, epoch, reason } in std::mem::take(&mut found.unreadable) {
+            tracing::error!(
+                app = channel.app.0,
+                channel = channel.slug.as_str(),
+                reason,
+                "a channel's history cannot be read and is lost; it begins a new epoch"
+            );
+            let (log, epoch) = (LogId(found.next_log), Epoch(epoch.0.wrapping_add(seed | 1)));
+            found.next_log += 1;
+            found.channels.push(self.make(&channel, log, epoch)?);
+        }
+        Ok(())
+    }
+
+    /// Makes a channel without messages.
+    pub(super) fn make(
         &self,
-        channel: ChannelKey,
-        epoch: Epoch,
+        channel: &ChannelKey,
         log: LogId,
-        seed: u64,
-        reason: &str,
+        epoch: Epoch,
     ) -> Result<LoadedChannel, LogError> {
-        tracing::error!(
-            channel = channel.slug.as_str(),
-            reason,
-            "a channel's history cannot be read and is lost; it begins a new epoch"
-        );
-        let epoch = Epoch(epoch.0.wrapping_add(seed | 1));
         let created_ms = clock::unix_ms();
         let entry = ChannelEntry::new(log, epoch, created_ms);
-        self.channels.insert(channel_key(&channel), encode(&entry)?)?;
-        let (head, next, totals) = (Offset(0), Offset(1), Totals::default());
+        self.channels.insert(channel_key(channel), encode(&entry)?)?;
+        let (channel, totals) = (channel.clone(), Totals::default());
+        let (head, next) = (Offset(0), Offset(1));
         Ok(LoadedChannel { channel, log, epoch, head, next, last_ms: 0, totals, created_ms })
+    }
+
+    /// The folder of the records.
+    pub(super) fn records_path(&self) -> &Path {
+        self.records.path()
     }
 
     /// Makes the changes of a group, all or none of them.
@@ -288,8 +308,14 @@ impl Store {
             if self.entry(channel)?.is_some_and(|entry| entry.log == log.0) {
                 batch.remove(&self.channels, channel_key(channel));
             }
-            for guard in self.records.range(range(*log, Offset(0))) {
-                batch.remove(&self.records, guard.key()?);
+            for guard in self.records.range(range(*log, self.oldest(*log))) {
+                match guard.key().map_err(LogError::from) {
+                    Ok(key) => batch.remove(&self.records, key),
+                    // What cannot be read is nobody's any more; what is behind it stays until the
+                    // damaged table is made anew.
+                    Err(LogError::Damaged(_)) => break,
+                    Err(error) => return Err(error),
+                }
             }
             batch.remove(&self.leaps, log.0.to_be_bytes());
             self.oldest.lock().unwrap_or_else(PoisonError::into_inner).remove(log);

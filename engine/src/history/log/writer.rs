@@ -1,10 +1,14 @@
 //! The thread that writes: everything that waits goes to the disk as one group.
 //!
 //! It also trims what no limit keeps, a little at a time, and syncs in the background what nobody
-//! waits for. When the disk fails it refuses everything, and opens the log again and again until
-//! that works.
+//! waits for. When the disk fails it refuses everything and tries again and again; what is there can
+//! be read meanwhile. Damage that anybody meets has it make the damaged tables anew, which takes as
+//! long as reading the log; nothing is refused for that but what does not fit into the queue.
 
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -15,7 +19,7 @@ use pushflo_protocol::{Epoch, Message, Offset};
 
 use super::keep::Keep;
 use super::record::Totals;
-use super::store::{Group, Oldest, Run, Store, TrimChannel};
+use super::store::{Found, Group, Oldest, Run, Store, TrimChannel};
 use super::{
     Append, Contents, Entry, LoadedChannel, LogError, LogFailure, LogId, LogPlan, LogStatus,
     NewChannel, Shelf, StoredAnswer, repair,
@@ -32,8 +36,12 @@ const GROUP_MESSAGES_MAX: usize = 16 * 1024;
 /// How often it looks after what has become too old, and syncs.
 const TICK: Duration = Duration::from_millis(1000);
 
-/// How long the end waits for the store to come to rest.
+/// How long the writer waits for a store to come to rest.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(1000);
+
+/// Free room without which a full disk is not tried again: enough for the store to open its tables and
+/// journals, and little beside what it grows by.
+const ROOM_BYTES: usize = 1024 * 1024;
 
 /// Records dropped at a time.
 const TRIM_RECORDS_MAX: usize = 256;
@@ -79,6 +87,8 @@ pub(super) struct Writer {
     refused_terms: HashMap<u16, u32>,
     /// Why writing fails, while it does.
     failure: Option<LogFailure>,
+    /// Tables may be damaged, which is to be looked after when the log is opened again.
+    is_suspect: bool,
     /// When it was last tried again.
     tried_ms: u64,
     is_synced: bool,
@@ -108,6 +118,7 @@ impl Writer {
             over: BTreeSet::new(),
             refused_terms: HashMap::default(),
             failure: None,
+            is_suspect: false,
             tried_ms: 0,
             is_synced: true,
             answers_from_ms: 0,
@@ -134,7 +145,8 @@ impl Writer {
                 self.tick();
             }
         }
-        let Some(store) = self.shelf.replace(None) else { return };
+        let is_failing = self.failure.is_some();
+        let Some(store) = self.shelf.replace(None).filter(|_| !is_failing) else { return };
         if let Err(error) = store.close() {
             tracing::error!(%error, "closing the log failed; it is checked at the next start");
         }
@@ -209,9 +221,16 @@ impl Writer {
             batch.push(Run { log, prev, before, messages, new, answers });
         }
         let group = Group { runs: &batch, deletes: &deletes, usage: &usage, sync };
-        let written = self.shelf.with(|store| store.write(&group));
-        if let Err(error) = written {
-            return Err(self.fail(&error));
+        if let Err(error) = self.shelf.with(|store| store.write(&group)) {
+            self.fail(&error);
+            if let Some(failure) = &self.failure {
+                return Err(failure.clone());
+            }
+            // It was damage, nothing was written, and it is repaired.
+            if let Err(error) = self.shelf.with(|store| store.write(&group)) {
+                self.fail(&error);
+                return Err(LogFailure(format!("history cannot be written: {error}").into()));
+            }
         }
         self.is_synced = sync;
         self.usage.extend(usage);
@@ -264,18 +283,18 @@ impl Writer {
         usage.into_iter().collect()
     }
 
-    /// Notes a failure. The store is put away: after a failed write only a new look at the disk
-    /// tells what is on it.
-    fn fail(&mut self, error: &LogError) -> LogFailure {
+    /// Notes a failure. After a failed write only a new look at the disk tells what is on it; until
+    /// then the store only serves readers. Where it may be damage the log is repaired at once.
+    fn fail(&mut self, error: &LogError) {
         tracing::error!(%error, "writing the log failed; publishes are refused until it works");
         self.status.is_failing.store(true, Relaxed);
-        if let Some(store) = self.shelf.replace(None) {
-            let_go(store);
+        self.failure = Some(LogFailure(format!("history cannot be written: {error}").into()));
+        self.is_suspect |= !matches!(error, LogError::Store(_));
+        if self.is_suspect {
+            self.recover();
+        } else {
+            self.tried_ms = clock::unix_ms();
         }
-        self.tried_ms = clock::unix_ms();
-        let failure = LogFailure(format!("history cannot be written: {error}").into());
-        self.failure = Some(failure.clone());
-        failure
     }
 
     /// Opens the log again, once a tick.
@@ -285,32 +304,92 @@ impl Writer {
             return;
         }
         self.tried_ms = now_ms;
-        match Store::open(&self.plan.path, 0).and_then(|(store, found)| {
-            for loaded in found.channels {
-                let known = self.known.get(&loaded.log).map_or(0, |known| known.totals.messages);
-                if loaded.totals.messages > known {
-                    store.cut(loaded.log, known)?;
+        let opened = has_room(&self.plan.path).and_then(|()| {
+            self.shelf.clone().renew(|store| {
+                if let Some(store) = store {
+                    // If that takes longer the log is still locked, and the next tick tries again.
+                    let _ = let_go(store).recv_timeout(CLOSE_PATIENCE);
                 }
-                if loaded.totals.messages < known {
-                    tracing::error!(
-                        channel = loaded.channel.slug.as_str(),
-                        messages = known - loaded.totals.messages,
-                        "the disk has lost messages that it had taken"
-                    );
-                }
-            }
-            // Room enough to sync what is there is room enough to go on.
-            store.sync()?;
-            repair::rewrite(&self.plan.path)?;
-            Ok(store)
-        }) {
-            Ok(store) => {
-                self.shelf.replace(Some(store));
+                self.reopen()
+            })
+        });
+        match opened {
+            Ok(()) => {
                 self.failure = None;
                 self.status.is_failing.store(false, Relaxed);
                 tracing::info!("the log can be written again");
             }
             Err(error) => tracing::debug!(%error, "the log cannot be opened yet"),
+        }
+    }
+
+    fn reopen(&mut self) -> Result<Store, LogError> {
+        let path = &self.plan.path;
+        let (store, found) = if self.is_suspect {
+            let seed = fastrand::u64(..);
+            let repair::Repaired { store, mut found, damaged, .. } = repair::mend(path, seed)?;
+            LogStatus::add(&self.status.damaged_total, damaged);
+            if damaged > 0 {
+                self.leap(&store, &mut found, seed)?;
+            }
+            (store, found)
+        } else {
+            Store::open(path, 0)?
+        };
+        for loaded in found.channels {
+            let known = self.known.get(&loaded.log).map_or(0, |known| known.totals.messages);
+            if loaded.totals.messages > known {
+                store.cut(loaded.log, known)?;
+            }
+            if loaded.totals.messages < known && loaded.head > Offset(0) {
+                tracing::error!(
+                    app = loaded.channel.app.0,
+                    channel = loaded.channel.slug.as_str(),
+                    messages = known - loaded.totals.messages,
+                    "the disk has lost messages that it had taken"
+                );
+            }
+        }
+        // Room enough to sync what is there is room enough to go on.
+        store.sync()?;
+        repair::rewrite(&self.plan.path)?;
+        if std::mem::take(&mut self.is_suspect) {
+            self.shelf.note_mended();
+        }
+        Ok(store)
+    }
+
+    /// Has what was lost never be given again after the next start: that does not know the heads that
+    /// the shards know.
+    fn leap(&self, store: &Store, found: &mut Found, seed: u64) -> Result<(), LogError> {
+        let there: BTreeSet<LogId> = found.channels.iter().map(|loaded| loaded.log).collect();
+        let mut lost = Vec::new();
+        for (&log, known) in &self.known {
+            let mut unreadable = found.unreadable.iter();
+            if !there.contains(&log) && !unreadable.any(|there| there.channel == known.channel) {
+                lost.push(store.make(&known.channel, log, known.epoch)?);
+            }
+        }
+        found.channels.append(&mut lost);
+        store.begin(found, Some(seed))
+    }
+
+    /// Looks after damage that was met in a channel.
+    fn damaged(&mut self, log: LogId, error: &LogError) {
+        let channel = self.known.get(&log).map(|known| known.channel.slug.as_str());
+        if self.shelf.is_beyond_repair(log) {
+            tracing::error!(
+                channel,
+                %error,
+                "a channel's history is damaged; what of it cannot be read stays until the channel \
+                 is deleted"
+            );
+            LogStatus::add(&self.status.damaged_total, 1);
+            if let Some(known) = self.known.get_mut(&log) {
+                known.is_stored = false;
+            }
+        } else {
+            self.fail(error);
         }
     }
 
@@ -326,6 +405,10 @@ impl Writer {
                 return;
             }
             self.is_synced = true;
+        }
+        if self.shelf.has_damage() {
+            self.fail(&LogError::Damaged("a reader met a block that cannot be read".into()));
+            return;
         }
         let disk_bytes = self.shelf.with(|store| Ok(store.disk_bytes())).unwrap_or(0);
         self.status.disk_bytes.store(disk_bytes, Relaxed);
@@ -366,11 +449,24 @@ impl Writer {
                     self.over.insert(log);
                 }
             }
-            Err(error) => {
-                self.fail(&error);
-            }
+            Err(error @ LogError::Damaged(_)) => self.damaged(log, &error),
+            Err(error) => self.fail(&error),
         }
     }
+}
+
+/// Whether the disk takes writes where the log is.
+fn has_room(path: &Path) -> Result<(), LogError> {
+    // The store passes over names like this one.
+    let probe = path.join("room");
+    let write = || {
+        let mut file = File::create(&probe)?;
+        file.write_all(&vec![1; ROOM_BYTES])?;
+        file.sync_all()
+    };
+    let written = write();
+    let removed = std::fs::remove_file(&probe);
+    written.and(removed).map_err(|error| LogError::Store(error.to_string()))
 }
 
 /// Lets go of a store on a thread of its own, because that waits for a compaction that is under way,
