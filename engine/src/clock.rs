@@ -45,6 +45,10 @@ pub fn unix_ms() -> u64 {
 }
 
 /// Whole ticks in `ms`, at least one.
-pub fn ticks(ms: u64) -> u32 {
-    ms.div_ceil(TICK_MS).clamp(1, u64::from(u32::MAX)) as u32
+pub const fn ticks(ms: u64) -> u32 {
+    match ms.div_ceil(TICK_MS) {
+        0 => 1,
+        ticks if ticks > u32::MAX as u64 => u32::MAX,
+        ticks => ticks as u32,
+    }
 }

@@ -116,7 +116,7 @@ impl Shard {
     pub(crate) fn after_write(&mut self, connection: ConnectionKey) {
         let (limits, draining) = (self.settings.limits, self.is_draining());
         let Some(c) = self.connections.get_mut(connection) else { return };
-        if c.active.as_ref().is_some_and(|active| active.is_paused) && c.wants_bytes(&limits) {
+        if c.resume(&limits) {
             self.resumed.push(connection);
         }
         let Some(c) = self.connections.get_mut(connection) else { return };

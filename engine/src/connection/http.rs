@@ -194,7 +194,7 @@ impl Shard {
         }
         let limits = self.settings.limits;
         let c = self.connections.get_mut(connection)?;
-        if !c.wants_bytes(&limits) {
+        if !c.may_read(&limits) {
             return None;
         }
         let active = c.active();

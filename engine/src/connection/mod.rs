@@ -90,7 +90,7 @@ struct Active {
     writing_since: Option<u32>,
     is_writing: bool,
     is_due: bool,
-    /// Its bytes were not wanted when some came.
+    /// There was no room when some of its bytes were to be read: see [`Connection::may_read`].
     is_paused: bool,
 }
 
@@ -139,13 +139,32 @@ impl Connection {
         self.active.is_none() && !matches!(self.phase, Phase::Closing { .. })
     }
 
-    pub(crate) fn wants_bytes(&mut self, limits: &Limits) -> bool {
-        let Some(active) = &mut self.active else { return true };
-        let wanted = active.out_bytes < limits.out_bytes_max
-            && active.answers.len() < limits.pipelined_requests_max
-            && active.publishes.len() < limits.pipelined_requests_max;
-        active.is_paused = !wanted;
-        wanted
+    /// Whether there is room for what more bytes may bring.
+    pub(crate) fn wants_bytes(&self, limits: &Limits) -> bool {
+        self.active.as_ref().is_none_or(|active| {
+            active.out_bytes < limits.out_bytes_max
+                && active.answers.len() < limits.pipelined_requests_max
+                && active.publishes.len() < limits.pipelined_requests_max
+        })
+    }
+
+    /// Whether bytes may be read or acted upon now. If there is no room the connection is paused
+    /// until [`Connection::resume`] finds some: bytes that are held come before newer ones.
+    pub(crate) fn may_read(&mut self, limits: &Limits) -> bool {
+        let wanted = self.wants_bytes(limits);
+        match &mut self.active {
+            None => true,
+            Some(active) => {
+                active.is_paused |= !wanted;
+                !active.is_paused
+            }
+        }
+    }
+
+    /// Ends a pause if there is room again, and says whether it did.
+    pub(crate) fn resume(&mut self, limits: &Limits) -> bool {
+        let wanted = self.wants_bytes(limits);
+        self.active.as_mut().is_some_and(|active| wanted && std::mem::take(&mut active.is_paused))
     }
 
     pub(crate) fn push_out(&mut self, bytes: Bytes) {

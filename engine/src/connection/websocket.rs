@@ -96,8 +96,11 @@ impl Shard {
         let limits = self.settings.limits;
         let c = self.connections.get_mut(connection)?;
         let Phase::Open { pinged } = &mut c.phase else { return None };
+        if bytes.is_empty() {
+            return None;
+        }
         *pinged = false;
-        if bytes.is_empty() || !c.wants_bytes(&limits) {
+        if !c.may_read(&limits) {
             return None;
         }
         // The reader is taken out while its text is acted upon, and put back if it holds anything.

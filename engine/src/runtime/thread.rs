@@ -14,7 +14,7 @@ use monoio::IoUringDriver;
 use thiserror::Error;
 
 use super::listener::listen;
-use super::mailbox::{Inbox, Mailbox, Waker};
+use super::mailbox::{Inbox, Mailbox};
 use super::parking::Parking;
 use super::turn::{Events, Turns, TurnsParts};
 use crate::auth::ClerkHandle;
@@ -31,6 +31,9 @@ const ACCEPTS: usize = 8;
 
 /// How long accepting waits after it failed, for lack of descriptors above all.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the eventfd is left alone after it could not be read.
+const WAKE_PAUSE: Duration = Duration::from_millis(100);
 
 /// What a shard's thread is to be.
 #[derive(Debug)]
@@ -120,7 +123,9 @@ fn run(
     answers.into_iter().for_each(|(channel, answer)| shard.load_answer(&channel, answer));
     runtime.block_on(async move {
         let events = Rc::new(Events::default());
-        let waker = Arc::clone(plan.inbox.waker());
+        let eventfd = plan.inbox.waker().as_fd().try_clone_to_owned();
+        let eventfd = eventfd.and_then(|eventfd| monoio::fs::File::from_std(eventfd.into()));
+        let eventfd = eventfd.map_err(|error| ("read what wakes it", error))?;
         let listening = listener.try_clone().map_err(|error| ("listen", error))?;
         let stop_listening = Box::new(move || {
             // Ends the accepts that are under way, which closing the descriptor would not.
@@ -134,7 +139,7 @@ fn run(
             monoio::spawn(accept(listener, events, Arc::clone(&plan.shared)));
         }
         monoio::spawn(tick(Rc::clone(&events)));
-        monoio::spawn(wake(waker, Rc::clone(&events)));
+        monoio::spawn(wake(eventfd, Rc::clone(&events)));
         let turns = Turns::new(TurnsParts {
             shard,
             shared: plan.shared,
@@ -197,16 +202,18 @@ async fn tick(events: Rc<Events>) {
 }
 
 /// Passes on what rings the eventfd: other shards, parked sockets, a drain.
-async fn wake(waker: Arc<Waker>, events: Rc<Events>) {
-    let Ok(eventfd) = waker.as_fd().try_clone_to_owned() else { return };
-    let Ok(eventfd) = monoio::fs::File::from_std(eventfd.into()) else { return };
+async fn wake(eventfd: monoio::fs::File, events: Rc<Events>) {
     let mut count = vec![0u8; 8];
     loop {
         let (result, buffer) = eventfd.read_at(count, 0).await;
         count = buffer;
-        if result.is_err() {
-            return;
-        }
         events.notify.notify();
+        // A shard that stopped listening here would be deaf: whatever it is, it is tried again.
+        if let Err(error) = result
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            tracing::error!(%error, "what wakes the shard cannot be read for the moment");
+            monoio::time::sleep(WAKE_PAUSE).await;
+        }
     }
 }

@@ -200,11 +200,16 @@ impl Shard {
         }
     }
 
-    /// Tells the time and does what is due by then.
-    pub fn advance(&mut self, now: Now) {
-        let ticked = now.tick > self.now.tick;
+    /// Tells the time. What is due by then waits for [`Shard::advance`].
+    pub fn tell_time(&mut self, now: Now) {
         self.now = now;
-        if !ticked {
+    }
+
+    /// Tells the time and does what is due by then. To be called when everything that came before
+    /// was handed in: a time-out must not overtake what it waits for.
+    pub fn advance(&mut self, now: Now) {
+        self.tell_time(now);
+        if self.wheel.tick() >= now.tick {
             return;
         }
         while let Some((tick, connections)) = self.wheel.advance(now.tick) {
@@ -268,10 +273,10 @@ impl Shard {
         self.settle();
     }
 
-    /// Whether bytes of a connection are wanted now. If not, [`Shard::next_resumed`] tells when.
-    pub fn wants_bytes(&mut self, connection: ConnectionKey) -> bool {
+    /// Whether bytes of a connection may be read now. If not, [`Shard::next_resumed`] tells when.
+    pub fn may_read(&mut self, connection: ConnectionKey) -> bool {
         let limits = &self.settings.limits;
-        self.connections.get_mut(connection).is_some_and(|c| c.wants_bytes(limits))
+        self.connections.get_mut(connection).is_some_and(|c| c.may_read(limits))
     }
 
     /// Whether nothing was heard from a connection yet, so that it can wait its turn.

@@ -301,7 +301,7 @@ impl World {
         let Some(link) = link else { return false };
         let (shard, connection) = (link.shard, link.connection);
         if !link.to_server.is_empty() {
-            if !self.shards[shard].wants_bytes(connection) {
+            if !self.shards[shard].may_read(connection) {
                 return false;
             }
             let most = most.min(link.to_server.len());
