@@ -138,6 +138,49 @@ fn a_channel_that_turns_private_sends_away_who_may_not_be_there() {
     }
 }
 
+/// Once the change is answered nothing more reaches those who may not be there, however busy their
+/// shard is.
+#[test]
+fn nothing_published_after_a_channel_turned_private_reaches_a_guest() {
+    let server = start(4, "");
+    let address = server.address;
+    let mut guests: Vec<Subscriber> = (0..8).map(|_| Subscriber::connect(address)).collect();
+    let mut http = HttpClient::connect(address);
+    for round in 0..30 {
+        let slug = format!("c{round}");
+        guests.iter_mut().for_each(|guest| drop(guest.subscribe(&slug)));
+        publish(address, &slug, json!("before"));
+        // Their shards have something to do.
+        for guest in &mut guests {
+            for _ in 0..200 {
+                let other = json!({ "type": "unsubscribe", "channel": "other" });
+                guest.socket.write(tungstenite::Message::text(other.to_string())).unwrap();
+            }
+            guest.socket.flush().unwrap();
+        }
+        let body = json!({ "isPrivate": true });
+        assert_eq!(manage(address, "PATCH", &format!("{CHANNELS}/{slug}"), body).status, 200);
+        for n in 0..5 {
+            assert_eq!(http.publish(SECRET_KEY, &publish_body(&slug, &json!(n))).status, 200);
+        }
+        for guest in &mut guests {
+            guest.send(json!({ "type": "ping" }));
+            let mut told = Vec::new();
+            loop {
+                let event = guest.event();
+                match event["type"].as_str().unwrap() {
+                    "pong" => break,
+                    "unsubscribed" if event["channel"] == "other" => {}
+                    "message" => told.push(event["data"].clone()),
+                    "error" => told.push(event["code"].clone()),
+                    other => told.push(other.into()),
+                }
+            }
+            assert_eq!(told, [json!("before"), json!("FORBIDDEN"), json!("unsubscribed")]);
+        }
+    }
+}
+
 /// A deleted channel is gone with its history; one of the same name is another.
 #[test]
 fn deletion_takes_history_and_subscribers() {

@@ -62,6 +62,7 @@ impl Shard {
         c.phase = Phase::Closing { until, half_closed: false };
         if let Some(active) = &mut c.active {
             active.inbound = Vec::new();
+            active.deferred = None;
             active.behind.clear();
             if std::mem::take(&mut active.is_paused) {
                 self.resumed.push(connection);

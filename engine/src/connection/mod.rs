@@ -90,6 +90,9 @@ struct Active {
     writing_since: Option<u32>,
     is_writing: bool,
     is_due: bool,
+    /// A command that waits for the answer to an earlier one about the same channel; what comes
+    /// behind it is not read meanwhile.
+    deferred: Option<Box<str>>,
     /// There was no room when some of its bytes were to be read: see [`Connection::may_read`].
     is_paused: bool,
 }
@@ -142,7 +145,8 @@ impl Connection {
     /// Whether there is room for what more bytes may bring.
     pub(crate) fn wants_bytes(&self, limits: &Limits) -> bool {
         self.active.as_ref().is_none_or(|active| {
-            active.out_bytes < limits.out_bytes_max
+            active.deferred.is_none()
+                && active.out_bytes < limits.out_bytes_max
                 && active.answers.len() < limits.pipelined_requests_max
                 && active.publishes.len() < limits.pipelined_requests_max
         })
@@ -159,6 +163,21 @@ impl Connection {
                 !active.is_paused
             }
         }
+    }
+
+    /// Has a command wait, and all behind it.
+    pub(crate) fn defer(&mut self, command: &str) {
+        self.active().deferred = Some(command.into());
+    }
+
+    /// Whether a command waits.
+    pub(crate) fn has_deferred(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.deferred.is_some())
+    }
+
+    /// The command that waited.
+    pub(crate) fn take_deferred(&mut self) -> Option<Box<str>> {
+        self.active.as_mut()?.deferred.take()
     }
 
     /// Ends a pause if there is room again, and says whether it did.
@@ -243,6 +262,7 @@ impl Active {
             && self.out.is_empty()
             && self.behind.is_empty()
             && self.unfinished.is_none()
+            && self.deferred.is_none()
             && !self.is_writing
             && !self.is_paused
     }

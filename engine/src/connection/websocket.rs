@@ -143,10 +143,17 @@ impl Shard {
             Ok(Command::Ping) => self.send(connection, event::pong()),
             Ok(Command::Ack) => self.metrics().acks_total.increment(),
             Ok(Command::Unsubscribe { channel }) => {
-                self.unsubscribe(connection, &ChannelKey { app, slug: channel });
+                let key = ChannelKey { app, slug: channel };
+                if self.is_settling(connection, &key) {
+                    return self.defer(connection, text);
+                }
+                self.unsubscribe(connection, &key);
             }
             Ok(Command::Subscribe { channel, start, presence }) => {
                 let key = ChannelKey { app, slug: channel.clone() };
+                if self.is_settling(connection, &key) {
+                    return self.defer(connection, text);
+                }
                 let result = self
                     .check_start(&start)
                     .and_then(|()| self.subscribe(connection, key, start, presence));
@@ -173,6 +180,25 @@ impl Shard {
             }
             Err(refused) => self.refuse_command(connection, &refused),
         }
+    }
+
+    /// Has a command wait until what was said before about its channel is answered.
+    fn defer(&mut self, connection: ConnectionKey, text: &str) {
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.defer(text);
+        }
+    }
+
+    /// Goes on with a connection that waited: first with a command of its own that did.
+    pub(crate) fn resume(&mut self, connection: ConnectionKey) {
+        let limits = self.settings.limits;
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        if let Some(command) = c.take_deferred() {
+            self.command(connection, &command);
+        }
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        c.resume(&limits);
+        self.read_connection(connection, &mut []);
     }
 
     fn check_start(&self, start: &Start) -> Result<(), Refusal> {

@@ -164,8 +164,11 @@ impl Turns {
             if self.shard.is_drained() && self.shared.connection_count() == 0 {
                 return;
             }
-            let is_more = !self.readable.is_empty() || !self.patient.is_empty();
-            if is_more || self.is_unheard || !self.inbox.may_sleep() {
+            let is_more = !self.readable.is_empty()
+                || !self.patient.is_empty()
+                || self.shard.has_resumed()
+                || self.is_unheard;
+            if is_more || !self.inbox.may_sleep() {
                 yield_now().await;
                 continue;
             }

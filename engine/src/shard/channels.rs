@@ -12,8 +12,8 @@ use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Shard;
 use super::envelope::{
-    ChannelCall, ChannelChange, ChannelKey, ChannelRequest, DescribeRequest, Envelope, ListRequest,
-    Outcome, RequestId, StoredMeta,
+    AnswerAfterAll, ChannelCall, ChannelChange, ChannelKey, ChannelRequest, DescribeRequest,
+    Envelope, ListRequest, Outcome, RequestId, StoredMeta,
 };
 use super::home::{Extra, HomeChannel};
 use super::id::HomeKey;
@@ -195,15 +195,20 @@ impl Shard {
                 let mut body = String::from(r#"{"success":true,"data":"#);
                 push_json(home, &mut body);
                 body.push('}');
-                for (shard, tail) in tails {
-                    if is_private != was_private {
-                        self.post(shard, Envelope::Privacy { tail, is_private });
-                    }
-                    if is_other_presence {
+                if is_other_presence {
+                    for (shard, tail) in tails.iter().copied() {
                         self.post(shard, Envelope::Roster { tail, home: key, presence: roster });
                     }
                 }
-                self.answer_request(request, Ok((status, body.into())));
+                let outcome = Ok((status, body.into()));
+                if is_private == was_private || tails.is_empty() {
+                    return self.answer_request(request, outcome);
+                }
+                let answer = AnswerAfterAll::new(tails.len(), request, outcome);
+                for (shard, tail) in tails {
+                    let answer = Arc::clone(&answer);
+                    self.post(shard, Envelope::Privacy { tail, is_private, answer });
+                }
             }
         }
     }

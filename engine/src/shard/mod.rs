@@ -48,9 +48,9 @@ use slotmap::SlotMap;
 
 pub use batch::Batch;
 pub use envelope::{
-    Asker, BatchRequest, BatchResults, ChannelCall, ChannelChange, ChannelKey, ChannelRequest,
-    DescribeRequest, Descriptions, Envelope, ListRequest, NewMessage, Outcome, PublishRequest,
-    ReplyTo, RequestId, StoredMeta, Subscribed,
+    AnswerAfterAll, Asker, BatchRequest, BatchResults, ChannelCall, ChannelChange, ChannelKey,
+    ChannelRequest, DescribeRequest, Descriptions, Envelope, ListRequest, NewMessage, Outcome,
+    PublishRequest, ReplyTo, RequestId, StoredMeta, Subscribed,
 };
 pub use id::{
     BatchKey, ConnectionKey, HomeKey, ListKey, ReadKey, ShardId, SubscriptionKey, TailKey,
@@ -287,9 +287,14 @@ impl Shard {
     /// A connection whose bytes are wanted again. Those that it already has are read first.
     pub fn next_resumed(&mut self) -> Option<ConnectionKey> {
         let connection = self.resumed.pop()?;
-        self.read_connection(connection, &mut []);
+        self.resume(connection);
         self.settle();
         Some(connection)
+    }
+
+    /// Whether [`Shard::next_resumed`] has one.
+    pub fn has_resumed(&self) -> bool {
+        !self.resumed.is_empty()
     }
 
     /// An envelope from another shard.
@@ -412,7 +417,10 @@ impl Shard {
             Envelope::App(app) => self.learn(*app),
             Envelope::AppGone(app) => self.app_gone(app),
             Envelope::Closed { tail } => self.tail_closed(tail),
-            Envelope::Privacy { tail, is_private } => self.tail_privacy(tail, is_private),
+            Envelope::Privacy { tail, is_private, answer } => {
+                self.tail_privacy(tail, is_private);
+                self.made(&answer);
+            }
             Envelope::Roster { tail, home, presence } => self.tail_roster(tail, home, presence),
             Envelope::Members(members) => self.home_members(members.0, members.1, &members.2),
             Envelope::WantPresence { asker, home } => self.home_want_presence(&asker, home),
@@ -436,6 +444,13 @@ impl Shard {
             Envelope::Subscribed { asker, outcome } => self.subscribed(&asker, outcome),
             Envelope::Unsubscribed { subscription } => self.unsubscribed(subscription),
             Envelope::Message { tail, frame, head } => self.tail_push(tail, frame, head),
+        }
+    }
+
+    /// This shard has made a change that somebody waits for on all shards.
+    fn made(&mut self, answer: &AnswerAfterAll) {
+        if let Some((request, outcome)) = answer.made() {
+            self.answer_request(request, outcome);
         }
     }
 
