@@ -464,12 +464,52 @@ fn a_weaker_token_does_not_keep_a_private_channel() {
     ann.subscribe("orders");
     let body = json!({ "clientId": "ann", "channels": ["*"] }).to_string();
     let weak = post(address, "/api/v1/auth/token", Some(PUBLISH_KEY), &body).json();
-    // The subscription is asked for again right behind, which must not bring it back.
+    // A client id that the backend vouched for is not kept by a token that any browser may have.
     ann.send(json!({ "type": "refresh", "token": weak["data"]["token"] }));
+    assert_eq!(ann.event()["code"], "UNAUTHORIZED");
+    let body = json!({ "clientId": "ann", "channels": ["news"] }).to_string();
+    let fewer = post(address, "/api/v1/auth/token", Some(SECRET_KEY), &body).json();
+    // The subscription is asked for again right behind, which must not bring it back.
+    ann.send(json!({ "type": "refresh", "token": fewer["data"]["token"] }));
     ann.send(json!({ "type": "subscribe", "channel": "orders" }));
     assert_eq!(ann.event()["type"], "refreshed");
     assert_eq!(ann.event()["code"], "FORBIDDEN");
     assert_eq!(ann.event()["type"], "unsubscribed");
     assert_eq!(ann.event()["code"], "FORBIDDEN");
     assert_eq!(publish(address, "orders", json!(1))["delivered"], 0);
+}
+
+/// Whoever has the publish key may call itself ann, and is told apart from the ann of the backend.
+#[test]
+fn a_client_id_that_nobody_vouched_for_takes_nothing_from_one_that_is() {
+    let server = start(2, "[presence]\ninterval_ms = 0");
+    let address = server.address;
+    let body = json!({ "name": "Room", "slug": "room", "presence": true });
+    assert_eq!(manage(address, "POST", CHANNELS, body).status, 201);
+    let mut ann =
+        Subscriber::connect_with(address, &token(address, "ann", json!({ "admin": true })));
+    ann.event();
+    ann.subscribe_with(json!({ "type": "subscribe", "channel": "room", "presence": true }));
+    let told = |ann: &mut Subscriber| loop {
+        let event = ann.event();
+        if event["joined"].as_array().is_some_and(|joined| !joined.is_empty()) {
+            return event["joined"].clone();
+        }
+    };
+    assert_eq!(told(&mut ann), json!([{ "clientId": "ann", "data": { "admin": true } }]));
+    let asked = json!({ "clientId": "ann" }).to_string();
+    let asked = post(address, "/api/v1/auth/token", Some(PUBLISH_KEY), &asked).json();
+    let shown = asked["data"]["token"].as_str().unwrap();
+    let mut mallory = Subscriber::connect_with(address, shown);
+    assert_eq!(mallory.event()["clientId"], "ann");
+    mallory.subscribe("room");
+    assert_eq!(told(&mut ann), json!([{ "clientId": "ann", "verified": false }]));
+    let members = get(address, &format!("{CHANNELS}/room/presence"), Some(SECRET_KEY)).json();
+    assert_eq!(
+        members["data"]["members"],
+        json!([
+            { "clientId": "ann", "verified": false },
+            { "clientId": "ann", "data": { "admin": true } },
+        ])
+    );
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use pushflo_protocol::time::Month;
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::app::{App, AppRecord, AppSettings, SettingsChange};
@@ -393,7 +394,8 @@ impl Desk {
     }
 
     fn write_usage(&mut self) {
-        let stored = |(id, app): (&AppId, &App)| (*id, app.usage.stored());
+        let month = Month::of(clock::unix_ms());
+        let stored = |(id, app): (&AppId, &App)| (*id, (month.number, app.usage.messages(month)));
         let changed: Vec<_> = self
             .apps
             .iter()

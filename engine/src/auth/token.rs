@@ -64,6 +64,9 @@ pub struct Identity {
     pub client_id: Box<str>,
     /// JSON that its token carries, at most [`PRESENCE_DATA_BYTES_MAX`] bytes.
     pub data: Option<Box<str>>,
+    /// Whether a backend vouched for it: a publish key, which every browser has, may ask for a token
+    /// with any client id.
+    pub is_verified: bool,
 }
 
 /// What a token grants.
@@ -82,10 +85,12 @@ pub struct Grant {
 }
 
 impl Grant {
-    /// The client that shows it; `generated` is its client id if the token names none.
-    pub fn identity(&self, generated: impl FnOnce() -> String) -> Arc<Identity> {
+    /// The client that shows it, where a key of `role` stands behind it; `generated` is its client id
+    /// if the token names none.
+    pub fn identity(&self, role: Role, generated: impl FnOnce() -> String) -> Arc<Identity> {
         let client_id = self.client_id.clone().unwrap_or_else(|| generated().into());
-        Arc::new(Identity { client_id, data: self.data.clone() })
+        let is_verified = role >= Role::Secret;
+        Arc::new(Identity { client_id, data: self.data.clone(), is_verified })
     }
 
     /// Whether the channel may be published to.

@@ -148,6 +148,7 @@ impl Shard {
         if bytes.is_empty() {
             return None;
         }
+        let given = bytes.len();
         match proxy::read_prefix(bytes) {
             Prefix::More => None,
             Prefix::Header { client, bytes } => {
@@ -157,6 +158,8 @@ impl Shard {
                 }
                 let c = self.connections.get_mut(connection)?;
                 c.phase = Phase::Http;
+                // The proxy was heard, and the client only if more came.
+                c.is_heard = bytes < given;
                 Some(bytes)
             }
             Prefix::Invalid => {

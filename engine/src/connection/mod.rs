@@ -86,8 +86,8 @@ struct Active {
     behind: VecDeque<SubscriptionKey>,
     /// What is left of a write that was taken in part.
     unfinished: Option<Batch>,
-    /// Since when a write is in flight.
-    writing_since: Option<u32>,
+    /// The tick at which the write in flight began.
+    writing_since: u32,
     is_writing: bool,
     is_due: bool,
     /// A command that waits for the answer to an earlier one about the same channel; what comes
@@ -216,10 +216,11 @@ impl Connection {
 
     /// The batch of a new write: what an earlier one left, or the connection's own bytes. After
     /// this `out` is empty unless the batch is full.
-    pub(crate) fn begin_write(&mut self) -> Batch {
+    pub(crate) fn begin_write(&mut self, tick: u32) -> Batch {
         let Some(active) = &mut self.active else { return Batch::default() };
         active.is_due = false;
         active.is_writing = true;
+        active.writing_since = tick;
         let mut batch = active.unfinished.take().unwrap_or_default();
         while !batch.is_full()
             && let Some(bytes) = active.out.pop_front()
@@ -234,7 +235,6 @@ impl Connection {
     pub(crate) fn write_done(&mut self, rest: Option<Batch>) {
         if let Some(active) = &mut self.active {
             active.is_writing = false;
-            active.writing_since = None;
             active.unfinished = rest;
         }
         self.shrink();

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 use super::{Client, CloseReason, Phase, Session, TokenGrant};
 use crate::auth::plan::limit;
-use crate::auth::{Access, Grant, token};
+use crate::auth::{Access, Grant, Role, token};
 use crate::clock::ticks;
 use crate::shard::{ChannelKey, ConnectionKey, Draft, Outcome, ReplyTo, RequestId, Shard};
 
@@ -61,7 +61,9 @@ impl Shard {
         match access {
             Ok((access, grant)) => {
                 let client = match &grant {
-                    Some(grant) => Client::Named(grant.identity(|| generated.to_string())),
+                    Some(grant) => {
+                        Client::Named(grant.identity(access.role, || generated.to_string()))
+                    }
                     None => Client::generated(generated),
                 };
                 let grant = grant.map(|grant| Box::new(self.token_grant(grant)));
@@ -225,6 +227,13 @@ impl Shard {
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
         let client_id = session.client().id();
+        // The keys of clients are their own: none takes one of the backend's, or of another client's.
+        // Those of the API have no such character.
+        let is_client = session.grant.is_some();
+        let key = publish.key.as_ref().map(|key| match is_client {
+            true => Cow::Owned(format!("{client_id}\0{key}")),
+            false => Cow::Borrowed(&**key),
+        });
         self.take_publish(&app)?;
         let Some(c) = self.connections.get_mut(connection) else { return Ok(()) };
         let active = c.active();
@@ -237,7 +246,7 @@ impl Shard {
             event_type: &publish.event_type,
             client_id: Some(&client_id),
             content: publish.content,
-            key: publish.key.as_deref(),
+            key: key.as_deref(),
         };
         if let Err(refusal) = self.publish_at_home(channel, draft, reply_to) {
             self.publish_answered(connection, sequence, Err(refusal));
@@ -291,6 +300,11 @@ impl Shard {
             grant.grant.client_id.as_deref().is_none_or(|id| *id == *session.client().id());
         if access.app.id != session.app || !is_same {
             return Err(unauthorized("the token is for another app or client".into()));
+        }
+        // Or whoever was ann once would be for ever, in the name of a key that every browser has.
+        if session.client().is_verified() && access.role < Role::Secret {
+            let text = "this connection's client id needs a token of the app's backend";
+            return Err(unauthorized(text.into()));
         }
         let warn_tick = grant.warn_tick;
         session.renew(&access, grant);

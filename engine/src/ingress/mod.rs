@@ -226,10 +226,12 @@ impl Shard {
         let Some(slot) = slot else { return Ok(()) };
         let slots = self.wrong_keys.len().max(1);
         let Some(rate) = self.wrong_keys.get(slot.index() % slots) else { return Ok(()) };
-        rate.take(self.now.unix_ms, self.settings.limits.wrong_keys_per_second_max).map_err(|_| {
-            let text = "too many wrong keys from this address";
-            Refusal::limit(ErrorCode::RateLimited, "wrongKeysPerSecond", 1, text)
-        })
+        rate.take(self.now.elapsed_ms, self.settings.limits.wrong_keys_per_second_max).map_err(
+            |_| {
+                let text = "too many wrong keys from this address";
+                Refusal::limit(ErrorCode::RateLimited, "wrongKeysPerSecond", 1, text)
+            },
+        )
     }
 
     /// The address behind a trusted proxy, as it tells it in a header.

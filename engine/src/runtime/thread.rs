@@ -99,7 +99,7 @@ pub fn start_shard(
 }
 
 fn run(
-    plan: ShardPlan,
+    mut plan: ShardPlan,
     ready: &Sender<Result<ShardId, ShardError>>,
 ) -> Result<(), (&'static str, io::Error)> {
     let id = plan.id;

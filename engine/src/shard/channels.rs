@@ -148,6 +148,9 @@ impl Shard {
         channel: &ChannelKey,
         meta: Option<ChannelMeta>,
     ) -> Result<Option<Bytes>, Refusal> {
+        if meta.is_some() {
+            self.count_channel(key).inspect_err(|_| self.forget_if_untouched(key))?;
+        }
         let Some(home) = self.homes.get_mut(key) else { return Err(super::no_room()) };
         let extra = home.extra.get_or_insert_default();
         if extra.change.is_some() {
@@ -163,6 +166,7 @@ impl Shard {
             if let Some(extra) = self.homes.get_mut(key).and_then(|home| home.extra.as_mut()) {
                 extra.change = None;
             }
+            self.uncount_if_unused(key);
             self.forget_if_untouched(key);
             return Err(refusal);
         }
@@ -177,6 +181,7 @@ impl Shard {
         let Some((request, status)) = change.take() else { return };
         match result {
             Err(refusal) => {
+                self.uncount_if_unused(key);
                 self.forget_if_untouched(key);
                 self.answer_request(request, Err(refusal));
             }

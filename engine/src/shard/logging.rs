@@ -9,12 +9,13 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use slotmap::SlotMap;
 
+use pushflo_protocol::time::Month;
 use pushflo_protocol::{ErrorCode, Message, Offset, Refusal};
 
 use super::Shard;
 use super::envelope::{Asker, ReplyTo};
 use super::id::{HomeKey, ReadKey};
-use super::idempotency::Keyed;
+use super::idempotency::{Keyed, WINDOW_MS};
 use crate::hash::HashMap;
 use crate::history::log::{
     Append, Entry, LogCall, LogId, Logged, NewChannel, PageCall, Read, ReadAnswer, ReadFrom,
@@ -38,6 +39,8 @@ pub(super) struct LoggedMessage {
     /// The offset before it.
     pub(super) prev: Offset,
     pub(super) message: Message,
+    /// The month it was counted in.
+    pub(super) month: Month,
     pub(super) reply_to: ReplyTo,
     /// The idempotency key it holds.
     pub(super) keyed: Option<Box<Keyed>>,
@@ -160,9 +163,10 @@ impl Shard {
             });
             let (prev, message) = (logged.prev, logged.message.clone());
             let answer = logged.keyed.as_ref().map(|keyed| {
-                let Keyed { key, content, until_ms, .. } = &**keyed;
+                let Keyed { key, content, .. } = &**keyed;
                 let body = home.publish_result(&message, 0);
-                let (key, content, until_ms) = ((&**key).into(), *content, *until_ms);
+                let (key, content) = ((&**key).into(), *content);
+                let until_ms = self.now.steady_ms + WINDOW_MS;
                 let offset = message.offset;
                 Box::new(StoredAnswer { key, content, until_ms, offset, body })
             });
@@ -209,9 +213,9 @@ impl Shard {
                 }
                 let text = format!("nothing was published: {}", failure.0);
                 let refusal = Refusal::new(ErrorCode::Overloaded, text);
-                for LoggedMessage { home, message, reply_to, keyed, .. } in failed {
+                for LoggedMessage { home, message, month, reply_to, keyed, .. } in failed {
                     self.logging.bytes -= message.frame.len();
-                    self.return_message(home, message.timestamp_ms);
+                    self.return_message(home, month);
                     self.publish_failed(reply_to, keyed, &refusal);
                 }
                 for home in deletes {

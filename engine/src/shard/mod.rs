@@ -32,6 +32,7 @@ mod presence;
 mod proxies;
 mod publish;
 mod settings;
+mod share;
 mod subscribe;
 mod subscription;
 mod tail;
@@ -176,11 +177,11 @@ impl Shard {
             home_of: HashMap::default(),
             slugs: HashMap::default(),
             presences: Vec::new(),
-            idempotency: Idempotency::default(),
+            idempotency: Idempotency::new(settings.limits.idempotency_keys_max),
             directory: Directory::default(),
             clerk_calls: VecDeque::new(),
             wrong_keys: (0..WRONG_KEY_SLOTS).map(|_| Rate::default()).collect(),
-            month: Month::of(now.unix_ms),
+            month: Month::of(now.steady_ms),
             recent: Recent::new(settings.limits.recent_bytes_max),
             logging: Logging::default(),
             local: VecDeque::new(),
@@ -202,7 +203,11 @@ impl Shard {
 
     /// Tells the time. What is due by then waits for [`Shard::advance`].
     pub fn tell_time(&mut self, now: Now) {
+        let is_new_tick = now.tick != self.now.tick;
         self.now = now;
+        if is_new_tick {
+            self.month = Month::of(now.steady_ms);
+        }
     }
 
     /// Tells the time and does what is due by then. To be called when everything that came before
@@ -221,8 +226,8 @@ impl Shard {
                 }
             }
         }
-        self.recent.expire(now.unix_ms);
-        self.idempotency.expire(now.unix_ms);
+        self.recent.expire(now.steady_ms);
+        self.idempotency.expire(now.elapsed_ms);
         self.retry_deletes();
         self.tell_presence();
         self.continue_drain();
@@ -369,7 +374,7 @@ impl Shard {
     /// is changed then.
     pub(crate) fn ask_clerk(&mut self, app: AppId, call: ClerkCall) -> Result<(), Refusal> {
         let usage = &self.directory.require(app)?.usage;
-        if let Err(wait_ms) = usage.take_change(self.now.unix_ms) {
+        if let Err(wait_ms) = usage.take_change(self.now.elapsed_ms) {
             let text = format!("an app may ask for {CHANGES_PER_SECOND_MAX} changes a second");
             return Err(over_rate("changesPerSecond", wait_ms, text));
         }
@@ -381,10 +386,7 @@ impl Shard {
     }
 
     /// The month that messages are counted in.
-    pub(crate) fn month(&mut self) -> Month {
-        if self.now.unix_ms >= self.month.end_ms {
-            self.month = Month::of(self.now.unix_ms);
-        }
+    pub(crate) fn month(&self) -> Month {
         self.month
     }
 

@@ -60,7 +60,7 @@ pub struct Limits {
     pub connections_per_address_max: u32,
     /// Most subscriptions of one connection.
     pub subscriptions_per_connection_max: usize,
-    /// Most channels whose home is one shard.
+    /// Most channels whose home is one shard; its apps share them.
     pub channels_per_shard_max: usize,
     /// Largest content of one message in bytes.
     pub payload_bytes_max: usize,
@@ -76,6 +76,8 @@ pub struct Limits {
     pub out_bytes_max: usize,
     /// Most bytes of recent messages that a shard keeps in memory.
     pub recent_bytes_max: usize,
+    /// Most idempotency keys of the last five minutes that a shard remembers, some 900 bytes each.
+    pub idempotency_keys_max: usize,
     /// Wrong keys that an address may come with in a second, and at once, before it is told to wait.
     pub wrong_keys_per_second_max: u64,
 }
@@ -84,7 +86,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 1_000_000,
-            connections_per_address_max: 1_000_000,
+            connections_per_address_max: 10_000,
             subscriptions_per_connection_max: 1_000,
             channels_per_shard_max: 1_000_000,
             payload_bytes_max: pushflo_protocol::limits::PAYLOAD_BYTES_MAX,
@@ -93,6 +95,7 @@ impl Default for Limits {
             pipelined_requests_max: 256,
             out_bytes_max: 1024 * 1024,
             recent_bytes_max: 256 * 1024 * 1024,
+            idempotency_keys_max: 256 * 1024,
             wrong_keys_per_second_max: 10,
         }
     }

@@ -48,7 +48,7 @@ impl Shard {
             return Err(Refusal::limit(ErrorCode::QuotaExceeded, name, 1, text));
         }
         let most = app.plan.subscribes_per_second_max;
-        if let Err(wait_ms) = app.usage.take_subscribe(self.now.unix_ms, most) {
+        if let Err(wait_ms) = app.usage.take_subscribe(self.now.elapsed_ms, most) {
             let text = format!("the app may begin {most} subscriptions a second");
             return Err(over_rate(limit::SUBSCRIBES_PER_SECOND, wait_ms, text));
         }
