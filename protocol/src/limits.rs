@@ -34,6 +34,12 @@ pub const DESCRIPTION_BYTES_MAX: usize = 1024;
 /// Largest metadata of a channel in bytes of JSON.
 pub const METADATA_BYTES_MAX: usize = 8 * 1024;
 
+/// Most allowed origins of an app, or of the server: each request is compared with them.
+pub const ORIGINS_MAX: usize = 100;
+
+/// Longest allowed origin in bytes: a host name has at most 253.
+pub const ORIGIN_BYTES_MAX: usize = 300;
+
 /// Default for the largest content of one message in bytes (the published figure: 32 KiB).
 pub const PAYLOAD_BYTES_MAX: usize = 32 * 1024;
 

@@ -138,7 +138,7 @@ fn the_proxy_protocol_is_read_before_anything_else() {
 fn an_app_may_name_the_origins_it_is_called_from() {
     let server = start(2, "");
     let address = server.address;
-    let settings = json!({ "settings": { "allowedOrigins": ["https://shop.example"] } });
+    let settings = json!({ "settings": { "allowedOrigins": ["https://Shop.example:443/"] } });
     let changed = pushflo_tests::http::call(
         address,
         "PATCH",
@@ -147,6 +147,8 @@ fn an_app_may_name_the_origins_it_is_called_from() {
         &settings,
     );
     assert_eq!(changed.status, 200, "{}", changed.text());
+    let shown = &changed.json()["data"]["settings"]["allowedOrigins"];
+    assert_eq!(*shown, json!(["https://shop.example"]));
     let call = |origin: &str| {
         let mut client = HttpClient::connect(address);
         let head = format!(
