@@ -138,6 +138,10 @@ fn forged_and_foreign_tokens_let_nobody_in() {
     let header =
         |alg: Algorithm, kid: Option<&str>| Header { kid: kid.map(Into::into), ..Header::new(alg) };
     let id = key_id(SECRET_KEY);
+    let critical = |names: &[&str]| Header {
+        crit: Some(names.iter().map(|name| (*name).into()).collect()),
+        ..header(Algorithm::HS256, Some(&id))
+    };
     let cases = [
         (format!("{head}.{body}.AAAA{}", &signature[4..]), "signature"),
         (format!("{head}.{body}."), "signature"),
@@ -156,7 +160,13 @@ fn forged_and_foreign_tokens_let_nobody_in() {
         (signed("sec_unknown0123456789", json!({})), "not signed by a key"),
         (signed(SECRET_KEY, json!({ "aud": "elsewhere" })), "aud"),
         (signed(SECRET_KEY, json!({ "aud": null })), "cannot be read"),
-        (signed(SECRET_KEY, json!({ "exp": now_s() - 1 })), "expired"),
+        (signed(SECRET_KEY, json!({ "exp": now_s() - 60 })), "expired"),
+        (signed(SECRET_KEY, json!({ "exp": now_s() as f64 - 60.5 })), "expired"),
+        (signed(SECRET_KEY, json!({ "exp": -1.5e9 })), "expired"),
+        (signed(SECRET_KEY, json!({ "exp": null })), "cannot be read"),
+        (signed(SECRET_KEY, json!({ "nbf": 1e300 })), "not valid yet"),
+        (signed_with(critical(&["b64"]), SECRET_KEY, json!({})), "crit"),
+        (signed_with(critical(&[]), SECRET_KEY, json!({})), "crit"),
         (signed(SECRET_KEY, json!({ "exp": "soon" })), "cannot be read"),
         (signed(SECRET_KEY, json!({ "nbf": now_s() + 100 })), "not valid yet"),
         (signed(SECRET_KEY, json!({ "sub": "x".repeat(129) })), "sub"),
@@ -193,6 +203,28 @@ fn forged_and_foreign_tokens_let_nobody_in() {
     let body = json!({ "publishKey": PUBLISH_KEY }).to_string();
     assert_eq!(post(address, "/api/v1/auth/token", None, &body).status, 200);
     assert_eq!(post(address, "/api/v1/auth/token", None, "{}").status, 401);
+}
+
+/// Times of claims are JSON numbers of any form, and a clock may be off by a moment.
+#[test]
+fn times_of_tokens_are_read_in_all_their_forms() {
+    let server = start(1, "");
+    let now = now_s();
+    for claims in [
+        json!({ "exp": now as f64 + 600.5 }),
+        json!({ "exp": 1e11 }),
+        json!({ "exp": 1e300 }),
+        json!({ "exp": u64::MAX }),
+        json!({ "exp": now - 1 }),
+        json!({ "nbf": now + 2 }),
+        json!({ "nbf": now as f64 - 0.5, "iat": now as f64 + 0.5 }),
+        json!({ "nbf": -1 }),
+        json!({ "nbf": null }),
+        // When it was issued says nothing of when it holds.
+        json!({ "iat": now + 600 }),
+    ] {
+        connect(server.address, &signed(SECRET_KEY, claims));
+    }
 }
 
 /// A token that ends closes its connection, after a warning; a fresh one keeps it open.

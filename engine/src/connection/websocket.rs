@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use super::{Client, CloseReason, Phase, Session, TokenGrant};
 use crate::auth::plan::limit;
+use crate::auth::token::CLOCK_LEEWAY_MS;
 use crate::auth::{Access, Grant, token};
 use crate::clock::ticks;
 use crate::shard::{ChannelKey, ConnectionKey, Draft, Outcome, ReplyTo, RequestId, Shard};
@@ -274,8 +275,10 @@ impl Shard {
     fn token_grant(&self, grant: Grant) -> TokenGrant {
         let left_ms = grant.expires_ms.saturating_sub(self.now.unix_ms);
         let warn_ms = left_ms.saturating_sub(WARNING_MS.min(left_ms / 3));
+        let end_ms = grant.expires_ms.saturating_add(CLOCK_LEEWAY_MS);
+        let end_ms = end_ms.saturating_sub(self.now.unix_ms);
         let tick = |ms| self.now.tick.saturating_add(ticks(ms));
-        TokenGrant { warn_tick: tick(warn_ms), end_tick: tick(left_ms), is_warned: false, grant }
+        TokenGrant { warn_tick: tick(warn_ms), end_tick: tick(end_ms), is_warned: false, grant }
     }
 
     /// Warns of the end of a token, or closes the connection at it.

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::bearer;
 use crate::auth::token::{
-    AUDIENCE, Audience, Claims, check_client_id, check_data, parse_patterns, sign,
+    AUDIENCE, Audience, Claims, NumericDate, check_client_id, check_data, parse_patterns, sign,
 };
 use crate::auth::{Access, Role};
 use crate::connection::{Answering, Reply};
@@ -97,7 +97,7 @@ impl Shard {
         let client_id: Box<str> = body.client_id.map_or_else(generated, Cow::into_owned).into();
         let claims = Claims {
             aud: Audience::One(AUDIENCE.into()),
-            exp: expires_s,
+            exp: NumericDate::from_seconds(expires_s),
             nbf: None,
             sub: Some(client_id.clone()),
             channels: body.channels,
