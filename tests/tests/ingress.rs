@@ -458,7 +458,7 @@ fn wrong_commands_are_refused_and_the_connection_goes_on() {
     let mut client = Subscriber::connect(server.address);
     let deep =
         format!(r#"{{"type":"subscribe","channel":{}{}}}"#, "[".repeat(500), "]".repeat(500));
-    let cases: [(&str, &str, Option<&str>); 22] = [
+    let cases: [(&str, &str, Option<&str>); 23] = [
         ("", "the message", None),
         ("hello", "the message", None),
         ("{", "the message", None),
@@ -467,18 +467,27 @@ fn wrong_commands_are_refused_and_the_connection_goes_on() {
         ("{}", "type is required", None),
         (r#"{"type":7}"#, "the message", None),
         (r#"{"type":"launch"}"#, "launch", None),
+        (r#"{"type":"launch","channel":"c"}"#, "launch", Some("c")),
         (r#"{"type":"subscribe"}"#, "channel is required", None),
         (r#"{"type":"unsubscribe"}"#, "channel is required", None),
         (r#"{"type":"subscribe","channel":"a/b"}"#, "'/'", None),
         (r#"{"type":"subscribe","channel":"-"}x"#, "the message", None),
         (r#"{"type":"subscribe","channel":{}}"#, "the message", None),
-        (r#"{"type":"subscribe","channel":"c","recover":1}"#, "the message", None),
-        (r#"{"type":"subscribe","channel":"c","recover":{}}"#, "the message", None),
-        (r#"{"type":"subscribe","channel":"c","recover":{"epoch":"x","offset":-1}}"#, "", None),
-        (r#"{"type":"subscribe","channel":"c","recover":{"epoch":"x","offset":1.5}}"#, "", None),
+        (r#"{"type":"subscribe","channel":"c","recover":1}"#, "the message", Some("c")),
+        (r#"{"type":"subscribe","channel":"c","recover":{}}"#, "the message", Some("c")),
+        (
+            r#"{"type":"subscribe","channel":"c","recover":{"epoch":"x","offset":-1}}"#,
+            "",
+            Some("c"),
+        ),
+        (
+            r#"{"type":"subscribe","channel":"c","recover":{"epoch":"x","offset":1.5}}"#,
+            "",
+            Some("c"),
+        ),
         (r#"{"type":"subscribe","channel":"c","replay":{}}"#, "since or last", Some("c")),
         (r#"{"type":"subscribe","channel":"c","replay":{"last":51}}"#, "at most 50", Some("c")),
-        (r#"{"type":"subscribe","channel":"c","replay":{"last":-1}}"#, "", None),
+        (r#"{"type":"subscribe","channel":"c","replay":{"last":-1}}"#, "", Some("c")),
         (
             r#"{"type":"subscribe","channel":"c","replay":{"last":1},"recover":{"epoch":"x","offset":1}}"#,
             "exclude each other",

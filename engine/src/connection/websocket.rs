@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use pushflo_protocol::command::{Command, RefusedCommand, Start};
 use pushflo_protocol::event::{self, Published};
+use pushflo_protocol::limits::client_message_bytes_max;
 use pushflo_protocol::message::MessageId;
 use pushflo_protocol::publish::Publish;
 use pushflo_protocol::time::parse_iso8601;
@@ -15,7 +16,7 @@ use serde::Deserialize;
 use super::{Client, CloseReason, Phase, Session, TokenGrant};
 use crate::auth::plan::limit;
 use crate::auth::token::CLOCK_LEEWAY_MS;
-use crate::auth::{Access, Grant, token};
+use crate::auth::{Access, AppId, Grant, token};
 use crate::clock::ticks;
 use crate::shard::{ChannelKey, ConnectionKey, Draft, Outcome, ReplyTo, RequestId, Shard};
 
@@ -95,6 +96,9 @@ impl Shard {
         bytes: &mut [u8],
     ) -> Option<usize> {
         let limits = self.settings.limits;
+        let c = self.connections.get(connection)?;
+        let app = c.session.as_ref()?.app;
+        let payload_bytes_max = self.payload_bytes_max(app);
         let c = self.connections.get_mut(connection)?;
         let Phase::Open { pinged } = &mut c.phase else { return None };
         *pinged = false;
@@ -104,9 +108,9 @@ impl Shard {
         // The reader is taken out while its text is acted upon, and put back if it holds anything.
         let mut reader =
             c.active.as_mut().map(|a| std::mem::take(&mut a.message_reader)).unwrap_or_default();
-        let taken = match reader.read(bytes) {
+        let taken = match reader.read(bytes, client_message_bytes_max(payload_bytes_max)) {
             Ok(Some((taken, received))) => {
-                self.frame(connection, received);
+                self.frame(connection, app, received, payload_bytes_max);
                 Some(taken)
             }
             Ok(None) => None,
@@ -124,53 +128,57 @@ impl Shard {
         taken
     }
 
-    fn frame(&mut self, connection: ConnectionKey, received: Received<'_>) {
+    fn frame(
+        &mut self,
+        connection: ConnectionKey,
+        app: AppId,
+        received: Received<'_>,
+        payload_bytes_max: usize,
+    ) {
         match received {
-            Received::Text(text) => self.command(connection, text),
+            Received::Text(text) => {
+                let done = self.command(connection, app, text, payload_bytes_max);
+                if let Err(refused) = done {
+                    self.refuse_command(connection, &refused);
+                }
+            }
             Received::Ping(payload) => self.send(connection, pong_frame(payload)),
             Received::Fragment | Received::Pong => {}
             Received::Close { code } => self.close_echo(connection, code),
         }
     }
 
-    fn command(&mut self, connection: ConnectionKey, text: &str) {
-        let session = self.connections.get(connection).and_then(|c| c.session.as_ref());
-        let Some(app) = session.map(|session| session.app) else { return };
-        let payload_bytes_max = self.payload_bytes_max(app);
-        match Command::parse(text, payload_bytes_max) {
-            Ok(Command::Ping) => self.send(connection, event::pong()),
-            Ok(Command::Ack) => self.metrics().acks_total.increment(),
-            Ok(Command::Unsubscribe { channel }) => {
+    fn command<'a>(
+        &mut self,
+        connection: ConnectionKey,
+        app: AppId,
+        text: &'a str,
+        payload_bytes_max: usize,
+    ) -> Result<(), RefusedCommand<'a>> {
+        let done = match Command::parse(text, payload_bytes_max)? {
+            Command::Ping => {
+                self.send(connection, event::pong());
+                Ok(())
+            }
+            Command::Ack => {
+                self.metrics().acks_total.increment();
+                Ok(())
+            }
+            Command::Unsubscribe { channel } => {
                 self.unsubscribe(connection, &ChannelKey { app, slug: channel });
+                Ok(())
             }
-            Ok(Command::Subscribe { channel, start, presence }) => {
-                let key = ChannelKey { app, slug: channel.clone() };
-                let result = self
-                    .check_start(&start)
-                    .and_then(|()| self.subscribe(connection, key, start, presence));
-                if let Err(refusal) = result {
-                    let channel = Some(channel);
-                    let refused = RefusedCommand { refusal, channel, reference: None };
-                    self.refuse_command(connection, &refused);
-                }
+            Command::Subscribe { channel, start, presence } => {
+                let key = ChannelKey { app, slug: channel };
+                self.check_start(&start)
+                    .and_then(|()| self.subscribe(connection, key, start, presence))
             }
-            Ok(Command::Publish { publish, reference }) => {
-                let (channel, told) = (publish.channel.clone(), reference.clone());
-                if let Err(refusal) = self.client_publish(connection, &publish, reference) {
-                    let channel = Some(channel);
-                    self.refuse_command(
-                        connection,
-                        &RefusedCommand { refusal, channel, reference: told },
-                    );
-                }
+            Command::Publish { publish, reference } => {
+                self.client_publish(connection, &publish, reference)
             }
-            Ok(Command::Refresh { token }) => {
-                if let Err(refusal) = self.refresh(connection, &token) {
-                    self.refuse_command(connection, &refusal.into());
-                }
-            }
-            Err(refused) => self.refuse_command(connection, &refused),
-        }
+            Command::Refresh { token } => self.refresh(connection, &token),
+        };
+        done.map_err(|refusal| RefusedCommand::new(refusal, text))
     }
 
     fn check_start(&self, start: &Start) -> Result<(), Refusal> {
