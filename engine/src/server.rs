@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -216,7 +217,9 @@ impl Server {
             mailboxes.push(mailbox);
             inboxes.push(inbox);
         }
-        let directory = open_directory(config)?;
+        let mut directory = open_directory(config)?;
+        let generated = std::mem::take(&mut directory.generated);
+        let mut unshown = UnshownKeys { data_dir: &config.data_dir, keys: generated };
         let retentions = Arc::new(Retentions::default());
         let mut shared = Shared::new(shards, random_seed()).with_deletions(directory.deletions);
         let mut stored = Stored {
@@ -252,7 +255,7 @@ impl Server {
         let mut server = Self {
             address: reservation.address,
             shards,
-            generated: directory.generated,
+            generated: unshown.keys.clone(),
             shared,
             threads: Vec::new(),
             mailboxes,
@@ -261,7 +264,10 @@ impl Server {
             lock,
         };
         match server.start_shards(config, &settings, cores, &reservation, inboxes, stored) {
-            Ok(()) => Ok(server),
+            Ok(()) => {
+                unshown.keys.clear();
+                Ok(server)
+            }
             Err(error) => {
                 server.drain();
                 server.join();
@@ -450,6 +456,45 @@ pub fn recover_key(config: &Config, app: AppId, role: Role) -> Result<String, St
     let key = key.map_err(|source| StartupError::Directory { path, source });
     let _ = flock(&lock, FlockOperation::Unlock);
     key
+}
+
+/// Keys that were made at this start: they stand in no other place. If the start fails after that they
+/// are kept, since the next one makes none.
+struct UnshownKeys<'a> {
+    data_dir: &'a Path,
+    keys: Vec<(Role, String)>,
+}
+
+impl Drop for UnshownKeys<'_> {
+    fn drop(&mut self) {
+        if self.keys.is_empty() {
+            return;
+        }
+        match keep_keys(self.data_dir, &self.keys) {
+            Ok(path) => tracing::warn!("the keys that were made are in {}", path.display()),
+            Err(error) => tracing::error!(
+                %error, "the keys that were made are lost; pushflo keys recover makes another one"
+            ),
+        }
+    }
+}
+
+/// Keeps keys that nobody could be shown in a file of the data folder that only its owner reads, and
+/// says where that is.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn keep_keys(data_dir: &Path, keys: &[(Role, String)]) -> io::Result<PathBuf> {
+    let path = data_dir.join("generated-keys");
+    let mut file = File::options();
+    // Those of an earlier start stay, and a link leads nowhere.
+    file.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let mut file = file.open(&path)?;
+    for (role, key) in keys {
+        writeln!(file, "{:<8} {key}", role.name())?;
+    }
+    file.sync_all()?;
+    Ok(path)
 }
 
 fn lock_data_dir(path: &PathBuf) -> Result<OwnedFd, StartupError> {

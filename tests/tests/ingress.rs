@@ -397,11 +397,57 @@ fn browsers_are_told_whether_they_may_call() {
     let answer = preflight(&server, "https://good.example");
     assert_eq!(allowed(&answer).as_deref(), Some("https://good.example"));
     assert_eq!(answer.header("vary"), Some("Origin"));
-    assert_eq!(allowed(&preflight(&server, "https://bad.example")), None);
+    let answer = preflight(&server, "https://bad.example");
+    assert_eq!((answer.status, allowed(&answer)), (403, None));
     let mut client = HttpClient::connect(server.address);
     client.send(b"GET /nothing HTTP/1.1\r\nHost: h\r\nOrigin: https://good.example\r\n\r\n");
     // A script may read a refusal as well.
     assert_eq!(allowed(&client.answer().unwrap()).as_deref(), Some("https://good.example"));
+}
+
+/// The origins that the server allows are those of every call that concerns an app.
+#[test]
+fn an_origin_that_the_server_does_not_allow_gets_nothing_done() {
+    let server = start(1, "allowed_origins = ['HTTPS://Good.example:443/']");
+    let call = |method: &str, target: &str, origin: &str, body: &str| {
+        let mut client = HttpClient::connect(server.address);
+        client.send(
+            format!(
+                "{method} {target} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {MANAGE_KEY}\r\n\
+                 {origin}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .as_bytes(),
+        );
+        client.answer().unwrap()
+    };
+    let publish = r#"{"channel":"c","data":1,"content":1}"#;
+    for (method, target, body) in [
+        ("POST", "/api/v1/publish", publish),
+        ("POST", "/api/v1/publish/batch", publish),
+        ("POST", "/api/v1/channels/c/messages", publish),
+        ("GET", "/api/v1/channels/c/messages", ""),
+        ("GET", "/api/v1/channels/c/presence", ""),
+        ("GET", "/api/v1/channels", ""),
+        ("POST", "/api/v1/auth/token", "{}"),
+        ("GET", "/api/v1/usage", ""),
+        ("GET", "/api/v1/apps", ""),
+        ("PATCH", "/api/v1/apps/self", "{}"),
+        ("POST", "/api/v1/apps/self/keys", r#"{"role":"mgmt"}"#),
+        ("DELETE", "/api/v1/channels/c", ""),
+    ] {
+        for origin in ["https://evil.example", "null", "https://good.example.evil"] {
+            let answer = call(method, target, &format!("Origin: {origin}\r\n"), body);
+            assert_eq!((answer.status, &answer.json()["code"]), (403, &json!("FORBIDDEN")));
+            assert_eq!(answer.header("access-control-allow-origin"), None);
+        }
+        if !target.ends_with("presence") {
+            let answer = call(method, target, "Origin: https://good.example\r\n", body);
+            assert!(answer.status < 300, "{method} {target}: {}", answer.text());
+        }
+    }
+    assert_eq!(server.metric("pushflo_publishes_total"), 3);
+    assert_eq!(call("GET", "/health", "Origin: https://evil.example\r\n", "").status, 200);
 }
 
 /// Commands over the WebSocket: an error event says what is wrong, the connection stays.
@@ -412,7 +458,7 @@ fn wrong_commands_are_refused_and_the_connection_goes_on() {
     let mut client = Subscriber::connect(server.address);
     let deep =
         format!(r#"{{"type":"subscribe","channel":{}{}}}"#, "[".repeat(500), "]".repeat(500));
-    let cases: [(&str, &str, Option<&str>); 22] = [
+    let cases: [(&str, &str, Option<&str>); 23] = [
         ("", "the message", None),
         ("hello", "the message", None),
         ("{", "the message", None),
@@ -421,18 +467,27 @@ fn wrong_commands_are_refused_and_the_connection_goes_on() {
         ("{}", "type is required", None),
         (r#"{"type":7}"#, "the message", None),
         (r#"{"type":"launch"}"#, "launch", None),
+        (r#"{"type":"launch","channel":"c"}"#, "launch", Some("c")),
         (r#"{"type":"subscribe"}"#, "channel is required", None),
         (r#"{"type":"unsubscribe"}"#, "channel is required", None),
         (r#"{"type":"subscribe","channel":"a/b"}"#, "'/'", None),
         (r#"{"type":"subscribe","channel":"-"}x"#, "the message", None),
         (r#"{"type":"subscribe","channel":{}}"#, "the message", None),
-        (r#"{"type":"subscribe","channel":"c","recover":1}"#, "the message", None),
-        (r#"{"type":"subscribe","channel":"c","recover":{}}"#, "the message", None),
-        (r#"{"type":"subscribe","channel":"c","recover":{"epoch":"x","offset":-1}}"#, "", None),
-        (r#"{"type":"subscribe","channel":"c","recover":{"epoch":"x","offset":1.5}}"#, "", None),
+        (r#"{"type":"subscribe","channel":"c","recover":1}"#, "the message", Some("c")),
+        (r#"{"type":"subscribe","channel":"c","recover":{}}"#, "the message", Some("c")),
+        (
+            r#"{"type":"subscribe","channel":"c","recover":{"epoch":"x","offset":-1}}"#,
+            "",
+            Some("c"),
+        ),
+        (
+            r#"{"type":"subscribe","channel":"c","recover":{"epoch":"x","offset":1.5}}"#,
+            "",
+            Some("c"),
+        ),
         (r#"{"type":"subscribe","channel":"c","replay":{}}"#, "since or last", Some("c")),
         (r#"{"type":"subscribe","channel":"c","replay":{"last":51}}"#, "at most 50", Some("c")),
-        (r#"{"type":"subscribe","channel":"c","replay":{"last":-1}}"#, "", None),
+        (r#"{"type":"subscribe","channel":"c","replay":{"last":-1}}"#, "", Some("c")),
         (
             r#"{"type":"subscribe","channel":"c","replay":{"last":1},"recover":{"epoch":"x","offset":1}}"#,
             "exclude each other",

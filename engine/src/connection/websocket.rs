@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use pushflo_protocol::command::{Command, RefusedCommand, Start};
 use pushflo_protocol::event::{self, Published};
+use pushflo_protocol::limits::client_message_bytes_max;
 use pushflo_protocol::message::MessageId;
 use pushflo_protocol::publish::Publish;
 use pushflo_protocol::time::parse_iso8601;
@@ -14,7 +15,8 @@ use serde::Deserialize;
 
 use super::{Client, CloseReason, Phase, Session, TokenGrant};
 use crate::auth::plan::limit;
-use crate::auth::{Access, Grant, Role, token};
+use crate::auth::token::CLOCK_LEEWAY_MS;
+use crate::auth::{Access, AppId, Grant, Role, token};
 use crate::clock::ticks;
 use crate::shard::{ChannelKey, ConnectionKey, Draft, Outcome, ReplyTo, RequestId, Shard};
 
@@ -96,6 +98,9 @@ impl Shard {
         bytes: &mut [u8],
     ) -> Option<usize> {
         let limits = self.settings.limits;
+        let c = self.connections.get(connection)?;
+        let app = c.session.as_ref()?.app;
+        let payload_bytes_max = self.payload_bytes_max(app);
         let c = self.connections.get_mut(connection)?;
         let Phase::Open { pinged } = &mut c.phase else { return None };
         if bytes.is_empty() {
@@ -108,9 +113,9 @@ impl Shard {
         // The reader is taken out while its text is acted upon, and put back if it holds anything.
         let mut reader =
             c.active.as_mut().map(|a| std::mem::take(&mut a.message_reader)).unwrap_or_default();
-        let taken = match reader.read(bytes) {
+        let taken = match reader.read(bytes, client_message_bytes_max(payload_bytes_max)) {
             Ok(Some((taken, received))) => {
-                self.frame(connection, received);
+                self.frame(connection, app, received, payload_bytes_max);
                 Some(taken)
             }
             Ok(None) => None,
@@ -128,60 +133,72 @@ impl Shard {
         taken
     }
 
-    fn frame(&mut self, connection: ConnectionKey, received: Received<'_>) {
+    fn frame(
+        &mut self,
+        connection: ConnectionKey,
+        app: AppId,
+        received: Received<'_>,
+        payload_bytes_max: usize,
+    ) {
         match received {
-            Received::Text(text) => self.command(connection, text),
+            Received::Text(text) => self.text(connection, app, text, payload_bytes_max),
             Received::Ping(payload) => self.send(connection, pong_frame(payload)),
             Received::Fragment | Received::Pong => {}
             Received::Close { code } => self.close_echo(connection, code),
         }
     }
 
-    fn command(&mut self, connection: ConnectionKey, text: &str) {
-        let session = self.connections.get(connection).and_then(|c| c.session.as_ref());
-        let Some(app) = session.map(|session| session.app) else { return };
-        let payload_bytes_max = self.payload_bytes_max(app);
-        match Command::parse(text, payload_bytes_max) {
-            Ok(Command::Ping) => self.send(connection, event::pong()),
-            Ok(Command::Ack) => self.metrics().acks_total.increment(),
-            Ok(Command::Unsubscribe { channel }) => {
+    fn text(
+        &mut self,
+        connection: ConnectionKey,
+        app: AppId,
+        text: &str,
+        payload_bytes_max: usize,
+    ) {
+        if let Err(refused) = self.command(connection, app, text, payload_bytes_max) {
+            self.refuse_command(connection, &refused);
+        }
+    }
+
+    fn command<'a>(
+        &mut self,
+        connection: ConnectionKey,
+        app: AppId,
+        text: &'a str,
+        payload_bytes_max: usize,
+    ) -> Result<(), RefusedCommand<'a>> {
+        let done = match Command::parse(text, payload_bytes_max)? {
+            Command::Ping => {
+                self.send(connection, event::pong());
+                Ok(())
+            }
+            Command::Ack => {
+                self.metrics().acks_total.increment();
+                Ok(())
+            }
+            Command::Unsubscribe { channel } => {
+                let key = ChannelKey { app, slug: channel };
+                match self.is_settling(connection, &key) {
+                    true => self.defer(connection, text),
+                    false => self.unsubscribe(connection, &key),
+                }
+                Ok(())
+            }
+            Command::Subscribe { channel, start, presence } => {
                 let key = ChannelKey { app, slug: channel };
                 if self.is_settling(connection, &key) {
-                    return self.defer(connection, text);
+                    self.defer(connection, text);
+                    return Ok(());
                 }
-                self.unsubscribe(connection, &key);
+                self.check_start(&start)
+                    .and_then(|()| self.subscribe(connection, key, start, presence))
             }
-            Ok(Command::Subscribe { channel, start, presence }) => {
-                let key = ChannelKey { app, slug: channel.clone() };
-                if self.is_settling(connection, &key) {
-                    return self.defer(connection, text);
-                }
-                let result = self
-                    .check_start(&start)
-                    .and_then(|()| self.subscribe(connection, key, start, presence));
-                if let Err(refusal) = result {
-                    let channel = Some(channel);
-                    let refused = RefusedCommand { refusal, channel, reference: None };
-                    self.refuse_command(connection, &refused);
-                }
+            Command::Publish { publish, reference } => {
+                self.client_publish(connection, &publish, reference)
             }
-            Ok(Command::Publish { publish, reference }) => {
-                let (channel, told) = (publish.channel.clone(), reference.clone());
-                if let Err(refusal) = self.client_publish(connection, &publish, reference) {
-                    let channel = Some(channel);
-                    self.refuse_command(
-                        connection,
-                        &RefusedCommand { refusal, channel, reference: told },
-                    );
-                }
-            }
-            Ok(Command::Refresh { token }) => {
-                if let Err(refusal) = self.refresh(connection, &token) {
-                    self.refuse_command(connection, &refusal.into());
-                }
-            }
-            Err(refused) => self.refuse_command(connection, &refused),
-        }
+            Command::Refresh { token } => self.refresh(connection, &token),
+        };
+        done.map_err(|refusal| RefusedCommand::new(refusal, text))
     }
 
     /// Has a command wait until what was said before about its channel is answered.
@@ -195,8 +212,9 @@ impl Shard {
     pub(crate) fn resume(&mut self, connection: ConnectionKey) {
         let limits = self.settings.limits;
         let Some(c) = self.connections.get_mut(connection) else { return };
-        if let Some(command) = c.take_deferred() {
-            self.command(connection, &command);
+        let app = c.session().map(|session| session.app);
+        if let Some((command, app)) = c.take_deferred().zip(app) {
+            self.text(connection, app, &command, self.payload_bytes_max(app));
         }
         let Some(c) = self.connections.get_mut(connection) else { return };
         c.resume(&limits);
@@ -317,8 +335,10 @@ impl Shard {
     fn token_grant(&self, grant: Grant) -> TokenGrant {
         let left_ms = grant.expires_ms.saturating_sub(self.now.unix_ms);
         let warn_ms = left_ms.saturating_sub(WARNING_MS.min(left_ms / 3));
+        let end_ms = grant.expires_ms.saturating_add(CLOCK_LEEWAY_MS);
+        let end_ms = end_ms.saturating_sub(self.now.unix_ms);
         let tick = |ms| self.now.tick.saturating_add(ticks(ms));
-        TokenGrant { warn_tick: tick(warn_ms), end_tick: tick(left_ms), is_warned: false, grant }
+        TokenGrant { warn_tick: tick(warn_ms), end_tick: tick(end_ms), is_warned: false, grant }
     }
 
     /// Warns of the end of a token, or closes the connection at it.

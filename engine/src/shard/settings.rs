@@ -10,6 +10,7 @@ use crate::hash::Placement;
 use crate::history::log::{LogId, LogStatus};
 use crate::metrics::ShardMetrics;
 use pushflo_protocol::Epoch;
+pub use pushflo_protocol::origin::AllowedOrigins;
 
 /// Settings that do not change while the server runs.
 #[derive(Clone, Debug)]
@@ -30,25 +31,6 @@ pub struct Settings {
     pub outbox: OutboxLimits,
     /// Whether `/metrics` is served on the main port.
     pub metrics_on_main_port: bool,
-}
-
-/// Origins that browsers may come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AllowedOrigins {
-    /// Any.
-    All,
-    /// Only these, as in the `Origin` header.
-    List(Vec<String>),
-}
-
-impl AllowedOrigins {
-    /// Whether a request with this `Origin` header is let in. Without one it is no browser's.
-    pub fn allows(&self, origin: Option<&[u8]>) -> bool {
-        match (self, origin) {
-            (Self::All, _) | (_, None) => true,
-            (Self::List(list), Some(origin)) => list.iter().any(|o| o.as_bytes() == origin),
-        }
-    }
 }
 
 /// Bounds on what connections may hold and send.
