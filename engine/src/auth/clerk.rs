@@ -21,7 +21,7 @@ use super::keys::{AppId, Key, KeyId, Role};
 use super::plan::{PLAN_DEFAULT, Plan, Plans};
 use super::store::{DirectoryError, Store};
 use super::usage::{Usage, Usages};
-use crate::clock;
+use crate::clock::{self, Clock};
 use crate::hash::HashMap;
 use crate::history::Durability;
 use crate::history::log::{LogId, Retentions};
@@ -204,14 +204,15 @@ impl ClerkHandle {
 
 impl Desk {
     fn run(&mut self, calls: &Receiver<ClerkCall>) {
-        let mut next_tick_ms = clock::unix_ms();
+        let clock = Clock::start();
+        let mut next_tick_ms = 0;
         loop {
             match calls.recv_timeout(TICK) {
                 Ok(call) => self.act(call),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            let now_ms = clock::unix_ms();
+            let now_ms = clock.elapsed_ms();
             if now_ms >= next_tick_ms {
                 next_tick_ms = now_ms + TICK.as_millis() as u64;
                 self.write_usage();

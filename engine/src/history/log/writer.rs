@@ -21,7 +21,7 @@ use super::{
     NewChannel, Shelf, StoredAnswer, repair,
 };
 use crate::auth::AppId;
-use crate::clock;
+use crate::clock::Clock;
 use crate::hash::HashMap;
 use crate::runtime::mailbox::post_and_wait;
 use crate::shard::{ChannelKey, Envelope};
@@ -65,6 +65,7 @@ impl Known {
 const ANSWERS_MAX: usize = 16 * 1024;
 
 pub(super) struct Writer {
+    clock: Clock,
     shelf: Shelf,
     plan: LogPlan,
     status: Arc<LogStatus>,
@@ -79,7 +80,7 @@ pub(super) struct Writer {
     refused_terms: HashMap<u16, u32>,
     /// Why writing fails, while it does.
     failure: Option<LogFailure>,
-    /// When it was last tried again.
+    /// When it was last tried again, in milliseconds after the start of the clock.
     tried_ms: u64,
     is_synced: bool,
     /// Answers that were kept until then, in Unix milliseconds, are dropped already.
@@ -99,6 +100,7 @@ impl Writer {
             (log, Known::new(channel, epoch, totals))
         };
         Self {
+            clock: Clock::start(),
             shelf,
             plan,
             status,
@@ -116,7 +118,7 @@ impl Writer {
 
     /// Runs until nobody can append any more, then closes the log.
     pub(super) fn run(mut self, appends: &Receiver<Append>) {
-        let mut next_tick_ms = clock::unix_ms();
+        let mut next_tick_ms = 0;
         loop {
             match appends.recv_timeout(TICK) {
                 Ok(first) => self.write(first, appends),
@@ -128,8 +130,8 @@ impl Writer {
             {
                 self.trim(log);
             }
-            let now_ms = clock::unix_ms();
-            if now_ms >= next_tick_ms || now_ms + 2 * TICK.as_millis() as u64 <= next_tick_ms {
+            let now_ms = self.clock.elapsed_ms();
+            if now_ms >= next_tick_ms {
                 next_tick_ms = now_ms + TICK.as_millis() as u64;
                 self.tick();
             }
@@ -272,7 +274,7 @@ impl Writer {
         if let Some(store) = self.shelf.replace(None) {
             let_go(store);
         }
-        self.tried_ms = clock::unix_ms();
+        self.tried_ms = self.clock.elapsed_ms();
         let failure = LogFailure(format!("history cannot be written: {error}").into());
         self.failure = Some(failure.clone());
         failure
@@ -280,8 +282,8 @@ impl Writer {
 
     /// Opens the log again, once a tick.
     fn recover(&mut self) {
-        let now_ms = clock::unix_ms();
-        if now_ms.abs_diff(self.tried_ms) < TICK.as_millis() as u64 {
+        let now_ms = self.clock.elapsed_ms();
+        if now_ms.saturating_sub(self.tried_ms) < TICK.as_millis() as u64 {
             return;
         }
         self.tried_ms = now_ms;
@@ -332,8 +334,9 @@ impl Writer {
         if self.round.is_empty() {
             self.round = self.known.keys().copied().collect();
         }
-        let now_ms = clock::unix_ms();
-        let span = self.answers_from_ms..now_ms;
+        let now_ms = self.clock.now().steady_ms;
+        // A clock that was set back may find again what it had passed.
+        let span = self.answers_from_ms.min(now_ms)..now_ms;
         match self.shelf.with(|store| store.forget_answers(span, ANSWERS_MAX)) {
             Ok(from_ms) => self.answers_from_ms = from_ms,
             Err(error) => {
@@ -352,9 +355,10 @@ impl Writer {
     }
 
     fn trim(&mut self, log: LogId) {
+        let now_ms = self.clock.now().steady_ms;
         let Some(known) = self.known.get_mut(&log) else { return };
         let retention = self.plan.retentions.of(known.channel.app);
-        let keep = Keep::new(&retention, clock::unix_ms());
+        let keep = Keep::new(&retention, now_ms);
         let channel =
             TrimChannel { channel: &known.channel, log, epoch: known.epoch, totals: known.totals };
         match self.shelf.with(|store| store.trim(&channel, &keep, TRIM_RECORDS_MAX)) {
