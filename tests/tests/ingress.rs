@@ -56,7 +56,7 @@ fn malformed_requests_end_their_own_connection() {
         |count: usize| format!("GET /health HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(count));
     let cases: Vec<(&str, Vec<u8>, u16, &str)> = vec![
         ("garbage", b"\x00\xff\xfe garbage\r\n\r\n".into(), 400, "not an HTTP/1.1 request"),
-        ("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\n\n".into(), 400, "not an HTTP"),
+        ("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\n\n".into(), 400, "plain HTTP"),
         ("no target", b"GET\r\n\r\n".into(), 400, "not an HTTP"),
         ("no version", b"GET /\r\nHost: h\r\n\r\n".into(), 400, "not an HTTP"),
         ("version 2.0", b"GET / HTTP/2.0\r\nHost: h\r\n\r\n".into(), 400, "not an HTTP"),
@@ -95,9 +95,9 @@ fn malformed_requests_end_their_own_connection() {
             "a long header field",
             format!("GET / HTTP/1.1\r\nHost: h\r\nA: {}\r\n\r\n", "a".repeat(20_000)).into(),
             431,
-            "header fields",
+            "16384 bytes",
         ),
-        ("a long target", format!("GET /{} ", "a".repeat(20_000)).into(), 431, "header fields"),
+        ("a long target", format!("GET /{} ", "a".repeat(20_000)).into(), 431, "16384 bytes"),
     ];
     let behind =
         request("POST", "/api/v1/publish", Some(SECRET_KEY), r#"{"channel":"smuggled","data":1}"#);
@@ -448,6 +448,72 @@ fn an_origin_that_the_server_does_not_allow_gets_nothing_done() {
     }
     assert_eq!(server.metric("pushflo_publishes_total"), 3);
     assert_eq!(call("GET", "/health", "Origin: https://evil.example\r\n", "").status, 200);
+}
+
+/// Who speaks another protocol is told at once, not after a time-out.
+#[test]
+fn a_tls_client_is_told_that_the_port_speaks_plain_http() {
+    let server = start(1, "[timeouts]\nhead_ms = 600000\nkeep_alive_ms = 600000");
+    // What a client hello begins with; it holds no line end.
+    for hello in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"\x16"] {
+        let mut client = HttpClient::connect(server.address);
+        client.send(hello);
+        let answer = client.answer().unwrap();
+        assert_eq!((answer.status, answer.header("connection")), (400, Some("close")));
+        assert!(answer.text().contains("plain HTTP"), "{}", answer.text());
+        assert_eq!(client.rest(), b"");
+    }
+}
+
+/// A client of HTTP/1.0 that wants to keep its connection waits for the word that it may.
+#[test]
+fn keep_alive_of_http_10_is_announced() {
+    let server = start(1, "");
+    let mut client = HttpClient::connect(server.address);
+    for target in ["/health", "/nothing"] {
+        client.send(format!("GET {target} HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").as_bytes());
+        assert_eq!(client.answer().unwrap().header("connection"), Some("keep-alive"));
+    }
+    client.send(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(client.answer().unwrap().header("connection"), None);
+    client.send(b"GET /health HTTP/1.0\r\n\r\n");
+    assert_eq!(client.answer().unwrap().header("connection"), Some("close"));
+    assert_eq!(client.rest(), b"");
+}
+
+/// Clients take such parts out of an address, so a channel of that name could not be read.
+#[test]
+fn channels_named_by_dots_are_refused_everywhere() {
+    let server = start(1, "");
+    for dots in [".", "..", "%2e", "%2E%2e", ".%2e"] {
+        for (method, rest) in [
+            ("GET", ""),
+            ("DELETE", ""),
+            ("GET", "/messages"),
+            ("POST", "/messages"),
+            ("GET", "/presence"),
+        ] {
+            let mut client = HttpClient::connect(server.address);
+            let target = format!("/api/v1/channels/{dots}{rest}");
+            client.send(&request(method, &target, Some(MANAGE_KEY), r#"{"content":1}"#));
+            let answer = client.answer().unwrap();
+            assert_eq!(answer.status, 400, "{method} {target}: {}", answer.text());
+            assert!(answer.text().contains("cannot be named"), "{}", answer.text());
+        }
+    }
+    let mut client = Subscriber::connect(server.address);
+    for dots in [".", ".."] {
+        for (target, body) in [
+            ("/api/v1/publish", json!({ "channel": dots, "data": 1 })),
+            ("/api/v1/channels", json!({ "slug": dots, "name": "n" })),
+            ("/api/v1/auth/token", json!({ "channels": [dots] })),
+        ] {
+            let answer = post(server.address, target, Some(MANAGE_KEY), &body.to_string());
+            assert_eq!(answer.status, 400, "{target}: {}", answer.text());
+        }
+        client.send(json!({ "type": "subscribe", "channel": dots }));
+        assert_eq!(client.event()["code"], "VALIDATION_ERROR");
+    }
 }
 
 /// Commands over the WebSocket: an error event says what is wrong, the connection stays.

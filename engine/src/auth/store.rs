@@ -265,7 +265,7 @@ impl Store {
         for guard in self.channels.iter() {
             let (key, value) = guard.into_inner()?;
             let parsed = key.split_first_chunk().and_then(|(app, slug)| {
-                let slug = ChannelSlug::parse(str::from_utf8(slug).ok()?).ok()?;
+                let slug = ChannelSlug::from_stored(str::from_utf8(slug).ok()?).ok()?;
                 Some(ChannelKey { app: AppId(u32::from_be_bytes(*app)), slug })
             });
             let channel = parsed.ok_or_else(|| damaged("the name of a channel", &"it is none"))?;

@@ -18,6 +18,9 @@ pub(super) struct PendingAnswer {
     /// Whether the connection ends with it.
     pub(super) last: bool,
     head_only: bool,
+    /// Whether it says that the connection goes on: clients of HTTP/1.0 expect its end otherwise
+    /// (RFC 9112 appendix C.2.2).
+    announces_keep_alive: bool,
     origin: AllowOrigin,
 }
 
@@ -231,6 +234,7 @@ impl Shard {
             bytes: None,
             last: !request.keep_alive() || self.is_draining(),
             head_only: request.method == "HEAD",
+            announces_keep_alive: request.http_10,
             origin: self.allow_origin(request),
         };
         if let Some(c) = self.connections.get_mut(connection) {
@@ -278,6 +282,9 @@ impl Shard {
         let index = sequence.wrapping_sub(active.first_answer) as usize;
         let Some(answer) = active.answers.get_mut(index) else { return };
         let mut headers: Vec<&str> = reply.headers.iter().map(String::as_str).collect();
+        if answer.announces_keep_alive && !answer.last {
+            headers.push("Connection: keep-alive");
+        }
         match &answer.origin {
             AllowOrigin::None => {}
             AllowOrigin::Any => headers.push("Access-Control-Allow-Origin: *"),

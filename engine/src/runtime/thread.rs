@@ -1,6 +1,7 @@
 //! A shard's thread, from pinning to its end.
 #![allow(unsafe_code, reason = "unshare(2) changes what descriptors mean in this thread")]
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -34,6 +35,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long the eventfd is left alone after it could not be read.
 const WAKE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Ticks between two lines about it in the log.
+const ACCEPT_TOLD_TICKS: u32 = (5_000 / TICK_MS) as u32;
 
 /// What a shard's thread is to be.
 #[derive(Debug)]
@@ -134,9 +138,18 @@ fn run(
         let listener =
             monoio::net::TcpListener::from_std(listener).map_err(|error| ("listen", error))?;
         let listener = Rc::new(listener);
+        let failures = Rc::new(AcceptFailures::default());
         for _ in 0..ACCEPTS {
             let (listener, events) = (Rc::clone(&listener), Rc::clone(&events));
-            monoio::spawn(accept(listener, events, Arc::clone(&plan.shared)));
+            let accepting = Accepting {
+                shard: id,
+                listener,
+                events,
+                shared: Arc::clone(&plan.shared),
+                clock: plan.clock,
+                failures: Rc::clone(&failures),
+            };
+            monoio::spawn(accepting.run());
         }
         monoio::spawn(tick(Rc::clone(&events)));
         monoio::spawn(wake(eventfd, Rc::clone(&events)));
@@ -172,25 +185,74 @@ fn part_file_table() -> io::Result<()> {
     }
 }
 
-async fn accept(listener: Rc<monoio::net::TcpListener>, events: Rc<Events>, shared: Arc<Shared>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                // SAFETY: the stream gives up the descriptor it owned.
-                let socket = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
-                events.accepted.borrow_mut().push((socket, peer.ip()));
-                events.notify.notify();
-            }
-            Err(_) if shared.is_draining() => return,
-            Err(error) => {
-                let fatal = error.kind() == io::ErrorKind::InvalidInput;
-                tracing::warn!(%error, "cannot accept connections for the moment");
-                if fatal {
-                    return;
+/// Takes connections, one after the other; a shard has [`ACCEPTS`] of these.
+struct Accepting {
+    shard: ShardId,
+    listener: Rc<monoio::net::TcpListener>,
+    events: Rc<Events>,
+    shared: Arc<Shared>,
+    clock: Clock,
+    failures: Rc<AcceptFailures>,
+}
+
+impl Accepting {
+    async fn run(self) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    // SAFETY: the stream gives up the descriptor it owned.
+                    let socket = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
+                    self.events.accepted.borrow_mut().push((socket, peer.ip()));
+                    self.events.notify.notify();
                 }
-                monoio::time::sleep(ACCEPT_PAUSE).await;
+                Err(_) if self.shared.is_draining() => return,
+                Err(error) => {
+                    let fatal = error.kind() == io::ErrorKind::InvalidInput;
+                    if let Some(failures) = self.failures.count(self.clock.now().tick) {
+                        let (shard, cure) = (self.shard, accept_cure(&error));
+                        tracing::warn!(
+                            %shard, failures, %error, "cannot accept connections for the moment{cure}"
+                        );
+                    }
+                    if fatal {
+                        return;
+                    }
+                    monoio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
+    }
+}
+
+/// Failures of a shard to accept. They come many a second for as long as the cause lasts; the log is
+/// told at the first, and then now and then how many there were.
+#[derive(Debug, Default)]
+struct AcceptFailures {
+    untold: Cell<u64>,
+    told_tick: Cell<Option<u32>>,
+}
+
+impl AcceptFailures {
+    /// Counts one more; `Some` if those since the last time are to be told.
+    fn count(&self, tick: u32) -> Option<u64> {
+        self.untold.set(self.untold.get().saturating_add(1));
+        let told = self.told_tick.get();
+        if told.is_some_and(|told| tick.saturating_sub(told) < ACCEPT_TOLD_TICKS) {
+            return None;
+        }
+        self.told_tick.set(Some(tick));
+        Some(self.untold.take())
+    }
+}
+
+fn accept_cure(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => {
+            ": the shard has as many open files as it may; raise that with ulimit -n or LimitNOFILE="
+        }
+        Some(libc::ENFILE) => ": the machine has as many open files as it may; raise fs.file-max",
+        Some(libc::ENOBUFS | libc::ENOMEM) => ": the kernel has no memory for more",
+        _ => "",
     }
 }
 
@@ -215,5 +277,21 @@ async fn wake(eventfd: monoio::fs::File, events: Rc<Events>) {
             tracing::error!(%error, "what wakes the shard cannot be read for the moment");
             monoio::time::sleep(WAKE_PAUSE).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_failures_to_accept_are_few_lines() {
+        let failures = AcceptFailures::default();
+        assert_eq!(failures.count(7), Some(1));
+        let told: Vec<u64> = (7..7 + 2 * ACCEPT_TOLD_TICKS)
+            .flat_map(|tick| [failures.count(tick), failures.count(tick)])
+            .flatten()
+            .collect();
+        assert_eq!(told, [u64::from(2 * ACCEPT_TOLD_TICKS) + 1]);
     }
 }

@@ -644,7 +644,7 @@ fn channel_key(channel: &ChannelKey) -> Vec<u8> {
 fn parse_channel(key: &[u8]) -> Result<ChannelKey, LogError> {
     let damaged = || LogError::Damaged("the name of a channel".into());
     let (app, slug) = key.split_first_chunk().ok_or_else(damaged)?;
-    let slug = str::from_utf8(slug).ok().and_then(|slug| ChannelSlug::parse(slug).ok());
+    let slug = str::from_utf8(slug).ok().and_then(|slug| ChannelSlug::from_stored(slug).ok());
     Ok(ChannelKey { app: AppId(u32::from_be_bytes(*app)), slug: slug.ok_or_else(damaged)? })
 }
 
