@@ -3,8 +3,7 @@
 //!
 //! It also writes down once a second what apps used.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -15,10 +14,11 @@ use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounde
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::app::{App, AppRecord, AppSettings, SettingsChange};
+use super::changes::Changes;
 use super::channel::ChannelMeta;
 use super::keys::{AppId, Key, KeyId, Role};
 use super::plan::{PLAN_DEFAULT, Plan, Plans};
-use super::store::{DirectoryError, Store};
+use super::store::{DirectoryError, Opened, Store};
 use super::usage::{Usage, Usages};
 use crate::clock;
 use crate::hash::HashMap;
@@ -124,8 +124,7 @@ pub struct Clerk {
 pub struct ClerkHandle(Sender<ClerkCall>);
 
 struct Desk {
-    /// None after a write that failed: only a new look at the disk tells what is on it.
-    store: Option<Store>,
+    store: Store,
     apps: BTreeMap<AppId, App>,
     plans: Plans,
     shared: Arc<Shared>,
@@ -134,8 +133,10 @@ struct Desk {
     usages: Arc<Usages>,
     /// What was written down of usage.
     written: HashMap<AppId, (u16, u64)>,
-    /// Where the store is.
-    path: PathBuf,
+    /// The number of the next app.
+    next_app: u64,
+    /// Apps that are deleted whose channels' metadata are still to be removed.
+    unswept: BTreeSet<AppId>,
 }
 
 impl Clerk {
@@ -144,14 +145,13 @@ impl Clerk {
     /// # Errors
     /// The kernel gives no thread.
     pub fn start(
-        store: Store,
-        apps: BTreeMap<AppId, App>,
+        opened: Opened,
         plans: Plans,
         shared: Arc<Shared>,
         mailboxes: Vec<Mailbox>,
         retentions: Arc<Retentions>,
-        path: PathBuf,
     ) -> std::io::Result<Self> {
+        let Opened { store, apps, next_app, unswept, .. } = opened;
         let (calls, waiting) = bounded(CALLS_MAX);
         let (written, usages) = (HashMap::default(), Arc::new(Usages::default()));
         for (id, app) in &apps {
@@ -160,7 +160,7 @@ impl Clerk {
         }
         let told = Arc::clone(&usages);
         let mut desk = Desk {
-            store: Some(store),
+            store,
             apps,
             plans,
             shared,
@@ -168,7 +168,8 @@ impl Clerk {
             retentions,
             usages,
             written,
-            path,
+            next_app,
+            unswept,
         };
         let thread =
             std::thread::Builder::new().name("clerk".into()).spawn(move || desk.run(&waiting))?;
@@ -214,10 +215,11 @@ impl Desk {
             if now_ms >= next_tick_ms {
                 next_tick_ms = now_ms + TICK.as_millis() as u64;
                 self.write_usage();
+                self.sweep();
             }
         }
         self.write_usage();
-        if let Err(error) = self.with(Store::sync) {
+        if let Err(error) = self.store.sync() {
             tracing::error!(%error, "usage of the last moments could not be written");
         }
     }
@@ -247,7 +249,15 @@ impl Desk {
             let text = format!("there are {APPS_MAX} apps already");
             return Err(Refusal::limit(ErrorCode::QuotaExceeded, "apps", 3600, text));
         }
-        let id = self.with(Store::new_app).map_err(failed)?;
+        let number = self.next_app;
+        let Ok(id) = u32::try_from(number).map(AppId) else {
+            return Err(Refusal::limit(
+                ErrorCode::QuotaExceeded,
+                "apps",
+                3600,
+                "no number is left",
+            ));
+        };
         let now_ms = clock::unix_ms();
         let made = Role::ALL.map(|role| Key::generate(role, None, now_ms));
         let keys = made.iter().map(|(key, _)| key.clone()).collect();
@@ -256,7 +266,10 @@ impl Desk {
         settings.change(change.settings);
         let name = change.name.unwrap_or_default();
         let record = AppRecord::new(&name, plan, settings, keys, now_ms);
-        let app = self.keep(id, record, Arc::new(Usage::default()))?;
+        let mut changes = Changes::default();
+        changes.put_number("next_app", number + 1);
+        let app = self.keep(changes, id, record, Arc::new(Usage::default()))?;
+        self.next_app = number + 1;
         let mut body = String::from(r#"{"success":true,"data":"#);
         app.push_json_open(&mut body);
         let keys: Vec<String> = made.iter().map(|(key, text)| key.to_json(Some(text))).collect();
@@ -280,14 +293,18 @@ impl Desk {
         record.plan = change.plan.unwrap_or(record.plan);
         record.settings.change(change.settings);
         record.updated_ms = clock::unix_ms();
-        let app = self.keep(id, record, usage)?;
+        let app = self.keep(Changes::default(), id, record, usage)?;
         Ok((200, format!(r#"{{"success":true,"data":{}}}"#, app.to_json()).into()))
     }
 
     fn delete_app(&mut self, id: AppId) -> Outcome {
         self.app(id)?;
         let deletions = self.shared.deletions.load(Relaxed) + 1;
-        self.with(|store| store.remove_app(id, deletions)).map_err(failed)?;
+        let mut changes = Changes::default();
+        changes.remove_app(id);
+        changes.put_number("deletions", deletions);
+        self.store.commit(&changes).map_err(failed)?;
+        self.unswept.insert(id);
         self.shared.deletions.store(deletions, Relaxed);
         self.apps.remove(&id);
         for shard in 0..self.mailboxes.len() {
@@ -307,7 +324,7 @@ impl Desk {
         }
         let (key, text) = Key::generate(role, name, clock::unix_ms());
         record.keys.push(key.clone());
-        self.keep(id, record, usage)?;
+        self.keep(Changes::default(), id, record, usage)?;
         Ok((201, format!(r#"{{"success":true,"data":{}}}"#, key.to_json(Some(&text))).into()))
     }
 
@@ -332,7 +349,7 @@ impl Desk {
             Some(_) => {}
         }
         record.keys.retain(|known| known.id() != key);
-        self.keep(id, record, usage)?;
+        self.keep(Changes::default(), id, record, usage)?;
         Ok((204, Bytes::new()))
     }
 
@@ -344,24 +361,33 @@ impl Desk {
     ) -> Result<(), Refusal> {
         // Its app may have been deleted meanwhile.
         self.app(channel.app)?;
-        match meta {
-            Some(meta) => self.with(|store| store.put_channel(channel, meta)).map_err(failed),
-            None => {
-                let deletions = self.shared.deletions.load(Relaxed) + 1;
-                self.with(|store| store.remove_channel(channel, log, deletions)).map_err(failed)?;
-                self.shared.deletions.store(deletions, Relaxed);
-                Ok(())
-            }
-        }
+        let mut changes = Changes::default();
+        let Some(meta) = meta else {
+            let deletions = self.shared.deletions.load(Relaxed) + 1;
+            changes.remove_channel(channel, log);
+            changes.put_number("deletions", deletions);
+            self.store.commit(&changes).map_err(failed)?;
+            self.shared.deletions.store(deletions, Relaxed);
+            return Ok(());
+        };
+        changes.put_channel(channel, meta).map_err(failed)?;
+        self.store.commit(&changes).map_err(failed)
     }
 
-    /// Writes an app to disk and tells every shard.
-    fn keep(&mut self, id: AppId, record: AppRecord, usage: Arc<Usage>) -> Result<App, Refusal> {
+    /// Writes an app to disk, with what else changes, and tells every shard.
+    fn keep(
+        &mut self,
+        mut changes: Changes,
+        id: AppId,
+        record: AppRecord,
+        usage: Arc<Usage>,
+    ) -> Result<App, Refusal> {
         let Some(plan) = self.plans.find(&record.plan) else {
             let text = format!("there is no such plan; there are {}", self.plans.names());
             return Err(Refusal::field("plan", text));
         };
-        self.with(|store| store.put_app(id, &record)).map_err(failed)?;
+        changes.put_app(id, &record).map_err(failed)?;
+        self.store.commit(&changes).map_err(failed)?;
         let app = App { id, record, plan, usage };
         self.apps.insert(id, app.clone());
         self.retentions.set(id, plan.retention);
@@ -372,20 +398,16 @@ impl Desk {
         Ok(app)
     }
 
-    /// Does something with the store, which is opened again after a write that failed.
-    fn with<T>(
-        &mut self,
-        act: impl FnOnce(&Store) -> Result<T, DirectoryError>,
-    ) -> Result<T, DirectoryError> {
-        let store = match self.store.take() {
-            Some(store) => store,
-            None => Store::open(&self.path)?,
-        };
-        let result = act(&store);
-        if result.is_ok() {
-            self.store = Some(store);
+    /// Removes some of what deleted apps have left.
+    fn sweep(&mut self) {
+        let Some(app) = self.unswept.first().copied() else { return };
+        match self.store.sweep(app) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.unswept.remove(&app);
+            }
+            Err(error) => tracing::error!(%error, %app, "what a deleted app left is still there"),
         }
-        result
     }
 
     fn app(&self, id: AppId) -> Result<&App, Refusal> {
@@ -403,7 +425,7 @@ impl Desk {
         if changed.is_empty() {
             return;
         }
-        match self.with(|store| store.put_usage(changed.iter().copied())) {
+        match self.store.put_usage(changed.iter().copied()) {
             Ok(()) => self.written.extend(changed),
             // It is tried again at the next tick.
             Err(error) => tracing::error!(%error, "usage could not be written"),
@@ -417,6 +439,9 @@ impl Desk {
 
 fn failed(error: DirectoryError) -> Refusal {
     tracing::error!(%error, "a change could not be written");
-    let text = format!("nothing was changed, it could not be written: {error}");
+    let text = match error {
+        DirectoryError::Unknown(_) => format!("it could not be written: {error}"),
+        _ => format!("nothing was changed, it could not be written: {error}"),
+    };
     Refusal::new(ErrorCode::Overloaded, text)
 }
