@@ -91,6 +91,10 @@ impl Changes {
         self.set(Space::State, name, Some(number.to_be_bytes().into()));
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(super) fn set(&mut self, space: Space, key: impl AsRef<[u8]>, value: Option<Vec<u8>>) {
         self.0.insert((space, key.as_ref().to_vec()), value);
     }

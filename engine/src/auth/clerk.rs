@@ -1,6 +1,10 @@
 //! The thread that changes apps, keys and channels' metadata: it writes a change to disk, tells every
 //! shard, and answers then. One thread makes all changes, so they have one order.
 //!
+//! What waits is written as a group, with one change of the store: calls about keys first, then those
+//! of the apps in turn. Calls of a group see what those before them change; if the group cannot be
+//! written, none of them changes anything.
+//!
 //! It also writes down once a second what apps used.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,7 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::app::{App, AppRecord, AppSettings, SettingsChange};
@@ -18,6 +22,7 @@ use super::changes::Changes;
 use super::channel::ChannelMeta;
 use super::keys::{AppId, Key, KeyId, Role};
 use super::plan::{PLAN_DEFAULT, Plan, Plans};
+use super::queue::Queue;
 use super::store::{DirectoryError, Opened, Store};
 use super::usage::{Usage, Usages};
 use crate::clock;
@@ -25,10 +30,15 @@ use crate::hash::HashMap;
 use crate::history::Durability;
 use crate::history::log::{LogId, Retentions};
 use crate::runtime::mailbox::{Mailbox, post_and_wait};
-use crate::shard::{ChannelKey, Envelope, Outcome, RequestId, ShardId, Shared};
+use crate::shard::{ChannelKey, Envelope, Outcome, RequestId, ShardId, Shared, StoredMeta};
 
-/// Calls that wait; a shard keeps what does not fit.
+/// Calls that wait, of those about keys and of the others, on their way and in the queue each; a shard
+/// keeps what does not fit.
 const CALLS_MAX: usize = 1024;
+
+/// Most calls of a group: with the longest metadata each, they and what it takes to undo them have a
+/// few MiB.
+const GROUP_CALLS_MAX: usize = 256;
 
 /// Most apps: each is known to every shard.
 const APPS_MAX: usize = 100_000;
@@ -99,6 +109,26 @@ pub enum ClerkCall {
     },
 }
 
+impl ClerkCall {
+    /// Whether it goes before what changes apps and channels: a key that is revoked must not work for
+    /// long.
+    pub fn is_urgent(&self) -> bool {
+        matches!(self, Self::CreateKey { .. } | Self::RevokeKey { .. } | Self::DeleteApp { .. })
+    }
+
+    /// In whose turn it is done; new apps are made in that of the operator.
+    pub(super) fn app(&self) -> AppId {
+        match self {
+            Self::CreateApp { .. } => AppId::DEFAULT,
+            Self::ChangeApp { app, .. }
+            | Self::DeleteApp { app, .. }
+            | Self::CreateKey { app, .. }
+            | Self::RevokeKey { app, .. } => *app,
+            Self::StoreChannel { channel, .. } => channel.app,
+        }
+    }
+}
+
 /// What is changed of an app; what is absent stays.
 #[derive(Clone, Debug, Default)]
 pub struct AppChange {
@@ -113,7 +143,7 @@ pub struct AppChange {
 /// The clerk as the server holds it.
 #[derive(Debug)]
 pub struct Clerk {
-    calls: Sender<ClerkCall>,
+    calls: ClerkHandle,
     thread: JoinHandle<()>,
     /// What apps use.
     pub usages: Arc<Usages>,
@@ -121,7 +151,34 @@ pub struct Clerk {
 
 /// A shard's way to the clerk.
 #[derive(Clone, Debug)]
-pub struct ClerkHandle(Sender<ClerkCall>);
+pub struct ClerkHandle {
+    urgent: Sender<ClerkCall>,
+    others: Sender<ClerkCall>,
+}
+
+/// The clerk's end of it.
+struct Calls {
+    urgent: Receiver<ClerkCall>,
+    others: Receiver<ClerkCall>,
+}
+
+/// What a group of calls changes, before it is written.
+#[derive(Default)]
+struct Group {
+    changes: Changes,
+    /// Apps as they were, of those that are others in [`Desk::apps`] by now.
+    before: BTreeMap<AppId, Option<App>>,
+    /// Apps that were changed, made or deleted, in this order.
+    touched: Vec<AppId>,
+    replies: Vec<Reply>,
+}
+
+/// What is told when a group is written.
+enum Reply {
+    Request(RequestId, Outcome),
+    /// To the home shard.
+    Channel(ShardId, ChannelKey, StoredMeta),
+}
 
 struct Desk {
     store: Store,
@@ -133,8 +190,11 @@ struct Desk {
     usages: Arc<Usages>,
     /// What was written down of usage.
     written: HashMap<AppId, (u16, u64)>,
+    group: Group,
     /// The number of the next app.
     next_app: u64,
+    /// How often a channel or an app was deleted.
+    deletions: u64,
     /// Apps that are deleted whose channels' metadata are still to be removed.
     unswept: BTreeSet<AppId>,
 }
@@ -151,8 +211,11 @@ impl Clerk {
         mailboxes: Vec<Mailbox>,
         retentions: Arc<Retentions>,
     ) -> std::io::Result<Self> {
-        let Opened { store, apps, next_app, unswept, .. } = opened;
-        let (calls, waiting) = bounded(CALLS_MAX);
+        let Opened { store, apps, next_app, deletions, unswept, .. } = opened;
+        let ((urgent, urgent_calls), (others, other_calls)) =
+            (bounded(CALLS_MAX), bounded(CALLS_MAX));
+        let calls = ClerkHandle { urgent, others };
+        let waiting = Calls { urgent: urgent_calls, others: other_calls };
         let (written, usages) = (HashMap::default(), Arc::new(Usages::default()));
         for (id, app) in &apps {
             usages.set(*id, Arc::clone(&app.usage));
@@ -168,7 +231,9 @@ impl Clerk {
             retentions,
             usages,
             written,
+            group: Group::default(),
             next_app,
+            deletions,
             unswept,
         };
         let thread =
@@ -178,7 +243,7 @@ impl Clerk {
 
     /// A way to the clerk.
     pub fn handle(&self) -> ClerkHandle {
-        ClerkHandle(self.calls.clone())
+        self.calls.clone()
     }
 
     /// Does what is left and writes everything down. All handles must be gone.
@@ -195,7 +260,8 @@ impl ClerkHandle {
     /// # Errors
     /// The call.
     pub fn post(&self, call: ClerkCall) -> Result<(), ClerkCall> {
-        match self.0.try_send(call) {
+        let calls = if call.is_urgent() { &self.urgent } else { &self.others };
+        match calls.try_send(call) {
             Err(TrySendError::Full(call)) => Err(call),
             Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
         }
@@ -203,14 +269,23 @@ impl ClerkHandle {
 }
 
 impl Desk {
-    fn run(&mut self, calls: &Receiver<ClerkCall>) {
+    fn run(&mut self, calls: &Calls) {
         let mut next_tick_ms = clock::unix_ms();
+        let mut queue = Queue::default();
         loop {
-            match calls.recv_timeout(TICK) {
-                Ok(call) => self.act(call),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+            let patience = if queue.is_empty() { TICK } else { Duration::ZERO };
+            let first = select! {
+                recv(calls.urgent) -> call => Some(call),
+                recv(calls.others) -> call => Some(call),
+                default(patience) => None,
+            };
+            match first {
+                // Both ways in end together.
+                Some(Err(_)) => break,
+                Some(Ok(call)) => queue.push(call),
+                None => {}
             }
+            self.act_on_all(&mut queue, calls, next_tick_ms);
             let now_ms = clock::unix_ms();
             if now_ms >= next_tick_ms {
                 next_tick_ms = now_ms + TICK.as_millis() as u64;
@@ -218,30 +293,134 @@ impl Desk {
                 self.sweep();
             }
         }
+        self.act_on_all(&mut queue, calls, u64::MAX);
         self.write_usage();
         if let Err(error) = self.store.sync() {
             tracing::error!(%error, "usage of the last moments could not be written");
         }
     }
 
-    fn act(&mut self, call: ClerkCall) {
-        let (request, outcome) = match call {
-            ClerkCall::CreateApp { request, change } => (request, self.create_app(change)),
+    /// Does what waits, group by group, and what comes meanwhile, until a time in Unix milliseconds.
+    fn act_on_all(&mut self, queue: &mut Queue, calls: &Calls, until_ms: u64) {
+        loop {
+            while queue.urgent() < CALLS_MAX
+                && let Ok(call) = calls.urgent.try_recv()
+            {
+                queue.push(call);
+            }
+            while queue.others() < CALLS_MAX
+                && let Ok(call) = calls.others.try_recv()
+            {
+                queue.push(call);
+            }
+            for _ in 0..GROUP_CALLS_MAX {
+                let Some(call) = queue.pop() else { break };
+                let reply = self.act(call);
+                self.group.replies.push(reply);
+            }
+            if self.group.replies.is_empty() {
+                return;
+            }
+            self.write_group();
+            if clock::unix_ms() >= until_ms {
+                return;
+            }
+        }
+    }
+
+    /// Makes a call part of the group.
+    fn act(&mut self, call: ClerkCall) -> Reply {
+        match call {
+            ClerkCall::CreateApp { request, change } => {
+                Reply::Request(request, self.create_app(change))
+            }
             ClerkCall::ChangeApp { request, app, change } => {
-                (request, self.change_app(app, change))
+                Reply::Request(request, self.change_app(app, change))
             }
-            ClerkCall::DeleteApp { request, app } => (request, self.delete_app(app)),
+            ClerkCall::DeleteApp { request, app } => Reply::Request(request, self.delete_app(app)),
             ClerkCall::CreateKey { request, app, role, name } => {
-                (request, self.create_key(app, role, name))
+                Reply::Request(request, self.create_key(app, role, name))
             }
-            ClerkCall::RevokeKey { request, app, key } => (request, self.revoke_key(app, key)),
+            ClerkCall::RevokeKey { request, app, key } => {
+                Reply::Request(request, self.revoke_key(app, key))
+            }
             ClerkCall::StoreChannel { shard, channel, meta, log } => {
                 let result = self.store_channel(&channel, meta.as_deref(), log);
-                let envelope = Envelope::ChannelStored(Box::new((channel, result.map(|()| meta))));
-                return self.tell(shard, envelope);
+                Reply::Channel(shard, channel, result.map(|()| meta))
             }
+        }
+    }
+
+    /// Writes the group to disk, tells every shard what it changed, and answers.
+    fn write_group(&mut self) {
+        let Group { changes, before, touched, mut replies } = std::mem::take(&mut self.group);
+        let written = if changes.is_empty() { Ok(()) } else { self.store.commit(&changes) };
+        match written {
+            Ok(()) => {
+                self.shared.deletions.store(self.deletions, Relaxed);
+                touched.into_iter().for_each(|id| self.tell_all(id));
+            }
+            Err(error) => {
+                for (id, app) in before {
+                    match app {
+                        Some(app) => self.apps.insert(id, app),
+                        None => self.apps.remove(&id),
+                    };
+                }
+                self.deletions = self.shared.deletions.load(Relaxed);
+                let refusal = failed(error);
+                // What was refused may have been so for what another call of the group changed.
+                for reply in &mut replies {
+                    match reply {
+                        Reply::Request(_, outcome) => *outcome = Err(refusal.clone()),
+                        Reply::Channel(_, _, result) => *result = Err(refusal.clone()),
+                    }
+                }
+            }
+        }
+        for reply in replies {
+            match reply {
+                Reply::Request(request, outcome) => {
+                    self.tell(request.shard, Envelope::Answer(Box::new((request, outcome))));
+                }
+                Reply::Channel(shard, channel, result) => {
+                    self.tell(shard, Envelope::ChannelStored(Box::new((channel, result))));
+                }
+            }
+        }
+    }
+
+    /// Tells every shard of an app as it is now, or that it is gone.
+    fn tell_all(&mut self, id: AppId) {
+        let app = self.apps.get(&id).cloned();
+        match &app {
+            Some(app) => {
+                self.retentions.set(id, app.plan.retention);
+                self.usages.set(id, Arc::clone(&app.usage));
+            }
+            None => {
+                self.retentions.forget(id);
+                self.usages.forget(id);
+                self.unswept.insert(id);
+            }
+        }
+        for shard in 0..self.mailboxes.len() {
+            let envelope = match &app {
+                Some(app) => Envelope::App(Box::new(app.clone())),
+                None => Envelope::AppGone(id),
+            };
+            self.tell(ShardId(shard as u16), envelope);
+        }
+    }
+
+    /// Has an app be another in the group, or none.
+    fn touch(&mut self, id: AppId, app: Option<App>) {
+        let before = match app {
+            Some(app) => self.apps.insert(id, app),
+            None => self.apps.remove(&id),
         };
-        self.tell(request.shard, Envelope::Answer(Box::new((request, outcome))));
+        self.group.before.entry(id).or_insert(before);
+        self.group.touched.push(id);
     }
 
     fn create_app(&mut self, change: AppChange) -> Outcome {
@@ -266,9 +445,8 @@ impl Desk {
         settings.change(change.settings);
         let name = change.name.unwrap_or_default();
         let record = AppRecord::new(&name, plan, settings, keys, now_ms);
-        let mut changes = Changes::default();
-        changes.put_number("next_app", number + 1);
-        let app = self.keep(changes, id, record, Arc::new(Usage::default()))?;
+        let app = self.keep(id, record, Arc::new(Usage::default()))?;
+        self.group.changes.put_number("next_app", number + 1);
         self.next_app = number + 1;
         let mut body = String::from(r#"{"success":true,"data":"#);
         app.push_json_open(&mut body);
@@ -293,25 +471,15 @@ impl Desk {
         record.plan = change.plan.unwrap_or(record.plan);
         record.settings.change(change.settings);
         record.updated_ms = clock::unix_ms();
-        let app = self.keep(Changes::default(), id, record, usage)?;
+        let app = self.keep(id, record, usage)?;
         Ok((200, format!(r#"{{"success":true,"data":{}}}"#, app.to_json()).into()))
     }
 
     fn delete_app(&mut self, id: AppId) -> Outcome {
         self.app(id)?;
-        let deletions = self.shared.deletions.load(Relaxed) + 1;
-        let mut changes = Changes::default();
-        changes.remove_app(id);
-        changes.put_number("deletions", deletions);
-        self.store.commit(&changes).map_err(failed)?;
-        self.unswept.insert(id);
-        self.shared.deletions.store(deletions, Relaxed);
-        self.apps.remove(&id);
-        for shard in 0..self.mailboxes.len() {
-            self.tell(ShardId(shard as u16), Envelope::AppGone(id));
-        }
-        self.retentions.forget(id);
-        self.usages.forget(id);
+        self.group.changes.remove_app(id);
+        self.count_deletion();
+        self.touch(id, None);
         Ok((204, Bytes::new()))
     }
 
@@ -324,7 +492,7 @@ impl Desk {
         }
         let (key, text) = Key::generate(role, name, clock::unix_ms());
         record.keys.push(key.clone());
-        self.keep(Changes::default(), id, record, usage)?;
+        self.keep(id, record, usage)?;
         Ok((201, format!(r#"{{"success":true,"data":{}}}"#, key.to_json(Some(&text))).into()))
     }
 
@@ -349,7 +517,7 @@ impl Desk {
             Some(_) => {}
         }
         record.keys.retain(|known| known.id() != key);
-        self.keep(Changes::default(), id, record, usage)?;
+        self.keep(id, record, usage)?;
         Ok((204, Bytes::new()))
     }
 
@@ -361,40 +529,30 @@ impl Desk {
     ) -> Result<(), Refusal> {
         // Its app may have been deleted meanwhile.
         self.app(channel.app)?;
-        let mut changes = Changes::default();
-        let Some(meta) = meta else {
-            let deletions = self.shared.deletions.load(Relaxed) + 1;
-            changes.remove_channel(channel, log);
-            changes.put_number("deletions", deletions);
-            self.store.commit(&changes).map_err(failed)?;
-            self.shared.deletions.store(deletions, Relaxed);
-            return Ok(());
-        };
-        changes.put_channel(channel, meta).map_err(failed)?;
-        self.store.commit(&changes).map_err(failed)
+        match meta {
+            Some(meta) => self.group.changes.put_channel(channel, meta).map_err(failed),
+            None => {
+                self.group.changes.remove_channel(channel, log);
+                self.count_deletion();
+                Ok(())
+            }
+        }
     }
 
-    /// Writes an app to disk, with what else changes, and tells every shard.
-    fn keep(
-        &mut self,
-        mut changes: Changes,
-        id: AppId,
-        record: AppRecord,
-        usage: Arc<Usage>,
-    ) -> Result<App, Refusal> {
+    fn count_deletion(&mut self) {
+        self.deletions += 1;
+        self.group.changes.put_number("deletions", self.deletions);
+    }
+
+    /// Has an app be like this.
+    fn keep(&mut self, id: AppId, record: AppRecord, usage: Arc<Usage>) -> Result<App, Refusal> {
         let Some(plan) = self.plans.find(&record.plan) else {
             let text = format!("there is no such plan; there are {}", self.plans.names());
             return Err(Refusal::field("plan", text));
         };
-        changes.put_app(id, &record).map_err(failed)?;
-        self.store.commit(&changes).map_err(failed)?;
+        self.group.changes.put_app(id, &record).map_err(failed)?;
         let app = App { id, record, plan, usage };
-        self.apps.insert(id, app.clone());
-        self.retentions.set(id, plan.retention);
-        self.usages.set(id, Arc::clone(&app.usage));
-        for shard in 0..self.mailboxes.len() {
-            self.tell(ShardId(shard as u16), Envelope::App(Box::new(app.clone())));
-        }
+        self.touch(id, Some(app.clone()));
         Ok(app)
     }
 

@@ -6,7 +6,7 @@
 //! * `usage`: counters that all shards share
 //! * `store`: what is kept of them on disk; `seal` and `private_list` lie beside it, `changes` is what
 //!   it writes
-//! * `clerk`: the thread that changes them
+//! * `clerk`: the thread that changes them, in the order of `queue`
 //!
 //! A shard only ever reads. A change goes to the clerk, who writes it to disk, tells every shard and
 //! then answers.
@@ -19,6 +19,7 @@ mod directory;
 mod keys;
 pub mod plan;
 mod private_list;
+mod queue;
 mod seal;
 mod store;
 pub mod token;
