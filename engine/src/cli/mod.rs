@@ -2,6 +2,7 @@
 
 mod api;
 mod apps;
+mod directory;
 mod keys;
 mod logging;
 mod output;
@@ -42,6 +43,8 @@ enum Command {
     Apps(apps::Arguments),
     /// Manage keys
     Keys(keys::Arguments),
+    /// Repair the directory of apps and keys of a stopped server
+    Directory(directory::Arguments),
     /// Check the configuration and say what is wrong with it
     CheckConfig(ServerArguments),
 }
@@ -132,6 +135,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Subscribe(arguments)) => subscribe::run(&arguments),
         Some(Command::Apps(arguments)) => apps::run(&arguments),
         Some(Command::Keys(arguments)) => keys::run(&arguments),
+        Some(Command::Directory(arguments)) => directory::run(&arguments),
         Some(Command::CheckConfig(arguments)) => check_config(&arguments),
     };
     match result {

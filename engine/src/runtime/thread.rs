@@ -196,7 +196,7 @@ struct Accepting {
 }
 
 impl Accepting {
-    async fn run(self) {
+    async fn run(mut self) {
         loop {
             match self.listener.accept().await {
                 Ok((stream, peer)) => {

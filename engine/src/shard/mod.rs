@@ -99,7 +99,8 @@ pub struct Shard {
     idempotency: Idempotency,
     /// Apps and keys.
     pub(crate) directory: Directory,
-    /// Calls that were not handed over to the clerk yet, at most [`CLERK_CALLS_MAX`].
+    /// Calls that were not handed over to the clerk yet, urgent ones first, at most [`CLERK_CALLS_MAX`]
+    /// of either kind.
     clerk_calls: VecDeque<ClerkCall>,
     /// Wrong keys by address, in slots.
     pub(crate) wrong_keys: Box<[Rate]>,
@@ -129,7 +130,8 @@ pub struct Shard {
     date: (u64, String),
 }
 
-/// Most calls that wait for room at the clerk; those of connections that are gone wait too.
+/// Most urgent calls, and most others, that wait for room at the clerk; those of connections that are
+/// gone wait too.
 const CLERK_CALLS_MAX: usize = 1024;
 
 /// Slots for addresses that came with wrong keys; addresses that fall on one share its rate.
@@ -378,10 +380,16 @@ impl Shard {
             let text = format!("an app may ask for {CHANGES_PER_SECOND_MAX} changes a second");
             return Err(over_rate("changesPerSecond", wait_ms, text));
         }
-        if self.clerk_calls.len() >= CLERK_CALLS_MAX {
+        // Urgent ones stand before the others and have room of their own.
+        let urgent = self.clerk_calls.iter().take_while(|call| call.is_urgent()).count();
+        let (at, waiting) = match call.is_urgent() {
+            true => (urgent, urgent),
+            false => (self.clerk_calls.len(), self.clerk_calls.len() - urgent),
+        };
+        if waiting >= CLERK_CALLS_MAX {
             return Err(no_room());
         }
-        self.clerk_calls.push_back(call);
+        self.clerk_calls.insert(at, call);
         Ok(())
     }
 

@@ -8,6 +8,7 @@
 //! that the shard sent before it knew fail too ([`Append::term`]): a record never follows one that
 //! is missing.
 
+pub(crate) mod journal;
 mod keep;
 #[cfg(test)]
 mod model;
