@@ -11,7 +11,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use pushflo_engine::auth::{
     App, AppId, AppRecord, AppSettings, ChannelMeta, Key, Plan, Role, Usage,
 };
-use pushflo_engine::clock::Now;
+use pushflo_engine::clock::{Now, TICK_MS};
 use pushflo_engine::history::{Durability, Retention};
 use pushflo_engine::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use pushflo_engine::shard::{
@@ -45,7 +45,7 @@ impl Bench {
             outbox: OutboxLimits { envelopes_max: 1 << 14, bytes_max: 1 << 25 },
             metrics_on_main_port: true,
         };
-        let now = Now { unix_ms: 1_700_000_000_000, tick: 0 };
+        let now = Now::start(1_700_000_000_000);
         let shared = Arc::new(Shared::new(1, 1));
         let mut shard = Shard::new(ShardId(0), Arc::new(settings), shared, 1, now);
         let keys = vec![Key::new(KEY, Role::Secret, None, 0)];
@@ -192,7 +192,7 @@ fn subscriptions(c: &mut Criterion) {
     });
     group.bench_function("a tick without work", |b| {
         b.iter(|| {
-            bench.now.tick += 1;
+            bench.now = bench.now.after(TICK_MS);
             bench.shard.advance(bench.now);
         });
     });
@@ -293,8 +293,7 @@ fn presence(c: &mut Criterion) {
         bench.drain();
     };
     let second = |bench: &mut Bench| {
-        bench.now.tick += 4;
-        bench.now.unix_ms += 1_000;
+        bench.now = bench.now.after(1_000);
         bench.shard.advance(bench.now);
         bench.drain()
     };

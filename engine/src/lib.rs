@@ -8,6 +8,7 @@
 //! * [`auth`]: keys and roles
 //! * [`metrics`], [`clock`], [`hash`]: numbers, time, the hasher
 #![cfg(target_os = "linux")]
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod auth;
 pub mod clock;

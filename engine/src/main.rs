@@ -1,4 +1,5 @@
 //! The program `pushflo`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("PushFlo runs on Linux only: it is built on io_uring");

@@ -1,27 +1,28 @@
 //! The server as a whole: checks, shards, draining.
 
-use std::collections::BTreeSet;
-use std::fs::File;
-use std::io;
+use std::collections::BTreeMap;
+use std::fs::{File, Permissions};
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
-use crate::auth::{self, App, AppId, ChannelMeta, Clerk, DirectoryError, Role, Usages};
+use crate::auth::{self, Accepted, App, AppId, ChannelMeta, Clerk, DirectoryError, Role, Usages};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::hash::HashMap;
-use crate::history::Durability;
 use crate::history::log::{
     self, Append, Contents, LoadedChannel, Log, LogCall, LogError, LogId, LogPlan, Retentions,
     StoredAnswer,
 };
+use crate::history::{Durability, Retention};
 use crate::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use crate::runtime::{
     PortReservation, ShardError, ShardPlan, ShardThread, reserve_port, start_shard,
@@ -123,9 +124,14 @@ fn listen_cure(error: &io::Error) -> &'static str {
 
 fn directory_cure(error: &DirectoryError) -> &'static str {
     match error {
-        DirectoryError::Store(_) => "",
-        DirectoryError::Damaged { .. } => {
-            "; restore the folder from a copy, or move it away to begin with new apps and keys"
+        DirectoryError::Store(_) | DirectoryError::Unknown(_) => "",
+        DirectoryError::Damaged { .. } | DirectoryError::Lost(_) => {
+            "; apps may be missing, revoked keys may work and private channels may be open, so the \
+             server does not start. Restore the folder `directory` and the files `directory.seal` and \
+             `directory.private` beside it from a copy of one moment. Without a copy, `pushflo \
+             directory accept` goes on with what can be read, or move the folder and \
+             `directory.seal` (not `directory.private`) away to begin with new apps and keys; \
+             history stays"
         }
         DirectoryError::Plan { .. } => "; add it to the configuration again",
     }
@@ -217,43 +223,38 @@ impl Server {
             mailboxes.push(mailbox);
             inboxes.push(inbox);
         }
-        let directory = open_directory(config)?;
+        let mut directory = open_directory(config)?;
+        let generated = std::mem::take(&mut directory.generated);
+        let mut unshown = UnshownKeys { data_dir: &config.data_dir, keys: generated };
         let retentions = Arc::new(Retentions::default());
         let mut shared = Shared::new(shards, random_seed()).with_deletions(directory.deletions);
-        let mut stored = Stored {
-            apps: directory.apps.values().cloned().collect(),
-            metas: directory.channels,
-            channels: Vec::new(),
-            answers: Vec::new(),
-        };
-        let mut log = None;
+        let (mut log, mut stored) = (None, Stored::default());
         if settings.has_log {
             let (opened, contents) = open_log(config, &mailboxes, Arc::clone(&retentions))?;
             let status = Arc::clone(&opened.status);
             shared = shared.with_log(status, contents.incarnation, contents.next_log);
-            let logs: BTreeSet<LogId> =
-                contents.channels.iter().map(|channel| channel.log).collect();
-            let gone = directory.deleted.difference(&logs).copied();
-            let forgotten = directory.store.forget_deleted(gone);
+            shared.begin_generations(&contents.generations);
+            let channels = contents.channels.iter().map(|loaded| (loaded.log, &loaded.channel));
+            let met = directory.meet_log(channels);
             let path = config.data_dir.join("directory");
-            forgotten.map_err(|source| StartupError::Directory { path, source })?;
-            stored.add(contents, &opened, &directory.deleted);
+            met.map_err(|source| StartupError::Directory { path, source })?;
+            stored.add(contents, &opened, &directory, &retentions);
             log = Some(opened);
         }
+        stored.apps = directory.apps.values().cloned().collect();
+        stored.metas = std::mem::take(&mut directory.channels);
         let shared = Arc::new(shared);
         let clerk = Clerk::start(
-            directory.store,
-            directory.apps,
+            directory,
             config.plans.clone(),
             Arc::clone(&shared),
             mailboxes.clone(),
             retentions,
-            config.data_dir.join("directory"),
         )?;
         let mut server = Self {
             address: reservation.address,
             shards,
-            generated: directory.generated,
+            generated: unshown.keys.clone(),
             shared,
             threads: Vec::new(),
             mailboxes,
@@ -262,7 +263,10 @@ impl Server {
             lock,
         };
         match server.start_shards(config, &settings, cores, &reservation, inboxes, stored) {
-            Ok(()) => Ok(server),
+            Ok(()) => {
+                unshown.keys.clear();
+                Ok(server)
+            }
             Err(error) => {
                 server.drain();
                 server.join();
@@ -366,24 +370,47 @@ pub struct Stored {
 
 impl Stored {
     /// Adds what the log has. Channels that were deleted, alone or with their app, and are still
-    /// there, are deleted now.
-    fn add(&mut self, contents: Contents, log: &Log, deleted: &BTreeSet<LogId>) {
+    /// there, are deleted now. Those of apps that are not known are kept, and nobody sees them.
+    fn add(
+        &mut self,
+        contents: Contents,
+        log: &Log,
+        directory: &auth::Opened,
+        retentions: &Retentions,
+    ) {
         for (id, month, messages) in contents.usage {
-            if let Some(app) = self.apps.iter().find(|app| app.id == id) {
+            if let Some(app) = directory.apps.get(&id) {
                 app.usage.restore(month, messages);
             }
         }
-        let apps: HashMap<AppId, ()> = self.apps.iter().map(|app| (app.id, ())).collect();
-        let (kept, orphans): (Vec<_>, Vec<_>) =
-            contents.channels.into_iter().partition(|channel| {
-                apps.contains_key(&channel.channel.app) && !deleted.contains(&channel.log)
+        let (deleted, others): (Vec<_>, Vec<_>) =
+            contents.channels.into_iter().partition(|loaded| {
+                directory.deleted.contains(&loaded.log)
+                    || directory.deleted_apps.contains(&loaded.channel.app)
             });
-        if !orphans.is_empty() {
-            let deletes = orphans.into_iter().map(|orphan| (orphan.log, orphan.channel)).collect();
+        if !deleted.is_empty() {
+            let deletes = deleted.into_iter().map(|gone| (gone.log, gone.channel)).collect();
+            let (entries, generations) = (Vec::new(), Vec::new());
             let append =
-                Append { shard: NO_SHARD, term: 0, entries: Vec::new(), deletes, sync: false };
+                Append { shard: NO_SHARD, term: 0, entries, deletes, generations, sync: false };
             // The queue is empty before the shards run.
             let _ = log.handle().post(LogCall::Append(append));
+        }
+        let (kept, strangers): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|loaded| directory.apps.contains_key(&loaded.channel.app));
+        let mut unknown: BTreeMap<AppId, usize> = BTreeMap::new();
+        for loaded in strangers {
+            *unknown.entry(loaded.channel.app).or_default() += 1;
+        }
+        for (app, channels) in unknown {
+            retentions.set(app, Retention::EVERYTHING);
+            tracing::warn!(
+                %app,
+                channels,
+                "the log has channels of an app that is not known; they are kept and nobody sees \
+                 them: restore the directory with the app, or stop the server and delete them with \
+                 `pushflo directory delete-history`"
+            );
         }
         let names: HashMap<LogId, ChannelKey> =
             kept.iter().map(|channel| (channel.log, channel.channel.clone())).collect();
@@ -444,17 +471,80 @@ fn open_log(
 /// # Errors
 /// [`StartupError`]: the folder is in use, or cannot be read or written.
 pub fn recover_key(config: &Config, app: AppId, role: Role) -> Result<String, StartupError> {
+    while_stopped(config, |path| auth::open(path, &config.plans, &config.keys)?.add_key(app, role))
+}
+
+/// Takes apps and keys as they are, although part of what was in force is lost; see [`auth::accept`].
+///
+/// # Errors
+/// As for [`recover_key`].
+pub fn accept_directory(config: &Config) -> Result<Accepted, StartupError> {
+    while_stopped(config, auth::accept)
+}
+
+/// Has the history of an app that is not known be deleted at the next start.
+///
+/// # Errors
+/// As for [`recover_key`]; or the app is known.
+pub fn delete_history(config: &Config, app: AppId) -> Result<(), StartupError> {
+    while_stopped(config, |path| auth::open(path, &config.plans, &config.keys)?.delete_history(app))
+}
+
+/// Does something with the directory while no server has it.
+fn while_stopped<T>(
+    config: &Config,
+    act: impl FnOnce(&Path) -> Result<T, DirectoryError>,
+) -> Result<T, StartupError> {
     let lock = lock_data_dir(&config.data_dir)?;
-    let opened = open_directory(config)?;
     let path = config.data_dir.join("directory");
-    let key = opened.add_key(app, role);
-    let key = key.map_err(|source| StartupError::Directory { path, source });
+    let result = act(&path).map_err(|source| StartupError::Directory { path, source });
     let _ = flock(&lock, FlockOperation::Unlock);
-    key
+    result
+}
+
+/// Keys that were made at this start: they stand in no other place. If the start fails after that they
+/// are kept, since the next one makes none.
+struct UnshownKeys<'a> {
+    data_dir: &'a Path,
+    keys: Vec<(Role, String)>,
+}
+
+impl Drop for UnshownKeys<'_> {
+    fn drop(&mut self) {
+        if self.keys.is_empty() {
+            return;
+        }
+        match keep_keys(self.data_dir, &self.keys) {
+            Ok(path) => tracing::warn!("the keys that were made are in {}", path.display()),
+            Err(error) => tracing::error!(
+                %error, "the keys that were made are lost; pushflo keys recover makes another one"
+            ),
+        }
+    }
+}
+
+/// Keeps keys that nobody could be shown in a file of the data folder that only its owner reads, and
+/// says where that is.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn keep_keys(data_dir: &Path, keys: &[(Role, String)]) -> io::Result<PathBuf> {
+    let path = data_dir.join("generated-keys");
+    let mut file = File::options();
+    // Those of an earlier start stay, and a link leads nowhere.
+    file.append(true).create(true).mode(0o600).custom_flags(libc::O_NOFOLLOW);
+    let mut file = file.open(&path)?;
+    for (role, key) in keys {
+        writeln!(file, "{:<8} {key}", role.name())?;
+    }
+    file.sync_all()?;
+    Ok(path)
 }
 
 fn lock_data_dir(path: &PathBuf) -> Result<OwnedFd, StartupError> {
     let failed = |source| StartupError::DataDir { path: path.clone(), source };
+    // Whatever is made from now on is for nobody else to read: keys' signing secrets, messages.
+    rustix::process::umask(Mode::RWXG | Mode::RWXO);
     std::fs::create_dir_all(path).map_err(failed)?;
     let lock = File::options()
         .create(true)
@@ -463,12 +553,43 @@ fn lock_data_dir(path: &PathBuf) -> Result<OwnedFd, StartupError> {
         .open(path.join("lock"))
         .map_err(failed)?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock.into()),
+        Ok(()) => {
+            tighten(path).map_err(failed)?;
+            Ok(lock.into())
+        }
         Err(rustix::io::Errno::WOULDBLOCK) => {
             Err(StartupError::DataDirLocked { path: path.clone() })
         }
         Err(error) => Err(failed(error.into())),
     }
+}
+
+/// Takes from others what an earlier version, or a copy, left them: everything of the server's in the
+/// data folder is for its owner only.
+fn tighten(data_dir: &Path) -> io::Result<()> {
+    let is_ours = |path: &Path| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let first = name.split('.').next().unwrap_or_default();
+        ["log", "directory", "generated-keys", "lock"].contains(&first)
+    };
+    let entries = std::fs::read_dir(data_dir)?.map(|entry| Ok(entry?.path()));
+    let mut paths = entries.collect::<io::Result<Vec<PathBuf>>>()?;
+    paths.retain(|path| is_ours(path));
+    while let Some(path) = paths.pop() {
+        let about = std::fs::symlink_metadata(&path)?;
+        if about.is_symlink() {
+            continue;
+        }
+        let mode = about.permissions().mode();
+        if mode & 0o077 != 0 {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode & 0o700))?;
+        }
+        if about.is_dir() {
+            let entries = std::fs::read_dir(&path)?.map(|entry| Ok(entry?.path()));
+            paths.extend(entries.collect::<io::Result<Vec<PathBuf>>>()?);
+        }
+    }
+    Ok(())
 }
 
 fn check_io_uring() -> Result<(), StartupError> {

@@ -34,6 +34,10 @@ pub enum SlugError {
         /// Where it stands, in bytes from the start.
         position: usize,
     },
+    /// `.` or `..`: clients take such a part out of an address before they send it (RFC 3986 section
+    /// 5.2.4, for `%2e` as well), so the channel could not be read over HTTP.
+    #[error("a channel cannot be named . or .., which HTTP clients take out of an address")]
+    DotSegment,
 }
 
 impl From<SlugError> for Refusal {
@@ -48,6 +52,18 @@ impl ChannelSlug {
     /// # Errors
     /// [`SlugError`] says what is wrong and where.
     pub fn parse(text: &str) -> Result<Self, SlugError> {
+        if matches!(text, "." | "..") {
+            return Err(SlugError::DotSegment);
+        }
+        Self::from_stored(text)
+    }
+
+    /// Takes the slug of a channel that there is already. An earlier version let names through that
+    /// [`ChannelSlug::parse`] refuses; what was stored under them is no damage.
+    ///
+    /// # Errors
+    /// [`SlugError`]: no version ever took this.
+    pub fn from_stored(text: &str) -> Result<Self, SlugError> {
         if text.is_empty() {
             return Err(SlugError::Empty);
         }
@@ -102,7 +118,8 @@ impl ChannelPattern {
     pub fn parse(text: &str) -> Result<Self, SlugError> {
         match text.strip_suffix('*') {
             Some("") => Ok(Self::Prefix("".into())),
-            Some(prefix) => Ok(Self::Prefix(ChannelSlug::parse(prefix)?.as_str().into())),
+            // A prefix is no name: `..*` stands for `..a`, which is one.
+            Some(prefix) => Ok(Self::Prefix(ChannelSlug::from_stored(prefix)?.as_str().into())),
             None => ChannelSlug::parse(text).map(Self::Exact),
         }
     }
@@ -152,6 +169,12 @@ mod tests {
         assert_eq!(ChannelSlug::parse(&"x".repeat(129)), Err(SlugError::TooLong(129)));
         let error = ChannelSlug::parse("orders/1").unwrap_err();
         assert_eq!(error, SlugError::Character { character: '/', position: 6 });
+        for dots in [".", ".."] {
+            assert_eq!(ChannelSlug::parse(dots), Err(SlugError::DotSegment));
+            assert!(ChannelPattern::parse(dots).is_err());
+            assert_eq!(ChannelSlug::from_stored(dots).unwrap().as_str(), dots);
+        }
+        assert!(ChannelSlug::parse("...").is_ok() && ChannelPattern::parse(".*").is_ok());
         assert!(ChannelSlug::parse("käse").is_err());
         assert!(ChannelSlug::parse("a\"b").is_err());
     }

@@ -67,13 +67,33 @@ pub struct RefusedCommand<'a> {
     pub refusal: Refusal,
     /// The channel it concerns, where the command named a valid one.
     pub channel: Option<ChannelSlug>,
-    /// The `ref` of a publish.
+    /// The command's `ref`; one that is over its limit is left out, since a part of it would be another.
     pub reference: Option<Cow<'a, str>>,
 }
 
-impl From<Refusal> for RefusedCommand<'_> {
-    fn from(refusal: Refusal) -> Self {
-        Self { refusal, channel: None, reference: None }
+impl<'a> RefusedCommand<'a> {
+    /// The refusal of what `text` asked for. What is told back is read from it once more, whatever else
+    /// is wrong with it, as long as it is JSON.
+    pub fn new(refusal: Refusal, text: &'a str) -> Self {
+        /// Fields that may be of any kind.
+        #[derive(Deserialize, Default)]
+        struct Told<'a> {
+            #[serde(borrow)]
+            channel: Option<&'a RawValue>,
+            #[serde(borrow, rename = "ref")]
+            reference: Option<&'a RawValue>,
+        }
+        #[derive(Deserialize)]
+        struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+        let Told { channel, reference } =
+            serde_json::from_str(text).map(|Object(told)| told).unwrap_or_default();
+        let read = |value: &'a RawValue| {
+            serde_json::from_str(value.get()).ok().map(|Text(text): Text<'a>| text)
+        };
+        let channel = channel.and_then(read);
+        let channel = channel.and_then(|channel| ChannelSlug::parse(&channel).ok());
+        let reference = reference.and_then(read).filter(|r| r.len() <= REFERENCE_BYTES_MAX);
+        Self { refusal, channel, reference }
     }
 }
 
@@ -83,18 +103,18 @@ impl<'a> Command<'a> {
     /// # Errors
     /// The refusal, with what of the command is told back.
     pub fn parse(text: &'a str, payload_bytes_max: usize) -> Result<Self, RefusedCommand<'a>> {
+        Self::parse_text(text, payload_bytes_max)
+            .map_err(|refusal| RefusedCommand::new(refusal, text))
+    }
+
+    fn parse_text(text: &'a str, payload_bytes_max: usize) -> Result<Self, Refusal> {
         let frame: Frame<'a> = json::parse(text.as_bytes(), "the message")?;
         let kind = frame.kind.as_deref().ok_or(Refusal::field("type", "type is required"))?;
         match kind {
             "subscribe" => {
-                let channel = frame.channel()?;
+                let (channel, start) = (frame.channel()?, frame.start()?);
                 let presence = frame.presence.unwrap_or_default();
-                match frame.start() {
-                    Ok(start) => Ok(Self::Subscribe { channel, start, presence }),
-                    Err(refusal) => {
-                        Err(RefusedCommand { refusal, channel: Some(channel), reference: None })
-                    }
-                }
+                Ok(Self::Subscribe { channel, start, presence })
             }
             "unsubscribe" => Ok(Self::Unsubscribe { channel: frame.channel()? }),
             "publish" => frame.publish(payload_bytes_max),
@@ -108,7 +128,7 @@ impl<'a> Command<'a> {
                 let known = "known are subscribe, unsubscribe, publish, refresh, ping and ack";
                 let shown: String = other.chars().take(32).collect();
                 let message = format!("unknown type {shown:?}, {known}");
-                Err(Refusal::new(ErrorCode::ValidationError, message).into())
+                Err(Refusal::new(ErrorCode::ValidationError, message))
             }
         }
     }
@@ -159,22 +179,16 @@ impl<'a> Frame<'a> {
         Ok(ChannelSlug::parse(text)?)
     }
 
-    fn publish(self, payload_bytes_max: usize) -> Result<Command<'a>, RefusedCommand<'a>> {
-        if self.reference.as_ref().is_some_and(|r| r.len() > REFERENCE_BYTES_MAX) {
-            let text = format!("must have at most {REFERENCE_BYTES_MAX} bytes");
-            return Err(Refusal::field("ref", text).into());
+    fn publish(self, payload_bytes_max: usize) -> Result<Command<'a>, Refusal> {
+        let channel = self.channel()?;
+        let (event_type, content, id, reference) = (self.event, self.data, self.id, self.reference);
+        if reference.as_ref().is_some_and(|r| r.len() > REFERENCE_BYTES_MAX) {
+            let text = format!("ref must have at most {REFERENCE_BYTES_MAX} bytes");
+            return Err(Refusal::field("ref", text));
         }
-        let (channel, reference) = (self.channel(), self.reference);
-        let channel = match channel {
-            Ok(channel) => channel,
-            Err(refusal) => return Err(RefusedCommand { refusal, channel: None, reference }),
-        };
-        let (event_type, content, id) = (self.event, self.data, self.id);
         let draft = Draft { event_type, client_id: None, content, id };
-        match publish::check(channel.clone(), draft, PUBLISH_FIELDS, payload_bytes_max) {
-            Ok(publish) => Ok(Command::Publish { publish, reference }),
-            Err(refusal) => Err(RefusedCommand { refusal, channel: Some(channel), reference }),
-        }
+        let publish = publish::check(channel, draft, PUBLISH_FIELDS, payload_bytes_max)?;
+        Ok(Command::Publish { publish, reference })
     }
 
     fn start(&self) -> Result<Start, Refusal> {
@@ -229,6 +243,53 @@ mod tests {
             Command::parse(r#"{"channel":"orders","type":"unsubscribe"}"#, 100),
             Ok(Command::Unsubscribe { channel: channel.clone() })
         );
+    }
+
+    #[test]
+    fn a_refusal_says_what_it_answers() {
+        let told = |text: &str| {
+            let refused = Command::parse(text, 100).unwrap_err();
+            let channel = refused.channel.map(|channel| channel.to_string());
+            (channel.unwrap_or_default(), refused.reference.unwrap_or_default().into_owned())
+        };
+        let both = |channel: &str, reference: &str| (channel.to_owned(), reference.to_owned());
+        for rest in [
+            r#""type":"fly""#,
+            r#""type":7"#,
+            r#""type":null"#,
+            r#""x":1"#,
+            r#""type":"subscribe","recover":1"#,
+            r#""type":"subscribe","recover":{"epoch":"x","offset":-1}"#,
+            r#""type":"subscribe","replay":{"last":-1}"#,
+            r#""type":"subscribe","replay":{}"#,
+            r#""type":"subscribe","replay":{"last":1},"recover":{"epoch":"x","offset":1}"#,
+            r#""type":"publish""#,
+            r#""type":"publish","data":1,"event":7"#,
+            r#""type":"publish","data":1,"id":"""#,
+            r#""type":"refresh""#,
+            r#""type":"refresh","token":[[[]]]"#,
+            r#""type":"refresh","type":"refresh""#,
+        ] {
+            let text = format!(r#"{{"ref":"r\n1",{rest},"channel":"c"}}"#);
+            assert_eq!(told(&text), both("c", "r\n1"), "{text}");
+        }
+        let large =
+            format!(r#"{{"type":"publish","channel":"c","ref":"1","data":"{}"}}"#, "x".repeat(100));
+        assert_eq!(told(&large), both("c", "1"));
+        let long =
+            format!(r#"{{"type":"publish","channel":"c","ref":"{}","data":1}}"#, "x".repeat(65));
+        assert_eq!(told(&long), both("c", ""));
+        // What is not what it should be is not told.
+        for text in [
+            r#"{"type":"publish","channel":"a b","ref":"1"}"#,
+            r#"{"type":"publish","channel":7,"ref":"1"}"#,
+        ] {
+            assert_eq!(told(text), both("", "1"));
+        }
+        assert_eq!(told(r#"{"type":"publish","channel":"c","ref":1,"data":1}"#), both("c", ""));
+        for text in ["", "[1]", r#"{"channel":"c""#, r#"{"channel":"c","channel":"d"}"#] {
+            assert_eq!(told(text), both("", ""), "{text}");
+        }
     }
 
     #[test]

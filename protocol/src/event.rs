@@ -117,6 +117,9 @@ pub struct PresenceMember<'a> {
     pub client_id: &'a str,
     /// What its token carries, as JSON.
     pub data: Option<&'a str>,
+    /// Whether the app's backend, or the server, vouched for the client id. One that did not is a name
+    /// that its holder chose.
+    pub is_verified: bool,
 }
 
 impl PresenceMember<'_> {
@@ -128,6 +131,9 @@ impl PresenceMember<'_> {
         if let Some(data) = self.data {
             out.push_str(r#","data":"#);
             out.push_str(data);
+        }
+        if !self.is_verified {
+            out.push_str(r#","verified":false"#);
         }
         out.push('}');
     }

@@ -8,6 +8,7 @@
 //! * [`command`], [`event`]: what a WebSocket client says, and what it is told
 //! * [`websocket`]: handshake and frames (RFC 6455)
 //! * [`http`]: an incremental HTTP/1.1 request reader and a response writer (RFC 9112)
+//! * [`origin`]: where browsers may come from
 //! * [`proxy`]: addresses of clients behind proxies
 //! * [`error`], [`limits`]: codes with their statuses, and every bound with its reason
 #![warn(missing_docs)]
@@ -20,6 +21,7 @@ pub mod http;
 pub mod json;
 pub mod limits;
 pub mod message;
+pub mod origin;
 pub mod position;
 pub mod proxy;
 pub mod publish;

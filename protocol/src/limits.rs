@@ -13,7 +13,7 @@ pub const CLIENT_ID_BYTES_MAX: usize = 128;
 /// Longest idempotency key in bytes: room for two UUIDs.
 pub const IDEMPOTENCY_KEY_BYTES_MAX: usize = 128;
 
-/// Longest `ref` of a client's publish in bytes: it is only sent back.
+/// Longest `ref` of a client's command in bytes: it is only sent back.
 pub const REFERENCE_BYTES_MAX: usize = 64;
 
 /// Most channel patterns of a token, in each of its lists. Tokens travel in URLs.
@@ -34,6 +34,12 @@ pub const DESCRIPTION_BYTES_MAX: usize = 1024;
 /// Largest metadata of a channel in bytes of JSON.
 pub const METADATA_BYTES_MAX: usize = 8 * 1024;
 
+/// Most allowed origins of an app, or of the server: each request is compared with them.
+pub const ORIGINS_MAX: usize = 100;
+
+/// Longest allowed origin in bytes: a host name has at most 253.
+pub const ORIGIN_BYTES_MAX: usize = 300;
+
 /// Default for the largest content of one message in bytes (the published figure: 32 KiB).
 pub const PAYLOAD_BYTES_MAX: usize = 32 * 1024;
 
@@ -51,8 +57,16 @@ pub const BATCH_MESSAGES_MAX: usize = 1_000;
 /// Largest body of a batch in bytes.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 
-/// Largest message a WebSocket client may send, over all its fragments. Commands are small.
-pub const CLIENT_MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// Room in a WebSocket client's message beside the largest content that it may publish: for the rest of
+/// the command, and for content somewhat over its limit, which is then refused in words. What is larger
+/// still closes the connection.
+pub const CLIENT_MESSAGE_ROOM_BYTES: usize = 64 * 1024;
+
+/// Largest message a WebSocket client may send, over all its fragments, where the content of one
+/// publish may have `payload_bytes_max`.
+pub const fn client_message_bytes_max(payload_bytes_max: usize) -> usize {
+    payload_bytes_max.saturating_add(CLIENT_MESSAGE_ROOM_BYTES)
+}
 
 /// Largest payload of a control frame (RFC 6455 section 5.5).
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
@@ -60,8 +74,9 @@ pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
 /// Largest HTTP request head in bytes: the common bound of servers and proxies.
 pub const HTTP_HEAD_BYTES_MAX: usize = 16 * 1024;
 
-/// Most header fields in a request: what browsers and proxies send is well under half.
-pub const HTTP_HEADERS_MAX: usize = 64;
+/// Most header fields in a request: more than a browser and several proxies in a row send. The bytes of
+/// the head bound them anyway; this bounds the table they are parsed into.
+pub const HTTP_HEADERS_MAX: usize = 100;
 
 /// Most bytes of one chunk-size line with its extensions.
 pub const CHUNK_LINE_BYTES_MAX: usize = 256;
@@ -70,6 +85,6 @@ pub const CHUNK_LINE_BYTES_MAX: usize = 256;
 pub const TRAILER_BYTES_MAX: usize = 4 * 1024;
 
 // A command always fits beside a full payload, and a control frame always fits into a message.
-const _: () = assert!(CONTROL_PAYLOAD_BYTES_MAX < CLIENT_MESSAGE_BYTES_MAX);
+const _: () = assert!(CONTROL_PAYLOAD_BYTES_MAX < CLIENT_MESSAGE_ROOM_BYTES);
 const _: () = assert!(PAYLOAD_BYTES_MAX + ENVELOPE_BYTES_MAX <= BATCH_BYTES_MAX);
-const _: () = assert!(PAYLOAD_BYTES_MAX + ENVELOPE_BYTES_MAX <= CLIENT_MESSAGE_BYTES_MAX);
+const _: () = assert!(ENVELOPE_BYTES_MAX < CLIENT_MESSAGE_ROOM_BYTES);

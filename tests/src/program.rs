@@ -123,6 +123,10 @@ impl Program {
         self.child.as_ref().unwrap().id()
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    }
+
     /// Waits for its end: the exit status and all that was not read yet.
     pub fn output(&mut self) -> Output {
         let mut child = self.child.take().unwrap();

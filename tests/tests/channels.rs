@@ -138,6 +138,49 @@ fn a_channel_that_turns_private_sends_away_who_may_not_be_there() {
     }
 }
 
+/// Once the change is answered nothing more reaches those who may not be there, however busy their
+/// shard is.
+#[test]
+fn nothing_published_after_a_channel_turned_private_reaches_a_guest() {
+    let server = start(4, "");
+    let address = server.address;
+    let mut guests: Vec<Subscriber> = (0..8).map(|_| Subscriber::connect(address)).collect();
+    let mut http = HttpClient::connect(address);
+    for round in 0..30 {
+        let slug = format!("c{round}");
+        guests.iter_mut().for_each(|guest| drop(guest.subscribe(&slug)));
+        publish(address, &slug, json!("before"));
+        // Their shards have something to do.
+        for guest in &mut guests {
+            for _ in 0..200 {
+                let other = json!({ "type": "unsubscribe", "channel": "other" });
+                guest.socket.write(tungstenite::Message::text(other.to_string())).unwrap();
+            }
+            guest.socket.flush().unwrap();
+        }
+        let body = json!({ "isPrivate": true });
+        assert_eq!(manage(address, "PATCH", &format!("{CHANNELS}/{slug}"), body).status, 200);
+        for n in 0..5 {
+            assert_eq!(http.publish(SECRET_KEY, &publish_body(&slug, &json!(n))).status, 200);
+        }
+        for guest in &mut guests {
+            guest.send(json!({ "type": "ping" }));
+            let mut told = Vec::new();
+            loop {
+                let event = guest.event();
+                match event["type"].as_str().unwrap() {
+                    "pong" => break,
+                    "unsubscribed" if event["channel"] == "other" => {}
+                    "message" => told.push(event["data"].clone()),
+                    "error" => told.push(event["code"].clone()),
+                    other => told.push(other.into()),
+                }
+            }
+            assert_eq!(told, [json!("before"), json!("FORBIDDEN"), json!("unsubscribed")]);
+        }
+    }
+}
+
 /// A deleted channel is gone with its history; one of the same name is another.
 #[test]
 fn deletion_takes_history_and_subscribers() {
@@ -421,12 +464,52 @@ fn a_weaker_token_does_not_keep_a_private_channel() {
     ann.subscribe("orders");
     let body = json!({ "clientId": "ann", "channels": ["*"] }).to_string();
     let weak = post(address, "/api/v1/auth/token", Some(PUBLISH_KEY), &body).json();
-    // The subscription is asked for again right behind, which must not bring it back.
+    // A client id that the backend vouched for is not kept by a token that any browser may have.
     ann.send(json!({ "type": "refresh", "token": weak["data"]["token"] }));
+    assert_eq!(ann.event()["code"], "UNAUTHORIZED");
+    let body = json!({ "clientId": "ann", "channels": ["news"] }).to_string();
+    let fewer = post(address, "/api/v1/auth/token", Some(SECRET_KEY), &body).json();
+    // The subscription is asked for again right behind, which must not bring it back.
+    ann.send(json!({ "type": "refresh", "token": fewer["data"]["token"] }));
     ann.send(json!({ "type": "subscribe", "channel": "orders" }));
     assert_eq!(ann.event()["type"], "refreshed");
     assert_eq!(ann.event()["code"], "FORBIDDEN");
     assert_eq!(ann.event()["type"], "unsubscribed");
     assert_eq!(ann.event()["code"], "FORBIDDEN");
     assert_eq!(publish(address, "orders", json!(1))["delivered"], 0);
+}
+
+/// Whoever has the publish key may call itself ann, and is told apart from the ann of the backend.
+#[test]
+fn a_client_id_that_nobody_vouched_for_takes_nothing_from_one_that_is() {
+    let server = start(2, "[presence]\ninterval_ms = 0");
+    let address = server.address;
+    let body = json!({ "name": "Room", "slug": "room", "presence": true });
+    assert_eq!(manage(address, "POST", CHANNELS, body).status, 201);
+    let mut ann =
+        Subscriber::connect_with(address, &token(address, "ann", json!({ "admin": true })));
+    ann.event();
+    ann.subscribe_with(json!({ "type": "subscribe", "channel": "room", "presence": true }));
+    let told = |ann: &mut Subscriber| loop {
+        let event = ann.event();
+        if event["joined"].as_array().is_some_and(|joined| !joined.is_empty()) {
+            return event["joined"].clone();
+        }
+    };
+    assert_eq!(told(&mut ann), json!([{ "clientId": "ann", "data": { "admin": true } }]));
+    let asked = json!({ "clientId": "ann" }).to_string();
+    let asked = post(address, "/api/v1/auth/token", Some(PUBLISH_KEY), &asked).json();
+    let shown = asked["data"]["token"].as_str().unwrap();
+    let mut mallory = Subscriber::connect_with(address, shown);
+    assert_eq!(mallory.event()["clientId"], "ann");
+    mallory.subscribe("room");
+    assert_eq!(told(&mut ann), json!([{ "clientId": "ann", "verified": false }]));
+    let members = get(address, &format!("{CHANNELS}/room/presence"), Some(SECRET_KEY)).json();
+    assert_eq!(
+        members["data"]["members"],
+        json!([
+            { "clientId": "ann", "verified": false },
+            { "clientId": "ann", "data": { "admin": true } },
+        ])
+    );
 }

@@ -2,7 +2,9 @@
 
 use pushflo_tests::client::Subscriber;
 use pushflo_tests::http::{HttpClient, publish_body, request};
+use pushflo_tests::program::Program;
 use pushflo_tests::server::{SECRET_KEY, start};
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 #[test]
@@ -48,4 +50,23 @@ fn subscribers_are_told_to_come_back_and_publishes_are_answered() {
         server.join();
         assert!(std::net::TcpStream::connect(address).is_err());
     }
+}
+
+/// Containers are killed ten seconds after they are told to stop.
+#[test]
+fn a_drain_ends_in_time_whoever_is_in_the_middle_of_something() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut program, address) = Program::serve(&folder.path().join("data"), &[]);
+    let mut half_head = HttpClient::connect(address);
+    half_head.send(b"GET /health HTTP/1.1\r\nHost: ");
+    let mut half_body = HttpClient::connect(address);
+    half_body.send(b"POST /api/v1/publish HTTP/1.1\r\nHost: h\r\nContent-Length: 100\r\n\r\n{");
+    // Both were read when a request behind them is answered.
+    let mut health = HttpClient::connect(address);
+    health.send(&request("GET", "/health", None, ""));
+    assert_eq!(health.answer().unwrap().status, 200);
+    let told = std::time::Instant::now();
+    program.signal(Signal::TERM);
+    assert!(program.output().status.success());
+    assert!(told.elapsed() < std::time::Duration::from_secs(10));
 }

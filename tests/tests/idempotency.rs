@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 
+use pushflo_tests::api::{Api, TestApp};
 use pushflo_tests::client::Subscriber;
-use pushflo_tests::http::{Answer, HttpClient, get, post, publish_body};
+use pushflo_tests::http::{Answer, HttpClient, call, get, post, publish_body};
 use pushflo_tests::program::Program;
-use pushflo_tests::server::{SECRET_KEY, start};
+use pushflo_tests::server::{MANAGE_KEY, SECRET_KEY, start};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
@@ -132,4 +133,68 @@ fn keys_outlive_the_server() {
         assert_eq!(post(address, "/api/v1/publish", Some(&secret), &other).status, 200);
         assert_eq!(total(address, &secret, "c"), 2);
     }
+}
+
+/// Whoever guesses a key of the backend, or of another client, does not take it.
+#[test]
+fn keys_of_clients_are_not_those_of_the_backend() {
+    for shards in [1, 4] {
+        let server = start(shards, "");
+        let address = server.address;
+        let settings = json!({ "settings": { "clientPublish": true } });
+        let target = "/api/v1/apps/self";
+        let changed = call(address, "PATCH", target, Some(MANAGE_KEY), &settings);
+        assert_eq!(changed.status, 200);
+        let client = |id: &str| {
+            let body = json!({ "clientId": id, "publish": ["*"] }).to_string();
+            let token = post(address, "/api/v1/auth/token", Some(SECRET_KEY), &body).json();
+            let token = token["data"]["token"].as_str().unwrap().to_owned();
+            let mut client = Subscriber::connect_with(address, &token);
+            assert_eq!(client.event()["type"], "connected");
+            client
+        };
+        let (mut ann, mut bob) = (client("ann"), client("bob"));
+        let mut offsets = Vec::new();
+        for (is_ann, data) in [(true, "squat"), (false, "other"), (true, "squat")] {
+            let client = if is_ann { &mut ann } else { &mut bob };
+            client.send(json!({ "type": "publish", "channel": "c", "data": data, "id": "k" }));
+            let event = client.event();
+            assert_eq!(event["type"], "published", "{event}");
+            offsets.push(event["offset"].clone());
+        }
+        assert_eq!(offsets, [json!(1), json!(2), json!(1)]);
+        let answer = publish(address, SECRET_KEY, "k", &publish_body("c", &json!("paid")));
+        assert_eq!((answer.status, &answer.json()["data"]["offset"]), (200, &json!(3)));
+        // Nor is a key of a whole batch, with a position, one of a message.
+        let mut http = HttpClient::connect(address);
+        let batch = json!([{ "channel": "c", "data": 1 }]).to_string();
+        http.send(&keyed("/api/v1/publish/batch", SECRET_KEY, "b", &batch));
+        assert_eq!(http.answer().unwrap().json()["data"]["published"], 1);
+        let answer = publish(address, SECRET_KEY, "b#0", &publish_body("c", &json!(2)));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+}
+
+#[test]
+fn apps_leave_each_other_room_for_keys() {
+    let server = start(1, "[limits]\nidempotency_keys_per_shard = 90");
+    let address = server.address;
+    let mut api = Api::connect(address);
+    let (greedy, other) = (api.create_app("greedy"), api.create_app("other"));
+    let publish_keyed = |app: &TestApp, n: usize| {
+        publish(address, &app.secret, &format!("k{n}"), &publish_body("c", &json!(n)))
+    };
+    let taken = (0..90).take_while(|n| publish_keyed(&greedy, *n).status == 200).count();
+    assert_eq!(taken, 80);
+    let refused = publish_keyed(&greedy, 99);
+    assert_eq!((refused.status, &refused.json()["code"]), (429, &json!("RATE_LIMITED")));
+    assert!(refused.header("retry-after").is_some());
+    assert_eq!(publish_keyed(&other, 0).status, 200);
+    // Without a key it is published all the same, and what was published is still known.
+    assert_eq!(
+        post(address, "/api/v1/publish", Some(&greedy.secret), r#"{"channel":"c","data":1}"#)
+            .status,
+        200
+    );
+    assert_eq!(publish_keyed(&greedy, 7).json()["data"]["offset"], 8);
 }

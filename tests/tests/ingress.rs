@@ -56,7 +56,7 @@ fn malformed_requests_end_their_own_connection() {
         |count: usize| format!("GET /health HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(count));
     let cases: Vec<(&str, Vec<u8>, u16, &str)> = vec![
         ("garbage", b"\x00\xff\xfe garbage\r\n\r\n".into(), 400, "not an HTTP/1.1 request"),
-        ("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\n\n".into(), 400, "not an HTTP"),
+        ("a TLS hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\n\n".into(), 400, "plain HTTP"),
         ("no target", b"GET\r\n\r\n".into(), 400, "not an HTTP"),
         ("no version", b"GET /\r\nHost: h\r\n\r\n".into(), 400, "not an HTTP"),
         ("version 2.0", b"GET / HTTP/2.0\r\nHost: h\r\n\r\n".into(), 400, "not an HTTP"),
@@ -95,9 +95,9 @@ fn malformed_requests_end_their_own_connection() {
             "a long header field",
             format!("GET / HTTP/1.1\r\nHost: h\r\nA: {}\r\n\r\n", "a".repeat(20_000)).into(),
             431,
-            "header fields",
+            "16384 bytes",
         ),
-        ("a long target", format!("GET /{} ", "a".repeat(20_000)).into(), 431, "header fields"),
+        ("a long target", format!("GET /{} ", "a".repeat(20_000)).into(), 431, "16384 bytes"),
     ];
     let behind =
         request("POST", "/api/v1/publish", Some(SECRET_KEY), r#"{"channel":"smuggled","data":1}"#);
@@ -397,11 +397,123 @@ fn browsers_are_told_whether_they_may_call() {
     let answer = preflight(&server, "https://good.example");
     assert_eq!(allowed(&answer).as_deref(), Some("https://good.example"));
     assert_eq!(answer.header("vary"), Some("Origin"));
-    assert_eq!(allowed(&preflight(&server, "https://bad.example")), None);
+    let answer = preflight(&server, "https://bad.example");
+    assert_eq!((answer.status, allowed(&answer)), (403, None));
     let mut client = HttpClient::connect(server.address);
     client.send(b"GET /nothing HTTP/1.1\r\nHost: h\r\nOrigin: https://good.example\r\n\r\n");
     // A script may read a refusal as well.
     assert_eq!(allowed(&client.answer().unwrap()).as_deref(), Some("https://good.example"));
+}
+
+/// The origins that the server allows are those of every call that concerns an app.
+#[test]
+fn an_origin_that_the_server_does_not_allow_gets_nothing_done() {
+    let server = start(1, "allowed_origins = ['HTTPS://Good.example:443/']");
+    let call = |method: &str, target: &str, origin: &str, body: &str| {
+        let mut client = HttpClient::connect(server.address);
+        client.send(
+            format!(
+                "{method} {target} HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {MANAGE_KEY}\r\n\
+                 {origin}Content-Length: {}\r\n\r\n{body}",
+                body.len()
+            )
+            .as_bytes(),
+        );
+        client.answer().unwrap()
+    };
+    let publish = r#"{"channel":"c","data":1,"content":1}"#;
+    for (method, target, body) in [
+        ("POST", "/api/v1/publish", publish),
+        ("POST", "/api/v1/publish/batch", publish),
+        ("POST", "/api/v1/channels/c/messages", publish),
+        ("GET", "/api/v1/channels/c/messages", ""),
+        ("GET", "/api/v1/channels/c/presence", ""),
+        ("GET", "/api/v1/channels", ""),
+        ("POST", "/api/v1/auth/token", "{}"),
+        ("GET", "/api/v1/usage", ""),
+        ("GET", "/api/v1/apps", ""),
+        ("PATCH", "/api/v1/apps/self", "{}"),
+        ("POST", "/api/v1/apps/self/keys", r#"{"role":"mgmt"}"#),
+        ("DELETE", "/api/v1/channels/c", ""),
+    ] {
+        for origin in ["https://evil.example", "null", "https://good.example.evil"] {
+            let answer = call(method, target, &format!("Origin: {origin}\r\n"), body);
+            assert_eq!((answer.status, &answer.json()["code"]), (403, &json!("FORBIDDEN")));
+            assert_eq!(answer.header("access-control-allow-origin"), None);
+        }
+        if !target.ends_with("presence") {
+            let answer = call(method, target, "Origin: https://good.example\r\n", body);
+            assert!(answer.status < 300, "{method} {target}: {}", answer.text());
+        }
+    }
+    assert_eq!(server.metric("pushflo_publishes_total"), 3);
+    assert_eq!(call("GET", "/health", "Origin: https://evil.example\r\n", "").status, 200);
+}
+
+/// Who speaks another protocol is told at once, not after a time-out.
+#[test]
+fn a_tls_client_is_told_that_the_port_speaks_plain_http() {
+    let server = start(1, "[timeouts]\nhead_ms = 600000\nkeep_alive_ms = 600000");
+    // What a client hello begins with; it holds no line end.
+    for hello in [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"[..], b"\x16"] {
+        let mut client = HttpClient::connect(server.address);
+        client.send(hello);
+        let answer = client.answer().unwrap();
+        assert_eq!((answer.status, answer.header("connection")), (400, Some("close")));
+        assert!(answer.text().contains("plain HTTP"), "{}", answer.text());
+        assert_eq!(client.rest(), b"");
+    }
+}
+
+/// A client of HTTP/1.0 that wants to keep its connection waits for the word that it may.
+#[test]
+fn keep_alive_of_http_10_is_announced() {
+    let server = start(1, "");
+    let mut client = HttpClient::connect(server.address);
+    for target in ["/health", "/nothing"] {
+        client.send(format!("GET {target} HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n").as_bytes());
+        assert_eq!(client.answer().unwrap().header("connection"), Some("keep-alive"));
+    }
+    client.send(b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n");
+    assert_eq!(client.answer().unwrap().header("connection"), None);
+    client.send(b"GET /health HTTP/1.0\r\n\r\n");
+    assert_eq!(client.answer().unwrap().header("connection"), Some("close"));
+    assert_eq!(client.rest(), b"");
+}
+
+/// Clients take such parts out of an address, so a channel of that name could not be read.
+#[test]
+fn channels_named_by_dots_are_refused_everywhere() {
+    let server = start(1, "");
+    for dots in [".", "..", "%2e", "%2E%2e", ".%2e"] {
+        for (method, rest) in [
+            ("GET", ""),
+            ("DELETE", ""),
+            ("GET", "/messages"),
+            ("POST", "/messages"),
+            ("GET", "/presence"),
+        ] {
+            let mut client = HttpClient::connect(server.address);
+            let target = format!("/api/v1/channels/{dots}{rest}");
+            client.send(&request(method, &target, Some(MANAGE_KEY), r#"{"content":1}"#));
+            let answer = client.answer().unwrap();
+            assert_eq!(answer.status, 400, "{method} {target}: {}", answer.text());
+            assert!(answer.text().contains("cannot be named"), "{}", answer.text());
+        }
+    }
+    let mut client = Subscriber::connect(server.address);
+    for dots in [".", ".."] {
+        for (target, body) in [
+            ("/api/v1/publish", json!({ "channel": dots, "data": 1 })),
+            ("/api/v1/channels", json!({ "slug": dots, "name": "n" })),
+            ("/api/v1/auth/token", json!({ "channels": [dots] })),
+        ] {
+            let answer = post(server.address, target, Some(MANAGE_KEY), &body.to_string());
+            assert_eq!(answer.status, 400, "{target}: {}", answer.text());
+        }
+        client.send(json!({ "type": "subscribe", "channel": dots }));
+        assert_eq!(client.event()["code"], "VALIDATION_ERROR");
+    }
 }
 
 /// Commands over the WebSocket: an error event says what is wrong, the connection stays.
@@ -412,7 +524,7 @@ fn wrong_commands_are_refused_and_the_connection_goes_on() {
     let mut client = Subscriber::connect(server.address);
     let deep =
         format!(r#"{{"type":"subscribe","channel":{}{}}}"#, "[".repeat(500), "]".repeat(500));
-    let cases: [(&str, &str, Option<&str>); 22] = [
+    let cases: [(&str, &str, Option<&str>); 23] = [
         ("", "the message", None),
         ("hello", "the message", None),
         ("{", "the message", None),
@@ -421,18 +533,27 @@ fn wrong_commands_are_refused_and_the_connection_goes_on() {
         ("{}", "type is required", None),
         (r#"{"type":7}"#, "the message", None),
         (r#"{"type":"launch"}"#, "launch", None),
+        (r#"{"type":"launch","channel":"c"}"#, "launch", Some("c")),
         (r#"{"type":"subscribe"}"#, "channel is required", None),
         (r#"{"type":"unsubscribe"}"#, "channel is required", None),
         (r#"{"type":"subscribe","channel":"a/b"}"#, "'/'", None),
         (r#"{"type":"subscribe","channel":"-"}x"#, "the message", None),
         (r#"{"type":"subscribe","channel":{}}"#, "the message", None),
-        (r#"{"type":"subscribe","channel":"c","recover":1}"#, "the message", None),
-        (r#"{"type":"subscribe","channel":"c","recover":{}}"#, "the message", None),
-        (r#"{"type":"subscribe","channel":"c","recover":{"epoch":"x","offset":-1}}"#, "", None),
-        (r#"{"type":"subscribe","channel":"c","recover":{"epoch":"x","offset":1.5}}"#, "", None),
+        (r#"{"type":"subscribe","channel":"c","recover":1}"#, "the message", Some("c")),
+        (r#"{"type":"subscribe","channel":"c","recover":{}}"#, "the message", Some("c")),
+        (
+            r#"{"type":"subscribe","channel":"c","recover":{"epoch":"x","offset":-1}}"#,
+            "",
+            Some("c"),
+        ),
+        (
+            r#"{"type":"subscribe","channel":"c","recover":{"epoch":"x","offset":1.5}}"#,
+            "",
+            Some("c"),
+        ),
         (r#"{"type":"subscribe","channel":"c","replay":{}}"#, "since or last", Some("c")),
         (r#"{"type":"subscribe","channel":"c","replay":{"last":51}}"#, "at most 50", Some("c")),
-        (r#"{"type":"subscribe","channel":"c","replay":{"last":-1}}"#, "", None),
+        (r#"{"type":"subscribe","channel":"c","replay":{"last":-1}}"#, "", Some("c")),
         (
             r#"{"type":"subscribe","channel":"c","replay":{"last":1},"recover":{"epoch":"x","offset":1}}"#,
             "exclude each other",

@@ -4,9 +4,10 @@ use std::io::Read as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
+use pushflo_tests::api::{Api, TestApp};
 use pushflo_tests::client::Subscriber;
-use pushflo_tests::http::{HttpClient, PATIENCE, request};
-use pushflo_tests::server::{PUBLISH_KEY, start};
+use pushflo_tests::http::{HttpClient, PATIENCE, call, get, post, publish_body, request};
+use pushflo_tests::server::{MANAGE_KEY, PUBLISH_KEY, SECRET_KEY, start};
 use serde_json::json;
 
 fn answers(address: SocketAddr) -> Option<u16> {
@@ -130,6 +131,84 @@ fn silent_websockets_are_pinged_and_dead_ones_closed() {
     assert_eq!(seen[ping + 2], 0x88, "{:?}", &seen[ping..]);
     assert_eq!(seen[ping + 4..ping + 6], 1001u16.to_be_bytes());
     assert_eq!(server.metric("pushflo_idle_closed_total"), 1);
+}
+
+/// Whoever may subscribe cannot use up what the app's backend, or other apps, need.
+#[test]
+fn subscribers_cannot_use_up_channels() {
+    let server = start(1, "[limits]\nchannels_per_shard = 90\n[plans.small]\nchannels = 2");
+    let address = server.address;
+    let mut api = Api::connect(address);
+    let (greedy, other) = (api.create_app("greedy"), api.create_app("other"));
+    let subscribe_all = |app: &TestApp, count: usize| {
+        let mut outsider = Subscriber::connect_with(address, &app.publish);
+        outsider.event();
+        let mut answers = Vec::new();
+        for n in 0..count {
+            outsider.send(json!({ "type": "subscribe", "channel": format!("invented-{n}") }));
+            answers.push(outsider.event()["type"].clone());
+        }
+        (outsider, answers.iter().filter(|kind| *kind == "subscribed").count())
+    };
+    let (outsider, taken) = subscribe_all(&greedy, 120);
+    assert_eq!(taken, 80, "eight ninths of the table");
+    let publish = |app: &TestApp, channel: &str| {
+        post(address, "/api/v1/publish", Some(&app.secret), &publish_body(channel, &json!(1)))
+    };
+    assert_eq!(publish(&other, "new").status, 200);
+    assert_eq!(publish(&greedy, "invented-1").status, 200);
+    let refused = publish(&greedy, "new");
+    assert_eq!((refused.status, &refused.json()["code"]), (429, &json!("QUOTA_EXCEEDED")));
+    drop(outsider);
+    while publish(&greedy, "new").status != 200 {}
+    // What exists by subscription alone does not count in a plan.
+    let body = json!({ "plan": "small" });
+    let target = format!("/api/v1/apps/{}", other.id);
+    assert_eq!(call(address, "PATCH", &target, Some(MANAGE_KEY), &body).status, 200);
+    let (_outsider, taken) = subscribe_all(&other, 10);
+    assert_eq!(taken, 10);
+    assert_eq!(publish(&other, "second").status, 200);
+    let usage = get(address, "/api/v1/usage", Some(&other.secret)).json();
+    assert_eq!(usage["data"]["channels"], 2);
+    assert_eq!(publish(&other, "invented-3").status, 429);
+}
+
+/// A connection that never says anything is held no longer than a request may take.
+#[test]
+fn silent_connections_are_closed() {
+    for extra in ["", "[proxy]\ntrusted = ['127.0.0.1']\nprotocol = 'proxy'"] {
+        let server = start(1, &format!("[timeouts]\nhead_ms = 500\n{extra}"));
+        let mut silent = TcpStream::connect(server.address).unwrap();
+        silent.set_read_timeout(Some(PATIENCE)).unwrap();
+        assert_eq!(silent.read(&mut [0; 8]).unwrap(), 0);
+        if !extra.is_empty() {
+            // The proxy's word is not the client's.
+            let mut silent = TcpStream::connect(server.address).unwrap();
+            silent.set_read_timeout(Some(PATIENCE)).unwrap();
+            std::io::Write::write_all(&mut silent, b"PROXY TCP4 192.0.2.1 127.0.0.1 80 80\r\n")
+                .unwrap();
+            assert_eq!(silent.read(&mut [0; 8]).unwrap(), 0);
+        }
+    }
+}
+
+/// A WebSocket whose peer does not take what is written is given up after the time for writing, and
+/// not with the next ping.
+#[test]
+fn a_write_that_is_stuck_ends_its_connection() {
+    let server = start(1, "[limits]\ntail_bytes = 1_000_000_000\n[timeouts]\nwrite_ms = 1000");
+    let mut stuck = Subscriber::connect(server.address);
+    stuck.subscribe("c");
+    let mut http = HttpClient::connect(server.address);
+    let body = publish_body("c", &json!("x".repeat(30_000)));
+    for _ in 0..1_000 {
+        assert_eq!(http.publish(SECRET_KEY, &body).status, 200);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while server.metric("pushflo_websocket_connections") > 0 {
+        assert!(Instant::now() < deadline, "it is still there");
+    }
+    assert_eq!(server.metric("pushflo_slow_consumers_total"), 0);
 }
 
 /// A socket bound to one of the loopback addresses.

@@ -134,11 +134,38 @@ fn the_proxy_protocol_is_read_before_anything_else() {
     assert_eq!(&answer, b"HTTP/1.1 200");
 }
 
+/// The endpoint that goes with a token is encrypted if the proxy says so, and nobody else.
+#[test]
+fn a_proxy_says_whether_clients_come_through_tls() {
+    let endpoint = |config: &str, fields: &str| {
+        let server = start(1, config);
+        let mut client = HttpClient::connect(server.address);
+        let head = format!(
+            "POST /api/v1/auth/token HTTP/1.1\r\nHost: push.example.com\r\nAuthorization: Bearer {SECRET_KEY}\r\n"
+        );
+        client.send(format!("{head}{fields}\r\n").as_bytes());
+        client.answer().unwrap().json()["data"]["endpoint"].as_str().unwrap().to_owned()
+    };
+    let trusted = "[proxy]\ntrusted = ['127.0.0.1']";
+    let (open, encrypted) = ("ws://push.example.com/ws", "wss://push.example.com/ws");
+    for (config, fields, told) in [
+        (trusted, "X-Forwarded-Proto: https\r\n", encrypted),
+        (trusted, "X-Forwarded-Proto: HTTPS , http\r\n", encrypted),
+        (trusted, "X-Forwarded-Proto: http, https\r\n", open),
+        (trusted, "X-Forwarded-Proto: \r\n", open),
+        (trusted, "", open),
+        ("", "X-Forwarded-Proto: https\r\n", open),
+        ("[proxy]\ntrusted = ['127.0.0.2']", "X-Forwarded-Proto: https\r\n", open),
+    ] {
+        assert_eq!(endpoint(config, fields), told, "{config} {fields}");
+    }
+}
+
 #[test]
 fn an_app_may_name_the_origins_it_is_called_from() {
     let server = start(2, "");
     let address = server.address;
-    let settings = json!({ "settings": { "allowedOrigins": ["https://shop.example"] } });
+    let settings = json!({ "settings": { "allowedOrigins": ["https://Shop.example:443/"] } });
     let changed = pushflo_tests::http::call(
         address,
         "PATCH",
@@ -147,6 +174,8 @@ fn an_app_may_name_the_origins_it_is_called_from() {
         &settings,
     );
     assert_eq!(changed.status, 200, "{}", changed.text());
+    let shown = &changed.json()["data"]["settings"]["allowedOrigins"];
+    assert_eq!(*shown, json!(["https://shop.example"]));
     let call = |origin: &str| {
         let mut client = HttpClient::connect(address);
         let head = format!(

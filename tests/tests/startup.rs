@@ -4,7 +4,7 @@
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Output;
+use std::process::{Output, Stdio};
 use std::time::Instant;
 
 use pushflo_tests::client::Subscriber;
@@ -317,4 +317,165 @@ fn help_and_version_are_printed() {
     for wrong in [&["fly"][..], &["--listen"], &["--shards", "many"], &["publish", "c"]] {
         assert_eq!(run(wrong).status.code(), Some(2), "{wrong:?}");
     }
+}
+
+/// What stands in the file where keys are kept that nobody was shown, after checking that only its
+/// owner reads it.
+fn kept_keys(data: &Path) -> Vec<String> {
+    let file = data.join("generated-keys");
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let text = std::fs::read_to_string(file).unwrap();
+    text.lines().map(|line| line.split_whitespace().last().unwrap().into()).collect()
+}
+
+/// A program started by a shell that treats its standard streams badly; `line` names it `"$@"`.
+fn in_shell(line: &str, arguments: &[&str]) -> std::process::Command {
+    let program = command(&[]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", line, "sh"]).arg(program.get_program()).args(arguments);
+    for (name, _) in program.get_envs() {
+        shell.env_remove(name);
+    }
+    shell.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    shell
+}
+
+#[test]
+fn a_server_that_nobody_listens_to_runs_and_keeps_its_keys() {
+    let ended_pipe = r#"exec "$@" >"$FIFO" 2>&1"#;
+    for (index, line) in [
+        r#"exec "$@" >/dev/full"#,
+        r#"exec "$@" >/dev/full 2>&1"#,
+        r#"exec "$@" >&-"#,
+        r#"exec "$@" >&- 2>&-"#,
+        r#"exec "$@" >/dev/null"#,
+        ended_pipe,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().join("data");
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let arguments = ["serve", "--listen", &port.to_string(), "--data-dir", text(&data)];
+        let mut shell = in_shell(line, &arguments);
+        let fifo = folder.path().join("fifo");
+        if line == ended_pipe {
+            assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+            shell.env("FIFO", &fifo);
+            // Its reader leaves as soon as it is there.
+            let fifo = fifo.clone();
+            std::thread::spawn(move || drop(std::fs::File::open(fifo).unwrap()));
+        }
+        let mut program = Program::spawn(shell);
+        let deadline = Instant::now() + PATIENCE;
+        while std::net::TcpStream::connect(port).is_err() {
+            assert!(Instant::now() < deadline, "{line} does not listen");
+        }
+        // The keys are in the file once the server listens, or a moment later.
+        while !data.join("generated-keys").exists() || kept_keys(&data).len() < 3 {
+            assert!(Instant::now() < deadline, "{line} keeps no keys");
+        }
+        let keys = kept_keys(&data);
+        let body = publish_body("c", &json!(1));
+        assert_eq!(HttpClient::connect(port).publish(&keys[1], &body).status, 200, "{line}");
+        // Signals that mean nothing do not end it, and its words about them are lost.
+        for signal in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::PIPE] {
+            program.signal(signal);
+        }
+        assert_eq!(get(port, "/health", None).status, 200, "{line}");
+        program.signal(Signal::TERM);
+        let output = program.output();
+        assert!(output.status.success(), "{line}: {output:?}");
+        let said = String::from_utf8(output.stderr).unwrap();
+        if matches!(index, 0 | 2 | 4) {
+            assert!(said.contains(text(&data.join("generated-keys"))), "{said}");
+            assert!(said.contains("SIGHUP"), "{said}");
+        }
+        assert!(keys.iter().all(|key| !said.contains(key)));
+    }
+}
+
+#[test]
+fn keys_of_a_start_that_fails_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    std::fs::create_dir(&data).unwrap();
+    // The log is opened after the keys were made.
+    std::fs::write(data.join("log"), "no folder").unwrap();
+    let output = run(&["--listen", "127.0.0.1:0", "--data-dir", text(&data)]);
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("cannot open the log") && said.contains("generated-keys"), "{said}");
+    std::fs::remove_file(data.join("log")).unwrap();
+    let (_program, address) = Program::serve(&data, &[]);
+    let keys = kept_keys(&data);
+    let body = publish_body("c", &json!(1));
+    assert_eq!(HttpClient::connect(address).publish(&keys[1], &body).status, 200);
+}
+
+#[test]
+fn commands_end_as_others_do_where_nobody_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let checked = ["check-config", "--data-dir", text(&data)];
+    let help = ["--help"];
+    for arguments in [&checked[..], &help] {
+        let output = Program::spawn(in_shell(r#"exec "$@" >/dev/full"#, arguments)).output();
+        says(&output, &["cannot write to standard output", "No space left"]);
+        // A reader that has left: the shell says 128 and SIGPIPE, and the program nothing.
+        let line = r#"{ sleep 0.1; "$@"; echo "$?" >&2; } | true"#;
+        let output = Program::spawn(in_shell(line, arguments)).output();
+        assert_eq!(String::from_utf8(output.stderr).unwrap().trim(), "141", "{arguments:?}");
+        for line in [r#"exec "$@" >&-"#, r#"exec "$@" >&- 2>&-"#] {
+            let output = Program::spawn(in_shell(line, arguments)).output();
+            assert!(output.status.success(), "{output:?}");
+        }
+    }
+    // What is wrong is told by the exit code even where it cannot be said.
+    let none = folder.path().join("none");
+    let wrong = ["check-config", "--config", text(&none)];
+    for line in [r#"exec "$@" 2>/dev/full"#, r#"exec "$@" 2>&-"#] {
+        let output = Program::spawn(in_shell(line, &wrong)).output();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+    }
+    // A key that was made in the folder of a stopped server is kept as well.
+    let recover = ["keys", "recover", "--data-dir", text(&data)];
+    let output = Program::spawn(in_shell(r#"exec "$@" >/dev/full"#, &recover)).output();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let kept = kept_keys(&data);
+    let (_program, address) = Program::serve(&data, &[]);
+    let key = kept.iter().find(|key| key.starts_with("mgmt_")).unwrap();
+    assert_eq!(get(address, "/api/v1/apps", Some(key)).status, 200);
+}
+
+#[test]
+fn subscribing_ends_with_its_reader() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_server, address) = serve_with_keys(folder.path(), "127.0.0.1:0");
+    let url = format!("http://{address}");
+    let arguments = ["subscribe", "--url", &url, "--key", PUBLISH_KEY, "--last", "9", "c"];
+    let mut http = HttpClient::connect(address);
+    // Contents that a JSON reader may choke on come out as they went in.
+    let deep = format!("{}1{}", "[".repeat(128), "]".repeat(128));
+    for content in ["1e999", "-0.0", &deep] {
+        let body = format!(r#"{{"channel":"c","data":{content}}}"#);
+        assert_eq!(http.publish(SECRET_KEY, &body).status, 200, "{content}");
+    }
+    let mut all = Program::spawn(command(&arguments));
+    for content in ["1e999", "-0.0", &deep] {
+        let line = all.line();
+        assert!(line.contains(&format!(r#""data":{content}"#)), "{line}");
+    }
+    let line = r#"{ "$@"; echo "status $?" >&2; } | head -n 1"#;
+    let mut first = Program::spawn(in_shell(line, &arguments));
+    assert!(first.line().contains("1e999"));
+    // It learns of it at the next message.
+    let deadline = Instant::now() + PATIENCE;
+    let body = publish_body("c", &json!(1));
+    while !first.has_ended() {
+        assert!(Instant::now() < deadline);
+        assert_eq!(http.publish(SECRET_KEY, &body).status, 200);
+    }
+    let output = first.output();
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "status 141\n");
 }

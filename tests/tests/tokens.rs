@@ -138,6 +138,10 @@ fn forged_and_foreign_tokens_let_nobody_in() {
     let header =
         |alg: Algorithm, kid: Option<&str>| Header { kid: kid.map(Into::into), ..Header::new(alg) };
     let id = key_id(SECRET_KEY);
+    let critical = |names: &[&str]| Header {
+        crit: Some(names.iter().map(|name| (*name).into()).collect()),
+        ..header(Algorithm::HS256, Some(&id))
+    };
     let cases = [
         (format!("{head}.{body}.AAAA{}", &signature[4..]), "signature"),
         (format!("{head}.{body}."), "signature"),
@@ -156,7 +160,13 @@ fn forged_and_foreign_tokens_let_nobody_in() {
         (signed("sec_unknown0123456789", json!({})), "not signed by a key"),
         (signed(SECRET_KEY, json!({ "aud": "elsewhere" })), "aud"),
         (signed(SECRET_KEY, json!({ "aud": null })), "cannot be read"),
-        (signed(SECRET_KEY, json!({ "exp": now_s() - 1 })), "expired"),
+        (signed(SECRET_KEY, json!({ "exp": now_s() - 60 })), "expired"),
+        (signed(SECRET_KEY, json!({ "exp": now_s() as f64 - 60.5 })), "expired"),
+        (signed(SECRET_KEY, json!({ "exp": -1.5e9 })), "expired"),
+        (signed(SECRET_KEY, json!({ "exp": null })), "cannot be read"),
+        (signed(SECRET_KEY, json!({ "nbf": 1e300 })), "not valid yet"),
+        (signed_with(critical(&["b64"]), SECRET_KEY, json!({})), "crit"),
+        (signed_with(critical(&[]), SECRET_KEY, json!({})), "crit"),
         (signed(SECRET_KEY, json!({ "exp": "soon" })), "cannot be read"),
         (signed(SECRET_KEY, json!({ "nbf": now_s() + 100 })), "not valid yet"),
         (signed(SECRET_KEY, json!({ "sub": "x".repeat(129) })), "sub"),
@@ -195,6 +205,28 @@ fn forged_and_foreign_tokens_let_nobody_in() {
     assert_eq!(post(address, "/api/v1/auth/token", None, "{}").status, 401);
 }
 
+/// Times of claims are JSON numbers of any form, and a clock may be off by a moment.
+#[test]
+fn times_of_tokens_are_read_in_all_their_forms() {
+    let server = start(1, "");
+    let now = now_s();
+    for claims in [
+        json!({ "exp": now as f64 + 600.5 }),
+        json!({ "exp": 1e11 }),
+        json!({ "exp": 1e300 }),
+        json!({ "exp": u64::MAX }),
+        json!({ "exp": now - 1 }),
+        json!({ "nbf": now + 2 }),
+        json!({ "nbf": now as f64 - 0.5, "iat": now as f64 + 0.5 }),
+        json!({ "nbf": -1 }),
+        json!({ "nbf": null }),
+        // When it was issued says nothing of when it holds.
+        json!({ "iat": now + 600 }),
+    ] {
+        connect(server.address, &signed(SECRET_KEY, claims));
+    }
+}
+
 /// A token that ends closes its connection, after a warning; a fresh one keeps it open.
 #[test]
 fn tokens_end_and_are_refreshed() {
@@ -212,8 +244,10 @@ fn tokens_end_and_are_refreshed() {
     let warning = ann.event();
     assert_eq!(warning["type"], "token_expiring");
     let refresh = |subscriber: &mut Subscriber, token: &str| {
-        subscriber.send(json!({ "type": "refresh", "token": token }));
-        subscriber.event()
+        subscriber.send(json!({ "type": "refresh", "token": token, "ref": "r" }));
+        let event = subscriber.event();
+        assert!(event["type"] != "error" || event["ref"] == "r", "{event}");
+        event
     };
     // Somebody else's, a bad one: nothing changes.
     let refused = refresh(&mut ann, &token("bob", 60));
@@ -283,6 +317,21 @@ fn clients_publish_where_a_token_grants_it() {
                 "{event}"
             );
         }
+        // Each says what it answers.
+        let (content, long) = ("x".repeat(33_000), "x".repeat(90_000));
+        for (body, channel) in [
+            (json!({ "channel": "other", "data": 1 }), Some("other")),
+            (json!({ "channel": "chat-1", "data": content }), Some("chat-1")),
+            (json!({ "channel": "chat-1", "data": long }), Some("chat-1")),
+            (json!({ "channel": "chat-1", "data": 1, "id": 7 }), Some("chat-1")),
+            (json!({ "channel": "a b", "data": 1 }), None),
+        ] {
+            let mut body = body;
+            body["ref"] = "r2".into();
+            let event = publish(&mut ann, body);
+            assert_eq!((&event["type"], &event["ref"]), (&json!("error"), &json!("r2")), "{event}");
+            assert_eq!(event.get("channel"), channel.map(Value::from).as_ref(), "{event}");
+        }
         // Many at once are answered in their order, and one that is repeated is published once.
         for n in 0..100 {
             let (channel, n) = (format!("chat-{}", n % 7), n.to_string());
@@ -305,6 +354,36 @@ fn clients_publish_where_a_token_grants_it() {
         let (mut backend, _) = connect(address, SECRET_KEY);
         assert_eq!(publish(&mut backend, body)["type"], "published");
     }
+}
+
+/// What the server allows as content fits into a frame, and what is somewhat larger is refused in words.
+#[test]
+fn frames_follow_the_limit_on_content() {
+    let server = start(2, "[limits]\npayload_bytes = 200000");
+    let address = server.address;
+    let settings = json!({ "settings": { "clientPublish": true } });
+    let answer = call(address, "PATCH", "/api/v1/apps/self", Some(MANAGE_KEY), &settings);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let (mut ann, _) = connect(address, SECRET_KEY);
+    let publish = |subscriber: &mut Subscriber, bytes: usize| {
+        // With its quotes it has as many.
+        let data = "x".repeat(bytes - 2);
+        subscriber.send(json!({ "type": "publish", "channel": "c", "ref": "r", "data": data }));
+    };
+    for (bytes, kind, code) in [
+        (199_999, "published", Value::Null),
+        (200_000, "published", Value::Null),
+        (200_001, "error", json!("PAYLOAD_TOO_LARGE")),
+        (260_000, "error", json!("PAYLOAD_TOO_LARGE")),
+        (70_000, "published", Value::Null),
+    ] {
+        publish(&mut ann, bytes);
+        let event = ann.event();
+        assert_eq!((&event["type"], &event["code"]), (&json!(kind), &code), "{bytes}: {event}");
+        assert_eq!((&event["channel"], &event["ref"]), (&json!("c"), &json!("r")));
+    }
+    publish(&mut ann, 270_000);
+    assert_eq!(ann.close_code().0, 1009);
 }
 
 /// A revoked key takes its connections and tokens with it, on every shard, within a second.

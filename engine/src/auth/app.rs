@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use pushflo_protocol::origin::AllowedOrigins;
 use pushflo_protocol::time::iso8601;
 use serde::{Deserialize, Serialize};
 
@@ -48,8 +49,8 @@ impl AppRecord {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct AppSettings {
-    /// Browsers' origins that may connect and call, as in the `Origin` header; `None`: all.
-    pub allowed_origins: Option<Vec<Box<str>>>,
+    /// Browsers' origins that may connect and call.
+    pub allowed_origins: AllowedOrigins,
     /// Channels must be created through the API before they are used.
     pub require_channels: bool,
     /// Clients may publish over their WebSocket where their token grants it.
@@ -59,8 +60,8 @@ pub struct AppSettings {
 /// What is changed of settings; what is absent stays.
 #[derive(Clone, Debug, Default)]
 pub struct SettingsChange {
-    /// `Some(None)` allows all origins.
-    pub allowed_origins: Option<Option<Vec<Box<str>>>>,
+    /// Origins that may connect and call.
+    pub allowed_origins: Option<AllowedOrigins>,
     /// Whether channels must be created first.
     pub require_channels: Option<bool>,
     /// Whether clients may publish.
@@ -75,14 +76,6 @@ impl AppSettings {
         }
         self.require_channels = change.require_channels.unwrap_or(self.require_channels);
         self.client_publish = change.client_publish.unwrap_or(self.client_publish);
-    }
-
-    /// Whether a request with this `Origin` header is let in. Without one it is no browser's.
-    pub fn allows_origin(&self, origin: Option<&[u8]>) -> bool {
-        match (&self.allowed_origins, origin) {
-            (None, _) | (_, None) => true,
-            (Some(list), Some(origin)) => list.iter().any(|o| o.as_bytes() == origin),
-        }
     }
 }
 

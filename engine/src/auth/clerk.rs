@@ -1,34 +1,45 @@
 //! The thread that changes apps, keys and channels' metadata: it writes a change to disk, tells every
 //! shard, and answers then. One thread makes all changes, so they have one order.
 //!
+//! What waits is written as a group, with one change of the store: calls about keys first, then those
+//! of the apps in turn. Calls of a group see what those before them change; if the group cannot be
+//! written, none of them changes anything.
+//!
 //! It also writes down once a second what apps used.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
+use pushflo_protocol::time::Month;
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::app::{App, AppRecord, AppSettings, SettingsChange};
+use super::changes::Changes;
 use super::channel::ChannelMeta;
 use super::keys::{AppId, Key, KeyId, Role};
 use super::plan::{PLAN_DEFAULT, Plan, Plans};
-use super::store::{DirectoryError, Store};
+use super::queue::Queue;
+use super::store::{DirectoryError, Opened, Store};
 use super::usage::{Usage, Usages};
-use crate::clock;
+use crate::clock::{self, Clock};
 use crate::hash::HashMap;
 use crate::history::Durability;
 use crate::history::log::{LogId, Retentions};
 use crate::runtime::mailbox::{Mailbox, post_and_wait};
-use crate::shard::{ChannelKey, Envelope, Outcome, RequestId, ShardId, Shared};
+use crate::shard::{ChannelKey, Envelope, Outcome, RequestId, ShardId, Shared, StoredMeta};
 
-/// Calls that wait; a shard keeps what does not fit.
+/// Calls that wait, of those about keys and of the others, on their way and in the queue each; a shard
+/// keeps what does not fit.
 const CALLS_MAX: usize = 1024;
+
+/// Most calls of a group: with the longest metadata each, they and what it takes to undo them have a
+/// few MiB.
+const GROUP_CALLS_MAX: usize = 256;
 
 /// Most apps: each is known to every shard.
 const APPS_MAX: usize = 100_000;
@@ -99,6 +110,26 @@ pub enum ClerkCall {
     },
 }
 
+impl ClerkCall {
+    /// Whether it goes before what changes apps and channels: a key that is revoked must not work for
+    /// long.
+    pub fn is_urgent(&self) -> bool {
+        matches!(self, Self::CreateKey { .. } | Self::RevokeKey { .. } | Self::DeleteApp { .. })
+    }
+
+    /// In whose turn it is done; new apps are made in that of the operator.
+    pub(super) fn app(&self) -> AppId {
+        match self {
+            Self::CreateApp { .. } => AppId::DEFAULT,
+            Self::ChangeApp { app, .. }
+            | Self::DeleteApp { app, .. }
+            | Self::CreateKey { app, .. }
+            | Self::RevokeKey { app, .. } => *app,
+            Self::StoreChannel { channel, .. } => channel.app,
+        }
+    }
+}
+
 /// What is changed of an app; what is absent stays.
 #[derive(Clone, Debug, Default)]
 pub struct AppChange {
@@ -113,7 +144,7 @@ pub struct AppChange {
 /// The clerk as the server holds it.
 #[derive(Debug)]
 pub struct Clerk {
-    calls: Sender<ClerkCall>,
+    calls: ClerkHandle,
     thread: JoinHandle<()>,
     /// What apps use.
     pub usages: Arc<Usages>,
@@ -121,11 +152,37 @@ pub struct Clerk {
 
 /// A shard's way to the clerk.
 #[derive(Clone, Debug)]
-pub struct ClerkHandle(Sender<ClerkCall>);
+pub struct ClerkHandle {
+    urgent: Sender<ClerkCall>,
+    others: Sender<ClerkCall>,
+}
+
+/// The clerk's end of it.
+struct Calls {
+    urgent: Receiver<ClerkCall>,
+    others: Receiver<ClerkCall>,
+}
+
+/// What a group of calls changes, before it is written.
+#[derive(Default)]
+struct Group {
+    changes: Changes,
+    /// Apps as they were, of those that are others in [`Desk::apps`] by now.
+    before: BTreeMap<AppId, Option<App>>,
+    /// Apps that were changed, made or deleted, in this order.
+    touched: Vec<AppId>,
+    replies: Vec<Reply>,
+}
+
+/// What is told when a group is written.
+enum Reply {
+    Request(RequestId, Outcome),
+    /// To the home shard.
+    Channel(ShardId, ChannelKey, StoredMeta),
+}
 
 struct Desk {
-    /// None after a write that failed: only a new look at the disk tells what is on it.
-    store: Option<Store>,
+    store: Store,
     apps: BTreeMap<AppId, App>,
     plans: Plans,
     shared: Arc<Shared>,
@@ -134,8 +191,13 @@ struct Desk {
     usages: Arc<Usages>,
     /// What was written down of usage.
     written: HashMap<AppId, (u16, u64)>,
-    /// Where the store is.
-    path: PathBuf,
+    group: Group,
+    /// The number of the next app.
+    next_app: u64,
+    /// How often a channel or an app was deleted.
+    deletions: u64,
+    /// Apps that are deleted whose channels' metadata are still to be removed.
+    unswept: BTreeSet<AppId>,
 }
 
 impl Clerk {
@@ -144,15 +206,17 @@ impl Clerk {
     /// # Errors
     /// The kernel gives no thread.
     pub fn start(
-        store: Store,
-        apps: BTreeMap<AppId, App>,
+        opened: Opened,
         plans: Plans,
         shared: Arc<Shared>,
         mailboxes: Vec<Mailbox>,
         retentions: Arc<Retentions>,
-        path: PathBuf,
     ) -> std::io::Result<Self> {
-        let (calls, waiting) = bounded(CALLS_MAX);
+        let Opened { store, apps, next_app, deletions, unswept, .. } = opened;
+        let ((urgent, urgent_calls), (others, other_calls)) =
+            (bounded(CALLS_MAX), bounded(CALLS_MAX));
+        let calls = ClerkHandle { urgent, others };
+        let waiting = Calls { urgent: urgent_calls, others: other_calls };
         let (written, usages) = (HashMap::default(), Arc::new(Usages::default()));
         for (id, app) in &apps {
             usages.set(*id, Arc::clone(&app.usage));
@@ -160,7 +224,7 @@ impl Clerk {
         }
         let told = Arc::clone(&usages);
         let mut desk = Desk {
-            store: Some(store),
+            store,
             apps,
             plans,
             shared,
@@ -168,7 +232,10 @@ impl Clerk {
             retentions,
             usages,
             written,
-            path,
+            group: Group::default(),
+            next_app,
+            deletions,
+            unswept,
         };
         let thread =
             std::thread::Builder::new().name("clerk".into()).spawn(move || desk.run(&waiting))?;
@@ -177,7 +244,7 @@ impl Clerk {
 
     /// A way to the clerk.
     pub fn handle(&self) -> ClerkHandle {
-        ClerkHandle(self.calls.clone())
+        self.calls.clone()
     }
 
     /// Does what is left and writes everything down. All handles must be gone.
@@ -194,7 +261,8 @@ impl ClerkHandle {
     /// # Errors
     /// The call.
     pub fn post(&self, call: ClerkCall) -> Result<(), ClerkCall> {
-        match self.0.try_send(call) {
+        let calls = if call.is_urgent() { &self.urgent } else { &self.others };
+        match calls.try_send(call) {
             Err(TrySendError::Full(call)) => Err(call),
             Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
         }
@@ -202,44 +270,160 @@ impl ClerkHandle {
 }
 
 impl Desk {
-    fn run(&mut self, calls: &Receiver<ClerkCall>) {
-        let mut next_tick_ms = clock::unix_ms();
+    fn run(&mut self, calls: &Calls) {
+        let clock = Clock::start();
+        let mut next_tick_ms = 0;
+        let mut queue = Queue::default();
         loop {
-            match calls.recv_timeout(TICK) {
-                Ok(call) => self.act(call),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+            let patience = if queue.is_empty() { TICK } else { Duration::ZERO };
+            let first = select! {
+                recv(calls.urgent) -> call => Some(call),
+                recv(calls.others) -> call => Some(call),
+                default(patience) => None,
+            };
+            match first {
+                // Both ways in end together.
+                Some(Err(_)) => break,
+                Some(Ok(call)) => queue.push(call),
+                None => {}
             }
-            let now_ms = clock::unix_ms();
+            self.act_on_all(&mut queue, calls, &clock, next_tick_ms);
+            let now_ms = clock.elapsed_ms();
             if now_ms >= next_tick_ms {
                 next_tick_ms = now_ms + TICK.as_millis() as u64;
                 self.write_usage();
+                self.sweep();
             }
         }
+        self.act_on_all(&mut queue, calls, &clock, u64::MAX);
         self.write_usage();
-        if let Err(error) = self.with(Store::sync) {
+        if let Err(error) = self.store.sync() {
             tracing::error!(%error, "usage of the last moments could not be written");
         }
     }
 
-    fn act(&mut self, call: ClerkCall) {
-        let (request, outcome) = match call {
-            ClerkCall::CreateApp { request, change } => (request, self.create_app(change)),
+    /// Does what waits, group by group, and what comes meanwhile, until so many milliseconds after the
+    /// start of the clock.
+    fn act_on_all(&mut self, queue: &mut Queue, calls: &Calls, clock: &Clock, until_ms: u64) {
+        loop {
+            while queue.urgent() < CALLS_MAX
+                && let Ok(call) = calls.urgent.try_recv()
+            {
+                queue.push(call);
+            }
+            while queue.others() < CALLS_MAX
+                && let Ok(call) = calls.others.try_recv()
+            {
+                queue.push(call);
+            }
+            for _ in 0..GROUP_CALLS_MAX {
+                let Some(call) = queue.pop() else { break };
+                let reply = self.act(call);
+                self.group.replies.push(reply);
+            }
+            if self.group.replies.is_empty() {
+                return;
+            }
+            self.write_group();
+            if clock.elapsed_ms() >= until_ms {
+                return;
+            }
+        }
+    }
+
+    /// Makes a call part of the group.
+    fn act(&mut self, call: ClerkCall) -> Reply {
+        match call {
+            ClerkCall::CreateApp { request, change } => {
+                Reply::Request(request, self.create_app(change))
+            }
             ClerkCall::ChangeApp { request, app, change } => {
-                (request, self.change_app(app, change))
+                Reply::Request(request, self.change_app(app, change))
             }
-            ClerkCall::DeleteApp { request, app } => (request, self.delete_app(app)),
+            ClerkCall::DeleteApp { request, app } => Reply::Request(request, self.delete_app(app)),
             ClerkCall::CreateKey { request, app, role, name } => {
-                (request, self.create_key(app, role, name))
+                Reply::Request(request, self.create_key(app, role, name))
             }
-            ClerkCall::RevokeKey { request, app, key } => (request, self.revoke_key(app, key)),
+            ClerkCall::RevokeKey { request, app, key } => {
+                Reply::Request(request, self.revoke_key(app, key))
+            }
             ClerkCall::StoreChannel { shard, channel, meta, log } => {
                 let result = self.store_channel(&channel, meta.as_deref(), log);
-                let envelope = Envelope::ChannelStored(Box::new((channel, result.map(|()| meta))));
-                return self.tell(shard, envelope);
+                Reply::Channel(shard, channel, result.map(|()| meta))
             }
+        }
+    }
+
+    /// Writes the group to disk, tells every shard what it changed, and answers.
+    fn write_group(&mut self) {
+        let Group { changes, before, touched, mut replies } = std::mem::take(&mut self.group);
+        let written = if changes.is_empty() { Ok(()) } else { self.store.commit(&changes) };
+        match written {
+            Ok(()) => {
+                self.shared.deletions.store(self.deletions, Relaxed);
+                touched.into_iter().for_each(|id| self.tell_all(id));
+            }
+            Err(error) => {
+                for (id, app) in before {
+                    match app {
+                        Some(app) => self.apps.insert(id, app),
+                        None => self.apps.remove(&id),
+                    };
+                }
+                self.deletions = self.shared.deletions.load(Relaxed);
+                let refusal = failed(error);
+                // What was refused may have been so for what another call of the group changed.
+                for reply in &mut replies {
+                    match reply {
+                        Reply::Request(_, outcome) => *outcome = Err(refusal.clone()),
+                        Reply::Channel(_, _, result) => *result = Err(refusal.clone()),
+                    }
+                }
+            }
+        }
+        for reply in replies {
+            match reply {
+                Reply::Request(request, outcome) => {
+                    self.tell(request.shard, Envelope::Answer(Box::new((request, outcome))));
+                }
+                Reply::Channel(shard, channel, result) => {
+                    self.tell(shard, Envelope::ChannelStored(Box::new((channel, result))));
+                }
+            }
+        }
+    }
+
+    /// Tells every shard of an app as it is now, or that it is gone.
+    fn tell_all(&mut self, id: AppId) {
+        let app = self.apps.get(&id).cloned();
+        match &app {
+            Some(app) => {
+                self.retentions.set(id, app.plan.retention);
+                self.usages.set(id, Arc::clone(&app.usage));
+            }
+            None => {
+                self.retentions.forget(id);
+                self.usages.forget(id);
+                self.unswept.insert(id);
+            }
+        }
+        for shard in 0..self.mailboxes.len() {
+            let envelope = match &app {
+                Some(app) => Envelope::App(Box::new(app.clone())),
+                None => Envelope::AppGone(id),
+            };
+            self.tell(ShardId(shard as u16), envelope);
+        }
+    }
+
+    /// Has an app be another in the group, or none.
+    fn touch(&mut self, id: AppId, app: Option<App>) {
+        let before = match app {
+            Some(app) => self.apps.insert(id, app),
+            None => self.apps.remove(&id),
         };
-        self.tell(request.shard, Envelope::Answer(Box::new((request, outcome))));
+        self.group.before.entry(id).or_insert(before);
+        self.group.touched.push(id);
     }
 
     fn create_app(&mut self, change: AppChange) -> Outcome {
@@ -247,7 +431,15 @@ impl Desk {
             let text = format!("there are {APPS_MAX} apps already");
             return Err(Refusal::limit(ErrorCode::QuotaExceeded, "apps", 3600, text));
         }
-        let id = self.with(Store::new_app).map_err(failed)?;
+        let number = self.next_app;
+        let Ok(id) = u32::try_from(number).map(AppId) else {
+            return Err(Refusal::limit(
+                ErrorCode::QuotaExceeded,
+                "apps",
+                3600,
+                "no number is left",
+            ));
+        };
         let now_ms = clock::unix_ms();
         let made = Role::ALL.map(|role| Key::generate(role, None, now_ms));
         let keys = made.iter().map(|(key, _)| key.clone()).collect();
@@ -257,6 +449,8 @@ impl Desk {
         let name = change.name.unwrap_or_default();
         let record = AppRecord::new(&name, plan, settings, keys, now_ms);
         let app = self.keep(id, record, Arc::new(Usage::default()))?;
+        self.group.changes.put_number("next_app", number + 1);
+        self.next_app = number + 1;
         let mut body = String::from(r#"{"success":true,"data":"#);
         app.push_json_open(&mut body);
         let keys: Vec<String> = made.iter().map(|(key, text)| key.to_json(Some(text))).collect();
@@ -286,15 +480,9 @@ impl Desk {
 
     fn delete_app(&mut self, id: AppId) -> Outcome {
         self.app(id)?;
-        let deletions = self.shared.deletions.load(Relaxed) + 1;
-        self.with(|store| store.remove_app(id, deletions)).map_err(failed)?;
-        self.shared.deletions.store(deletions, Relaxed);
-        self.apps.remove(&id);
-        for shard in 0..self.mailboxes.len() {
-            self.tell(ShardId(shard as u16), Envelope::AppGone(id));
-        }
-        self.retentions.forget(id);
-        self.usages.forget(id);
+        self.group.changes.remove_app(id);
+        self.count_deletion();
+        self.touch(id, None);
         Ok((204, Bytes::new()))
     }
 
@@ -345,47 +533,42 @@ impl Desk {
         // Its app may have been deleted meanwhile.
         self.app(channel.app)?;
         match meta {
-            Some(meta) => self.with(|store| store.put_channel(channel, meta)).map_err(failed),
+            Some(meta) => self.group.changes.put_channel(channel, meta).map_err(failed),
             None => {
-                let deletions = self.shared.deletions.load(Relaxed) + 1;
-                self.with(|store| store.remove_channel(channel, log, deletions)).map_err(failed)?;
-                self.shared.deletions.store(deletions, Relaxed);
+                self.group.changes.remove_channel(channel, log);
+                self.count_deletion();
                 Ok(())
             }
         }
     }
 
-    /// Writes an app to disk and tells every shard.
+    fn count_deletion(&mut self) {
+        self.deletions += 1;
+        self.group.changes.put_number("deletions", self.deletions);
+    }
+
+    /// Has an app be like this.
     fn keep(&mut self, id: AppId, record: AppRecord, usage: Arc<Usage>) -> Result<App, Refusal> {
         let Some(plan) = self.plans.find(&record.plan) else {
             let text = format!("there is no such plan; there are {}", self.plans.names());
             return Err(Refusal::field("plan", text));
         };
-        self.with(|store| store.put_app(id, &record)).map_err(failed)?;
+        self.group.changes.put_app(id, &record).map_err(failed)?;
         let app = App { id, record, plan, usage };
-        self.apps.insert(id, app.clone());
-        self.retentions.set(id, plan.retention);
-        self.usages.set(id, Arc::clone(&app.usage));
-        for shard in 0..self.mailboxes.len() {
-            self.tell(ShardId(shard as u16), Envelope::App(Box::new(app.clone())));
-        }
+        self.touch(id, Some(app.clone()));
         Ok(app)
     }
 
-    /// Does something with the store, which is opened again after a write that failed.
-    fn with<T>(
-        &mut self,
-        act: impl FnOnce(&Store) -> Result<T, DirectoryError>,
-    ) -> Result<T, DirectoryError> {
-        let store = match self.store.take() {
-            Some(store) => store,
-            None => Store::open(&self.path)?,
-        };
-        let result = act(&store);
-        if result.is_ok() {
-            self.store = Some(store);
+    /// Removes some of what deleted apps have left.
+    fn sweep(&mut self) {
+        let Some(app) = self.unswept.first().copied() else { return };
+        match self.store.sweep(app) {
+            Ok(true) => {}
+            Ok(false) => {
+                self.unswept.remove(&app);
+            }
+            Err(error) => tracing::error!(%error, %app, "what a deleted app left is still there"),
         }
-        result
     }
 
     fn app(&self, id: AppId) -> Result<&App, Refusal> {
@@ -393,7 +576,8 @@ impl Desk {
     }
 
     fn write_usage(&mut self) {
-        let stored = |(id, app): (&AppId, &App)| (*id, app.usage.stored());
+        let month = Month::of(clock::unix_ms());
+        let stored = |(id, app): (&AppId, &App)| (*id, (month.number, app.usage.messages(month)));
         let changed: Vec<_> = self
             .apps
             .iter()
@@ -403,7 +587,7 @@ impl Desk {
         if changed.is_empty() {
             return;
         }
-        match self.with(|store| store.put_usage(changed.iter().copied())) {
+        match self.store.put_usage(changed.iter().copied()) {
             Ok(()) => self.written.extend(changed),
             // It is tried again at the next tick.
             Err(error) => tracing::error!(%error, "usage could not be written"),
@@ -417,6 +601,9 @@ impl Desk {
 
 fn failed(error: DirectoryError) -> Refusal {
     tracing::error!(%error, "a change could not be written");
-    let text = format!("nothing was changed, it could not be written: {error}");
+    let text = match error {
+        DirectoryError::Unknown(_) => format!("it could not be written: {error}"),
+        _ => format!("nothing was changed, it could not be written: {error}"),
+    };
     Refusal::new(ErrorCode::Overloaded, text)
 }

@@ -4,18 +4,23 @@
 //! * `directory`: what a shard knows of them
 //! * `token`: JWTs that let clients in
 //! * `usage`: counters that all shards share
-//! * `store`: what is kept of them on disk
-//! * `clerk`: the thread that changes them
+//! * `store`: what is kept of them on disk; `seal` and `private_list` lie beside it, `changes` is what
+//!   it writes
+//! * `clerk`: the thread that changes them, in the order of `queue`
 //!
 //! A shard only ever reads. A change goes to the clerk, who writes it to disk, tells every shard and
 //! then answers.
 
 mod app;
+mod changes;
 mod channel;
 mod clerk;
 mod directory;
 mod keys;
 pub mod plan;
+mod private_list;
+mod queue;
+mod seal;
 mod store;
 pub mod token;
 mod usage;
@@ -26,7 +31,7 @@ pub use clerk::{AppChange, Clerk, ClerkCall, ClerkHandle};
 pub use directory::{Access, Directory};
 pub use keys::{AppId, Key, KeyDigest, KeyId, Role, SigningKey, random_bytes};
 pub use plan::{Plan, Plans};
-pub use store::{DirectoryError, Opened, Store, open};
+pub use store::{Accepted, DirectoryError, Opened, accept, open};
 pub use token::{Grant, Identity};
 pub(crate) use usage::{CHANGES_PER_SECOND_MAX, Rate};
 pub use usage::{Usage, Usages};

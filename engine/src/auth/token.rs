@@ -20,16 +20,48 @@ use super::keys::{AppId, KeyId, Role};
 /// The audience every token must name.
 pub const AUDIENCE: &str = "pushflo";
 
+/// How far the clocks of backends that sign tokens may be off, in milliseconds: a token holds so much
+/// before its `nbf` and after its `exp` (RFC 7519 sections 4.1.4 and 4.1.5).
+pub const CLOCK_LEEWAY_MS: u64 = 5_000;
+
+/// A time as claims tell it: seconds of Unix time, in any form a JSON number has (RFC 7519 section 2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NumericDate {
+    /// In Unix milliseconds; a time before 1970 is 0, one beyond all calendars the largest.
+    pub unix_ms: u64,
+}
+
+impl NumericDate {
+    /// A whole second.
+    pub fn from_seconds(seconds: u64) -> Self {
+        Self { unix_ms: seconds.saturating_mul(1000) }
+    }
+}
+
+impl Serialize for NumericDate {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.unix_ms / 1000)
+    }
+}
+
+impl<'de> Deserialize<'de> for NumericDate {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let seconds = f64::deserialize(deserializer)?;
+        // The cast saturates on both sides.
+        Ok(Self { unix_ms: (seconds * 1000.0) as u64 })
+    }
+}
+
 /// The claims of a token.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Claims {
     /// The audience, [`AUDIENCE`].
     pub aud: Audience,
-    /// When it ends, in seconds of Unix time.
-    pub exp: u64,
+    /// When it ends.
+    pub exp: NumericDate,
     /// When it begins.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub nbf: Option<u64>,
+    pub nbf: Option<NumericDate>,
     /// The client id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sub: Option<Box<str>>,
@@ -64,6 +96,9 @@ pub struct Identity {
     pub client_id: Box<str>,
     /// JSON that its token carries, at most [`PRESENCE_DATA_BYTES_MAX`] bytes.
     pub data: Option<Box<str>>,
+    /// Whether a backend vouched for it: a publish key, which every browser has, may ask for a token
+    /// with any client id.
+    pub is_verified: bool,
 }
 
 /// What a token grants.
@@ -77,15 +112,17 @@ pub struct Grant {
     pub channels: Option<Vec<ChannelPattern>>,
     /// Channels that may be published to.
     pub publish: Vec<ChannelPattern>,
-    /// When it ends, in Unix milliseconds.
+    /// When it ends, in Unix milliseconds; it is let through for [`CLOCK_LEEWAY_MS`] more.
     pub expires_ms: u64,
 }
 
 impl Grant {
-    /// The client that shows it; `generated` is its client id if the token names none.
-    pub fn identity(&self, generated: impl FnOnce() -> String) -> Arc<Identity> {
+    /// The client that shows it, where a key of `role` stands behind it; `generated` is its client id
+    /// if the token names none.
+    pub fn identity(&self, role: Role, generated: impl FnOnce() -> String) -> Arc<Identity> {
         let client_id = self.client_id.clone().unwrap_or_else(|| generated().into());
-        Arc::new(Identity { client_id, data: self.data.clone() })
+        let is_verified = role >= Role::Secret;
+        Arc::new(Identity { client_id, data: self.data.clone(), is_verified })
     }
 
     /// Whether the channel may be published to.
@@ -106,6 +143,9 @@ pub enum TokenError {
     /// Another algorithm, `none` above all.
     #[error("the token must be signed with HS256")]
     Algorithm,
+    /// The header demands what is not known here (RFC 7515 section 4.1.11).
+    #[error("the token's header demands an extension in crit, and none is known here")]
+    Critical,
     /// The header names no key, or one that is not known.
     #[error("the token is not signed by a key that is known; its header names the key in kid")]
     UnknownKey,
@@ -139,6 +179,9 @@ pub fn verify(
     if header.alg != Algorithm::HS256 {
         return Err(TokenError::Algorithm);
     }
+    if header.crit.is_some() {
+        return Err(TokenError::Critical);
+    }
     let kid = header.kid.ok_or(TokenError::UnknownKey)?;
     let own_app = AppId::parse(&kid).and_then(|app| directory.app(app));
     let signer = KeyId::parse(&kid).and_then(|id| directory.access(id));
@@ -152,7 +195,7 @@ pub fn verify(
     let mut validation = Validation::new(Algorithm::HS256);
     validation.validate_exp = false;
     validation.set_audience(&[AUDIENCE]);
-    validation.set_required_spec_claims(&["aud", "exp"]);
+    validation.set_required_spec_claims(&["aud"]);
     let key = DecodingKey::from_secret(secret.as_bytes());
     let claims = jsonwebtoken::decode::<Claims>(token, &key, &validation).map_err(|error| {
         match error.kind() {
@@ -171,11 +214,12 @@ pub fn verify(
         (None, Some((access, _))) => access,
         (None, None) => return Err(TokenError::UnknownKey),
     };
-    let expires_ms = claims.exp.saturating_mul(1000);
-    if expires_ms <= now_ms {
+    let expires_ms = claims.exp.unix_ms;
+    if expires_ms.saturating_add(CLOCK_LEEWAY_MS) <= now_ms {
         return Err(TokenError::Expired);
     }
-    if claims.nbf.is_some_and(|nbf| nbf.saturating_mul(1000) > now_ms) {
+    let latest_ms = now_ms.saturating_add(CLOCK_LEEWAY_MS);
+    if claims.nbf.is_some_and(|nbf| nbf.unix_ms > latest_ms) {
         return Err(TokenError::TooEarly);
     }
     let claim = |name: &str, refusal: Refusal| TokenError::Claim(format!("{name} {refusal}"));

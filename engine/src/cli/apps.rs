@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 
 use super::ManagedServer;
 use super::api::{data, text};
-use super::keys::print_key;
+use super::keys::show_key;
+use super::output::{complain, say};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -93,23 +94,28 @@ impl Properties {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     match &arguments.action {
         Action::List(server) => {
-            println!("{:<14} {:<12} NAME", "APP", "PLAN");
-            for app in server.api().all("/api/v1/apps")? {
-                println!(
-                    "{:<14} {:<12} {}",
-                    text(&app, "id"),
-                    text(&app, "plan"),
-                    text(&app, "name")
-                );
+            let apps = server.api().all("/api/v1/apps")?;
+            say(format_args!("{:<14} {:<12} NAME", "APP", "PLAN"))?;
+            for app in apps {
+                let column = |field| text(&app, field);
+                let (id, plan) = (column("id"), column("plan"));
+                say(format_args!("{id:<14} {plan:<12} {}", column("name")))?;
             }
         }
         Action::Create { name, properties, server } => {
             let body = properties.body(Some(name));
             let answer = server.api().call("POST", "/api/v1/apps", Some(body))?;
             let app = data(&answer);
-            println!("App {} was made. Its keys are shown this once:\n", text(app, "id"));
             let keys = app.get("keys").and_then(Value::as_array);
-            keys.into_iter().flatten().for_each(print_key);
+            let keys: Vec<String> = keys.into_iter().flatten().map(show_key).collect();
+            let id = text(app, "id");
+            say(format_args!(
+                "App {id} was made. Its keys are shown this once:\n\n{}",
+                keys.join("\n")
+            ))
+            .inspect_err(|_| {
+                complain(format_args!("the app was made all the same; pushflo apps delete {id}"));
+            })?;
         }
         Action::Show { app, server } => {
             let answer = server.api().call("GET", &format!("/api/v1/apps/{app}"), None)?;
@@ -122,13 +128,13 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         }
         Action::Delete { app, server } => {
             server.api().call("DELETE", &format!("/api/v1/apps/{app}"), None)?;
-            println!("App {app} was deleted.");
+            say(format_args!("App {app} was deleted."))?;
         }
     }
     Ok(())
 }
 
 fn print_app(answer: &Value) -> Result<(), Box<dyn Error>> {
-    println!("{}", serde_json::to_string_pretty(data(answer))?);
+    say(serde_json::to_string_pretty(data(answer))?)?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 //! data folder of one that is stopped.
 
 use std::error::Error;
-use std::path::PathBuf;
+use std::path::Path;
 
 use clap::{Args, Subcommand};
 use pushflo_engine::auth::{AppId, Role};
@@ -10,6 +10,7 @@ use pushflo_engine::server;
 use serde_json::{Value, json};
 
 use super::api::{data, text};
+use super::output::{self, OutputError, complain, say};
 use super::{ManagedServer, ServerArguments};
 
 #[derive(Debug, Args)]
@@ -79,8 +80,14 @@ impl Target {
     fn create(&self, role: &str, name: Option<&str>) -> Result<(), Box<dyn Error>> {
         let body = json!({ "role": role, "name": name }).to_string();
         let answer = self.call("POST", "", Some(body))?;
-        println!("The key was made. It is shown this once:\n");
-        print_key(data(&answer));
+        let key = data(&answer);
+        let shown = show_key(key);
+        say(format_args!("The key was made. It is shown this once:\n\n{shown}")).inspect_err(
+            |_| {
+                let id = text(key, "id");
+                complain(format_args!("the key was made all the same; pushflo keys revoke {id}"));
+            },
+        )?;
         Ok(())
     }
 }
@@ -88,11 +95,12 @@ impl Target {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     match &arguments.action {
         Action::List(target) => {
-            println!("{:<22} {:<8} {:<26} NAME", "KEY", "ROLE", "CREATED");
-            for key in target.keys()? {
+            let keys = target.keys()?;
+            say(format_args!("{:<22} {:<8} {:<26} NAME", "KEY", "ROLE", "CREATED"))?;
+            for key in keys {
                 let column = |field| text(&key, field);
                 let (id, role, created) = (column("id"), column("role"), column("createdAt"));
-                println!("{id:<22} {role:<8} {created:<26} {}", column("name"));
+                say(format_args!("{id:<22} {role:<8} {created:<26} {}", column("name")))?;
             }
         }
         Action::Create { role, name, target } => target.create(role.name(), name.as_deref())?,
@@ -101,24 +109,52 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             let old = keys.iter().find(|key| text(key, "id") == id);
             let old = old.ok_or_else(|| format!("the app has no key {id}"))?;
             target.create(text(old, "role"), old.get("name").and_then(Value::as_str))?;
-            println!("\nOnce everybody uses it, revoke the old one: pushflo keys revoke {id}");
+            say(format_args!(
+                "\nOnce everybody uses it, revoke the old one: pushflo keys revoke {id}"
+            ))?;
         }
         Action::Revoke { id, target } => {
             target.call("DELETE", &format!("/{id}"), None)?;
-            println!("Key {id} was revoked.");
+            say(format_args!("Key {id} was revoked."))?;
         }
         Action::Recover(arguments) => {
             let config = arguments.load()?;
-            let folder: PathBuf = config.data_dir.clone();
             let key = server::recover_key(&config, AppId::DEFAULT, Role::Manage)?;
-            println!("A management key was made in {}. It is shown this once:\n", folder.display());
-            println!("  {:<8} {key}", Role::Manage.name());
+            let (folder, role) = (config.data_dir.display(), Role::Manage.name());
+            let said = say(format_args!(
+                "A management key was made in {folder}. It is shown this once:\n\n  {role:<8} {key}"
+            ));
+            keep_unread(said, &config.data_dir, &[(Role::Manage, key)])?;
         }
     }
     Ok(())
 }
 
-/// Prints a key that was made just now.
-pub(super) fn print_key(key: &Value) {
-    println!("  {:<8} {}", text(key, "role"), text(key, "key"));
+/// The line that shows a key that was made just now.
+pub(super) fn show_key(key: &Value) -> String {
+    format!("  {:<8} {}", text(key, "role"), text(key, "key"))
+}
+
+/// Keeps keys that were made just now in a file where nobody could read them: they exist nowhere else.
+pub(super) fn keep_unread(
+    said: Result<(), OutputError>,
+    data_dir: &Path,
+    keys: &[(Role, String)],
+) -> Result<(), OutputError> {
+    if keys.is_empty() || (said.is_ok() && !output::is_discarded()) {
+        return said;
+    }
+    complain(match server::keep_keys(data_dir, keys) {
+        Ok(path) => format!(
+            "nobody reads standard output, so the keys that were made are in {}; move them to a safe \
+             place",
+            path.display()
+        ),
+        Err(error) => format!(
+            "the keys that were made could not be shown, nor kept in {}: {error}; pushflo keys \
+             recover makes another one",
+            data_dir.display()
+        ),
+    });
+    said
 }

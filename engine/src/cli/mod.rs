@@ -1,9 +1,11 @@
 //! The command line: what the user typed, and which part of the program does it.
-#![allow(clippy::print_stdout, reason = "a command line program prints")]
 
 mod api;
 mod apps;
+mod directory;
 mod keys;
+mod logging;
+mod output;
 mod publish;
 mod serve;
 mod subscribe;
@@ -16,6 +18,7 @@ use pushflo_engine::auth::Role;
 use pushflo_engine::config::{Config, ConfigError, Overrides};
 
 use self::api::Api;
+use self::output::{OutputError, complain, say};
 
 /// Holds WebSockets open for web apps that cannot: backends publish with one HTTP POST, every
 /// subscriber gets the message at once.
@@ -40,6 +43,8 @@ enum Command {
     Apps(apps::Arguments),
     /// Manage keys
     Keys(keys::Arguments),
+    /// Repair the directory of apps and keys of a stopped server
+    Directory(directory::Arguments),
     /// Check the configuration and say what is wrong with it
     CheckConfig(ServerArguments),
 }
@@ -112,7 +117,17 @@ impl ServerArguments {
 
 /// Does what the command line says.
 pub(crate) fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // Help and the version, or what is wrong with the command line.
+        Err(said) => {
+            let printed = said.print().map_err(OutputError::from);
+            return match (said.use_stderr(), printed) {
+                (false, Err(error)) => error.end(),
+                _ => ExitCode::from(said.exit_code() as u8),
+            };
+        }
+    };
     let result = match cli.command {
         None => serve::run(&cli.serve),
         Some(Command::Serve(arguments)) => serve::run(&arguments),
@@ -120,20 +135,24 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Subscribe(arguments)) => subscribe::run(&arguments),
         Some(Command::Apps(arguments)) => apps::run(&arguments),
         Some(Command::Keys(arguments)) => keys::run(&arguments),
+        Some(Command::Directory(arguments)) => directory::run(&arguments),
         Some(Command::CheckConfig(arguments)) => check_config(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("pushflo: {error}");
-            ExitCode::FAILURE
-        }
+        Err(error) => match error.downcast_ref::<OutputError>() {
+            Some(error) => error.end(),
+            None => {
+                complain(error);
+                ExitCode::FAILURE
+            }
+        },
     }
 }
 
 fn check_config(arguments: &ServerArguments) -> Result<(), Box<dyn std::error::Error>> {
     let config = arguments.load()?;
-    println!("The configuration is good. PushFlo would listen on {}.", config.listen);
+    say(format_args!("The configuration is good. PushFlo would listen on {}.", config.listen))?;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 
 use super::ServerAddress;
 use super::api::Api;
+use super::output::say;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -39,6 +40,6 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     let api = Api { url: &arguments.server.url, key: &arguments.key };
     let answer = api.call("POST", "/api/v1/publish", Some(body))?;
     let data = answer.get("data").cloned().unwrap_or_default();
-    println!("{data}");
+    say(data)?;
     Ok(())
 }

@@ -12,93 +12,91 @@ use pushflo_engine::metrics;
 use pushflo_engine::server::Server;
 use pushflo_engine::shard::Shared;
 use pushflo_protocol::time::Month;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
-use tracing_subscriber::EnvFilter;
 
 use super::ServerArguments;
+use super::keys::keep_unread;
+use super::logging::Logging;
+use super::output::say;
 
 pub(super) fn run(arguments: &ServerArguments) -> Result<(), Box<dyn Error>> {
     let config = arguments.load()?;
-    let _logging = start_logging();
+    let _logging = Logging::start()?;
     // Asked for before the server runs, so that no signal falls between.
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2])?;
     let metrics_listener = config.metrics_listen.map(TcpListener::bind).transpose();
     let metrics_listener =
         metrics_listener.map_err(|error| format!("cannot listen for metrics: {error}"))?;
     let server = Server::start(&config)?;
-    greet(&server);
+    // A server runs, whether or not anybody reads what it says. (The standard library has SIGPIPE
+    // ignored from the start.)
+    let said = keep_unread(say(greeting(&server)), &config.data_dir, &server.generated);
+    if let Err(error) = said {
+        tracing::warn!(%error, "the greeting could not be shown");
+    }
     if let Some(listener) = metrics_listener {
         let (shared, usages) = (Arc::clone(server.shared()), server.usages());
         std::thread::Builder::new()
             .name("metrics".into())
             .spawn(move || serve_metrics(&listener, &shared, &usages))?;
     }
-    signals.forever().next();
+    wait_for_end(&mut signals);
     tracing::info!(connections = server.connection_count(), "draining; once more to stop at once");
     server.drain();
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        if signals.forever().next().is_some() {
-            std::process::exit(130);
-        }
+        wait_for_end(&mut signals);
+        std::process::exit(130);
     })?;
     server.join();
     tracing::info!("drained");
     Ok(())
 }
 
-/// Logs go to standard error through a thread of their own, so that no shard waits for a terminal.
-fn start_logging() -> tracing_appender::non_blocking::WorkerGuard {
-    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
-    let level = std::env::var("PUSHFLO_LOG").unwrap_or_else(|_| "info".into());
-    // A level is for the server itself: what its libraries do is of interest only to those who ask
-    // for them by name, as in `debug,fjall=info`.
-    let (level, by_name) = level.split_once(',').unwrap_or((&level, ""));
-    let filter =
-        format!("warn,fjall::journal=off,pushflo={level},pushflo_engine={level},{by_name}");
-    let filter = EnvFilter::new(filter);
-    tracing_subscriber::fmt()
-        .with_writer(writer)
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .init();
-    guard
+/// Waits until the server is asked to go. The other signals that would end a process by default, and
+/// that other servers know something to do at, must not: connections depend on it.
+fn wait_for_end(signals: &mut Signals) {
+    for signal in signals.forever() {
+        match signal {
+            SIGHUP => tracing::warn!("SIGHUP: nothing is reloaded yet; restart to change settings"),
+            SIGUSR1 | SIGUSR2 => tracing::warn!("SIGUSR1 and SIGUSR2 mean nothing here"),
+            _ => return,
+        }
+    }
 }
 
-fn greet(server: &Server) {
+/// What a person is told who started the server.
+fn greeting(server: &Server) -> String {
     let Server { address, shards, generated, .. } = server;
     let plural = if *shards == 1 { "shard" } else { "shards" };
-    println!(
-        "PushFlo {} listens on http://{address} with {shards} {plural}.",
-        env!("CARGO_PKG_VERSION")
-    );
+    let version = env!("CARGO_PKG_VERSION");
+    let mut text =
+        format!("PushFlo {version} listens on http://{address} with {shards} {plural}.\n");
     let fresh = |role| {
         let mut keys = generated.iter().filter(|(of, _)| *of == role);
         keys.next().map(|(_, key)| key.as_str())
     };
     if Role::ALL.into_iter().all(|role| fresh(role).is_none()) {
-        println!("Live page: http://{address}/live");
-        let _ = std::io::stdout().flush();
-        return;
+        text += &format!("Live page: http://{address}/live");
+        return text;
     }
-    println!("\nKeys of the app `default`. They are shown this once:\n");
+    text += "\nKeys of the app `default`. They are shown this once:\n\n";
     for role in Role::ALL {
         if let Some(key) = fresh(role) {
-            println!("  {:<8} {key}", role.name());
+            text += &format!("  {:<8} {key}\n", role.name());
         }
     }
     if let Some(key) = fresh(Role::Publish) {
-        println!("\nOpen this page, it shows messages as they come:\n");
-        println!("  http://{address}/live#key={key}&channel=hello");
+        text += "\nOpen this page, it shows messages as they come:\n\n";
+        text += &format!("  http://{address}/live#key={key}&channel=hello\n");
     }
     if let Some(key) = fresh(Role::Secret) {
-        println!("\nand publish one:\n");
-        println!("  curl http://{address}/api/v1/publish \\");
-        println!("    -H 'Authorization: Bearer {key}' \\");
-        println!("    -d '{{\"channel\":\"hello\",\"data\":{{\"text\":\"Hello, world\"}}}}'\n");
+        text += "\nand publish one:\n\n";
+        text += &format!("  curl http://{address}/api/v1/publish \\\n");
+        text += &format!("    -H 'Authorization: Bearer {key}' \\\n");
+        text += "    -d '{\"channel\":\"hello\",\"data\":{\"text\":\"Hello, world\"}}'\n";
     }
-    let _ = std::io::stdout().flush();
+    text
 }
 
 /// Serves metrics on an address of their own: one request a connection, whatever it asks for.

@@ -1,18 +1,20 @@
 //! `pushflo subscribe`: messages as they come, one JSON object a line; reconnects and recovers.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::io::Write as _;
 use std::net::TcpStream;
 use std::time::Duration;
 
 use clap::Args;
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tungstenite::error::UrlError;
 use tungstenite::stream::MaybeTlsStream;
 use tungstenite::{Message, WebSocket};
 
 use super::ServerAddress;
+use super::output::{OutputError, complain, say};
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -53,6 +55,8 @@ enum End {
     Retry(String, Duration),
     /// Trying again would not help.
     Refused(String),
+    /// Nobody reads the messages any more.
+    Unread(OutputError),
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
@@ -63,9 +67,10 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         match listen(arguments, &mut positions, &mut left, &mut wait) {
             End::Done => return Ok(()),
             End::Refused(reason) => return Err(reason.into()),
+            End::Unread(error) => return Err(error.into()),
             End::Retry(reason, least) => {
                 let pause = wait.max(least);
-                eprintln!("pushflo: {reason}; trying again in {:.1} s", pause.as_secs_f32());
+                complain(format_args!("{reason}; trying again in {:.1} s", pause.as_secs_f32()));
                 std::thread::sleep(pause);
                 wait = (wait * 2).min(RETRY_MAX);
             }
@@ -97,8 +102,14 @@ fn listen(
         match socket.read() {
             Ok(Message::Text(text)) => {
                 silent = false;
-                let event: Value = serde_json::from_str(&text).unwrap_or_default();
-                if event.get("type").and_then(Value::as_str) == Some("connected") {
+                let event: Event<'_> = match serde_json::from_str(&text) {
+                    Ok(event) => event,
+                    Err(error) => {
+                        complain(format_args!("cannot read what the server sent: {error}: {text}"));
+                        continue;
+                    }
+                };
+                if event.kind == "connected" {
                     *wait = Duration::from_millis(250);
                     if let Err(error) = subscribe(&mut socket, arguments, positions) {
                         return End::Retry(error.to_string(), Duration::ZERO);
@@ -155,31 +166,53 @@ fn subscribe(
     Ok(())
 }
 
+/// What is looked at of an event. The rest, a message's data above all, is passed on as it came: it
+/// may hold what only its receiver can read, such as numbers beyond those of this program.
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(borrow, rename = "type")]
+    kind: Cow<'a, str>,
+    #[serde(borrow, default)]
+    channel: Cow<'a, str>,
+    #[serde(default)]
+    offset: u64,
+    #[serde(borrow, default)]
+    epoch: Cow<'a, str>,
+    recovered: Option<bool>,
+    #[serde(borrow, default)]
+    error: Cow<'a, str>,
+    #[serde(borrow, default)]
+    code: Cow<'a, str>,
+}
+
 fn take_event(
-    event: &Value,
+    event: &Event<'_>,
     text: &str,
     positions: &mut BTreeMap<String, Position>,
     left: &mut Option<u64>,
 ) -> Option<End> {
-    let channel = event.get("channel").and_then(Value::as_str).unwrap_or_default();
-    let offset = event.get("offset").and_then(Value::as_u64).unwrap_or_default();
-    match event.get("type").and_then(Value::as_str) {
-        Some("subscribed") => {
-            let whole = event.get("recovered").and_then(Value::as_bool);
-            if positions.contains_key(channel) && whole == Some(false) {
-                eprintln!("pushflo: messages of {channel} were missed and are not kept any more");
+    let Event { channel, offset, epoch, .. } = event;
+    match &*event.kind {
+        "subscribed" => {
+            let is_known = positions.contains_key(&**channel);
+            let is_lost = event.recovered == Some(false);
+            if is_known && is_lost {
+                complain(format_args!(
+                    "messages of {channel} were missed and are not kept any more"
+                ));
             }
-            if !positions.contains_key(channel) || whole == Some(false) {
-                let epoch = event.get("epoch").and_then(Value::as_str).unwrap_or_default();
-                positions.insert(channel.into(), Position { epoch: epoch.into(), offset });
+            if !is_known || is_lost {
+                let position = Position { epoch: epoch.to_string(), offset: *offset };
+                positions.insert(channel.to_string(), position);
             }
         }
-        Some("message") => {
-            if let Some(position) = positions.get_mut(channel) {
-                position.offset = offset;
+        "message" => {
+            if let Some(position) = positions.get_mut(&**channel) {
+                position.offset = *offset;
             }
-            println!("{text}");
-            let _ = std::io::stdout().flush();
+            if let Err(error) = say(text) {
+                return Some(End::Unread(error));
+            }
             if let Some(left) = left {
                 *left = left.saturating_sub(1);
                 if *left == 0 {
@@ -187,12 +220,12 @@ fn take_event(
                 }
             }
         }
-        Some("error") => {
-            let reason = event.get("error").and_then(Value::as_str).unwrap_or_default();
-            if event.get("code").and_then(Value::as_str) == Some("OVERLOADED") {
-                return Some(End::Retry(reason.into(), Duration::ZERO));
+        "error" => {
+            let reason = event.error.to_string();
+            if event.code == "OVERLOADED" {
+                return Some(End::Retry(reason, Duration::ZERO));
             }
-            return Some(End::Refused(reason.into()));
+            return Some(End::Refused(reason));
         }
         _ => {}
     }

@@ -6,6 +6,7 @@ mod sections;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
+use pushflo_protocol::origin::OriginError;
 use thiserror::Error;
 
 use crate::auth::{Plans, Role};
@@ -149,7 +150,7 @@ impl Config {
             cores: overrides.cores.or(file.cores).unwrap_or_default(),
             drain_spread_ms: range("drain_spread_ms", file.drain_spread_ms, 0, 3_600_000, 5_000)?,
             keys: keys(file.keys, overrides.keys)?,
-            origins: file.allowed_origins.map_or(AllowedOrigins::All, AllowedOrigins::List),
+            origins: origins(file.allowed_origins.as_deref())?,
             limits: file.limits.validate(&file.history)?,
             timeouts: file.timeouts.validate()?,
             plans: sections::plans(&file.plans, retention, durability)?,
@@ -214,6 +215,13 @@ fn keys(
     Ok(keys)
 }
 
+fn origins(list: Option<&[String]>) -> Result<AllowedOrigins, ConfigError> {
+    let Some(list) = list else { return Ok(AllowedOrigins::All) };
+    let wrong =
+        |error: OriginError| value("allowed_origins", format!("{list:?}"), error.to_string());
+    AllowedOrigins::parse(list).map_err(wrong)
+}
+
 /// Shorter keys can be guessed.
 const KEY_BYTES_MIN: usize = 16;
 
@@ -251,6 +259,9 @@ mod tests {
         assert!(error.contains("line 2") && error.contains("limit"), "{error}");
         assert!(load("[history]\ndurability = 'ssd'").unwrap_err().contains("memory, os or disk"));
         assert!(load("shards = 0").unwrap_err().contains("from 1 to 1024"));
+        let error = load("allowed_origins = ['https://a.example', 'b.example']").unwrap_err();
+        assert!(error.starts_with("allowed_origins = ") && error.contains("no scheme"), "{error}");
+        assert_eq!(load("allowed_origins = ['*']").unwrap().origins, AllowedOrigins::All);
         assert!(load("listen = 'x'").unwrap_err().starts_with("listen = x"));
         assert!(load("[limits]\npayload_bytes = 1").unwrap_err().contains("limits.payload_bytes"));
         let error = load("[keys]\nsecret = 'pub_0123456789abcdef'").unwrap_err();

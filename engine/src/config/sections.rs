@@ -53,6 +53,7 @@ pub(super) struct LimitsSection {
     pub(super) mailbox_envelopes: Option<usize>,
     pub(super) outbox_envelopes: Option<usize>,
     pub(super) outbox_bytes: Option<usize>,
+    pub(super) idempotency_keys_per_shard: Option<usize>,
     pub(super) wrong_keys_per_second: Option<u64>,
 }
 
@@ -145,6 +146,13 @@ impl LimitsSection {
                 4096,
                 1 << 32,
                 d.out_bytes_max,
+            )?,
+            idempotency_keys_max: range(
+                "limits.idempotency_keys_per_shard",
+                self.idempotency_keys_per_shard,
+                16,
+                1 << 24,
+                d.idempotency_keys_max,
             )?,
             wrong_keys_per_second_max: range(
                 "limits.wrong_keys_per_second",

@@ -62,6 +62,7 @@ impl Shard {
         c.phase = Phase::Closing { until, half_closed: false };
         if let Some(active) = &mut c.active {
             active.inbound = Vec::new();
+            active.deferred = None;
             active.behind.clear();
             if std::mem::take(&mut active.is_paused) {
                 self.resumed.push(connection);
@@ -116,7 +117,7 @@ impl Shard {
     pub(crate) fn after_write(&mut self, connection: ConnectionKey) {
         let (limits, draining) = (self.settings.limits, self.is_draining());
         let Some(c) = self.connections.get_mut(connection) else { return };
-        if c.active.as_ref().is_some_and(|active| active.is_paused) && c.wants_bytes(&limits) {
+        if c.resume(&limits) {
             self.resumed.push(connection);
         }
         let Some(c) = self.connections.get_mut(connection) else { return };
@@ -149,12 +150,10 @@ impl Shard {
     pub(crate) fn connection_timeout(&mut self, connection: ConnectionKey) {
         let (now, timeouts) = (self.now.tick, self.settings.timeouts);
         let Some(c) = self.connections.get_mut(connection) else { return };
-        // A write that is stuck is found within a time-out or two; the reader may come back to it.
-        if let Some(active) = &mut c.active
-            && active.is_writing
-        {
-            let since = *active.writing_since.get_or_insert(now);
-            if now.saturating_sub(since) >= timeouts.write {
+        let mut write_left = u32::MAX;
+        if let Some(active) = c.active.as_ref().filter(|active| active.is_writing) {
+            write_left = timeouts.write.saturating_sub(now.saturating_sub(active.writing_since));
+            if write_left == 0 {
                 self.forget_connection(connection);
                 return;
             }
@@ -193,6 +192,13 @@ impl Shard {
                     timeouts.pong
                 }
             }
+            Phase::Proxy | Phase::Http if !c.is_heard => {
+                if silent >= timeouts.head {
+                    self.half_close(connection);
+                    return;
+                }
+                timeouts.head - silent
+            }
             Phase::Proxy | Phase::Http => {
                 let limit = c.active.as_ref().map_or(timeouts.keep_alive, |active| {
                     if !active.answers.is_empty() {
@@ -212,7 +218,7 @@ impl Shard {
                 limit - silent
             }
         };
-        self.arm(connection, next.min(token_left));
+        self.arm(connection, next.min(token_left).min(write_left));
     }
 
     fn http_timeout(&mut self, connection: ConnectionKey) {

@@ -18,6 +18,9 @@ pub(super) struct PendingAnswer {
     /// Whether the connection ends with it.
     pub(super) last: bool,
     head_only: bool,
+    /// Whether it says that the connection goes on: clients of HTTP/1.0 expect its end otherwise
+    /// (RFC 9112 appendix C.2.2).
+    announces_keep_alive: bool,
     origin: AllowOrigin,
 }
 
@@ -148,6 +151,7 @@ impl Shard {
         if bytes.is_empty() {
             return None;
         }
+        let given = bytes.len();
         match proxy::read_prefix(bytes) {
             Prefix::More => None,
             Prefix::Header { client, bytes } => {
@@ -157,6 +161,8 @@ impl Shard {
                 }
                 let c = self.connections.get_mut(connection)?;
                 c.phase = Phase::Http;
+                // The proxy was heard, and the client only if more came.
+                c.is_heard = bytes < given;
                 Some(bytes)
             }
             Prefix::Invalid => {
@@ -194,7 +200,7 @@ impl Shard {
         }
         let limits = self.settings.limits;
         let c = self.connections.get_mut(connection)?;
-        if !c.wants_bytes(&limits) {
+        if !c.may_read(&limits) {
             return None;
         }
         let active = c.active();
@@ -228,6 +234,7 @@ impl Shard {
             bytes: None,
             last: !request.keep_alive() || self.is_draining(),
             head_only: request.method == "HEAD",
+            announces_keep_alive: request.http_10,
             origin: self.allow_origin(request),
         };
         if let Some(c) = self.connections.get_mut(connection) {
@@ -275,6 +282,9 @@ impl Shard {
         let index = sequence.wrapping_sub(active.first_answer) as usize;
         let Some(answer) = active.answers.get_mut(index) else { return };
         let mut headers: Vec<&str> = reply.headers.iter().map(String::as_str).collect();
+        if answer.announces_keep_alive && !answer.last {
+            headers.push("Connection: keep-alive");
+        }
         match &answer.origin {
             AllowOrigin::None => {}
             AllowOrigin::Any => headers.push("Access-Control-Allow-Origin: *"),

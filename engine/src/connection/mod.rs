@@ -86,11 +86,14 @@ struct Active {
     behind: VecDeque<SubscriptionKey>,
     /// What is left of a write that was taken in part.
     unfinished: Option<Batch>,
-    /// Since when a write is in flight.
-    writing_since: Option<u32>,
+    /// The tick at which the write in flight began.
+    writing_since: u32,
     is_writing: bool,
     is_due: bool,
-    /// Its bytes were not wanted when some came.
+    /// A command that waits for the answer to an earlier one about the same channel; what comes
+    /// behind it is not read meanwhile.
+    deferred: Option<Box<str>>,
+    /// There was no room when some of its bytes were to be read: see [`Connection::may_read`].
     is_paused: bool,
 }
 
@@ -139,13 +142,48 @@ impl Connection {
         self.active.is_none() && !matches!(self.phase, Phase::Closing { .. })
     }
 
-    pub(crate) fn wants_bytes(&mut self, limits: &Limits) -> bool {
-        let Some(active) = &mut self.active else { return true };
-        let wanted = active.out_bytes < limits.out_bytes_max
-            && active.answers.len() < limits.pipelined_requests_max
-            && active.publishes.len() < limits.pipelined_requests_max;
-        active.is_paused = !wanted;
-        wanted
+    /// Whether there is room for what more bytes may bring.
+    pub(crate) fn wants_bytes(&self, limits: &Limits) -> bool {
+        self.active.as_ref().is_none_or(|active| {
+            active.deferred.is_none()
+                && active.out_bytes < limits.out_bytes_max
+                && active.answers.len() < limits.pipelined_requests_max
+                && active.publishes.len() < limits.pipelined_requests_max
+        })
+    }
+
+    /// Whether bytes may be read or acted upon now. If there is no room the connection is paused
+    /// until [`Connection::resume`] finds some: bytes that are held come before newer ones.
+    pub(crate) fn may_read(&mut self, limits: &Limits) -> bool {
+        let wanted = self.wants_bytes(limits);
+        match &mut self.active {
+            None => true,
+            Some(active) => {
+                active.is_paused |= !wanted;
+                !active.is_paused
+            }
+        }
+    }
+
+    /// Has a command wait, and all behind it.
+    pub(crate) fn defer(&mut self, command: &str) {
+        self.active().deferred = Some(command.into());
+    }
+
+    /// Whether a command waits.
+    pub(crate) fn has_deferred(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.deferred.is_some())
+    }
+
+    /// The command that waited.
+    pub(crate) fn take_deferred(&mut self) -> Option<Box<str>> {
+        self.active.as_mut()?.deferred.take()
+    }
+
+    /// Ends a pause if there is room again, and says whether it did.
+    pub(crate) fn resume(&mut self, limits: &Limits) -> bool {
+        let wanted = self.wants_bytes(limits);
+        self.active.as_mut().is_some_and(|active| wanted && std::mem::take(&mut active.is_paused))
     }
 
     pub(crate) fn push_out(&mut self, bytes: Bytes) {
@@ -178,10 +216,11 @@ impl Connection {
 
     /// The batch of a new write: what an earlier one left, or the connection's own bytes. After
     /// this `out` is empty unless the batch is full.
-    pub(crate) fn begin_write(&mut self) -> Batch {
+    pub(crate) fn begin_write(&mut self, tick: u32) -> Batch {
         let Some(active) = &mut self.active else { return Batch::default() };
         active.is_due = false;
         active.is_writing = true;
+        active.writing_since = tick;
         let mut batch = active.unfinished.take().unwrap_or_default();
         while !batch.is_full()
             && let Some(bytes) = active.out.pop_front()
@@ -196,7 +235,6 @@ impl Connection {
     pub(crate) fn write_done(&mut self, rest: Option<Batch>) {
         if let Some(active) = &mut self.active {
             active.is_writing = false;
-            active.writing_since = None;
             active.unfinished = rest;
         }
         self.shrink();
@@ -224,6 +262,7 @@ impl Active {
             && self.out.is_empty()
             && self.behind.is_empty()
             && self.unfinished.is_none()
+            && self.deferred.is_none()
             && !self.is_writing
             && !self.is_paused
     }

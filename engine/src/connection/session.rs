@@ -59,6 +59,14 @@ impl Client {
         }
     }
 
+    /// Whether somebody vouched for the client id: the server, which made it, or the app's backend.
+    pub fn is_verified(&self) -> bool {
+        match self {
+            Self::Generated(_) => true,
+            Self::Named(identity) => identity.is_verified,
+        }
+    }
+
     /// What other members see of it, as JSON.
     pub fn data(&self) -> Option<&str> {
         match self {

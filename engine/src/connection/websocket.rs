@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use pushflo_protocol::command::{Command, RefusedCommand, Start};
 use pushflo_protocol::event::{self, Published};
+use pushflo_protocol::limits::client_message_bytes_max;
 use pushflo_protocol::message::MessageId;
 use pushflo_protocol::publish::Publish;
 use pushflo_protocol::time::parse_iso8601;
@@ -14,7 +15,8 @@ use serde::Deserialize;
 
 use super::{Client, CloseReason, Phase, Session, TokenGrant};
 use crate::auth::plan::limit;
-use crate::auth::{Access, Grant, token};
+use crate::auth::token::CLOCK_LEEWAY_MS;
+use crate::auth::{Access, AppId, Grant, Role, token};
 use crate::clock::ticks;
 use crate::shard::{ChannelKey, ConnectionKey, Draft, Outcome, ReplyTo, RequestId, Shard};
 
@@ -61,7 +63,9 @@ impl Shard {
         match access {
             Ok((access, grant)) => {
                 let client = match &grant {
-                    Some(grant) => Client::Named(grant.identity(|| generated.to_string())),
+                    Some(grant) => {
+                        Client::Named(grant.identity(access.role, || generated.to_string()))
+                    }
                     None => Client::generated(generated),
                 };
                 let grant = grant.map(|grant| Box::new(self.token_grant(grant)));
@@ -94,18 +98,24 @@ impl Shard {
         bytes: &mut [u8],
     ) -> Option<usize> {
         let limits = self.settings.limits;
+        let c = self.connections.get(connection)?;
+        let app = c.session.as_ref()?.app;
+        let payload_bytes_max = self.payload_bytes_max(app);
         let c = self.connections.get_mut(connection)?;
         let Phase::Open { pinged } = &mut c.phase else { return None };
+        if bytes.is_empty() {
+            return None;
+        }
         *pinged = false;
-        if bytes.is_empty() || !c.wants_bytes(&limits) {
+        if !c.may_read(&limits) {
             return None;
         }
         // The reader is taken out while its text is acted upon, and put back if it holds anything.
         let mut reader =
             c.active.as_mut().map(|a| std::mem::take(&mut a.message_reader)).unwrap_or_default();
-        let taken = match reader.read(bytes) {
+        let taken = match reader.read(bytes, client_message_bytes_max(payload_bytes_max)) {
             Ok(Some((taken, received))) => {
-                self.frame(connection, received);
+                self.frame(connection, app, received, payload_bytes_max);
                 Some(taken)
             }
             Ok(None) => None,
@@ -123,53 +133,92 @@ impl Shard {
         taken
     }
 
-    fn frame(&mut self, connection: ConnectionKey, received: Received<'_>) {
+    fn frame(
+        &mut self,
+        connection: ConnectionKey,
+        app: AppId,
+        received: Received<'_>,
+        payload_bytes_max: usize,
+    ) {
         match received {
-            Received::Text(text) => self.command(connection, text),
+            Received::Text(text) => self.text(connection, app, text, payload_bytes_max),
             Received::Ping(payload) => self.send(connection, pong_frame(payload)),
             Received::Fragment | Received::Pong => {}
             Received::Close { code } => self.close_echo(connection, code),
         }
     }
 
-    fn command(&mut self, connection: ConnectionKey, text: &str) {
-        let session = self.connections.get(connection).and_then(|c| c.session.as_ref());
-        let Some(app) = session.map(|session| session.app) else { return };
-        let payload_bytes_max = self.payload_bytes_max(app);
-        match Command::parse(text, payload_bytes_max) {
-            Ok(Command::Ping) => self.send(connection, event::pong()),
-            Ok(Command::Ack) => self.metrics().acks_total.increment(),
-            Ok(Command::Unsubscribe { channel }) => {
-                self.unsubscribe(connection, &ChannelKey { app, slug: channel });
-            }
-            Ok(Command::Subscribe { channel, start, presence }) => {
-                let key = ChannelKey { app, slug: channel.clone() };
-                let result = self
-                    .check_start(&start)
-                    .and_then(|()| self.subscribe(connection, key, start, presence));
-                if let Err(refusal) = result {
-                    let channel = Some(channel);
-                    let refused = RefusedCommand { refusal, channel, reference: None };
-                    self.refuse_command(connection, &refused);
-                }
-            }
-            Ok(Command::Publish { publish, reference }) => {
-                let (channel, told) = (publish.channel.clone(), reference.clone());
-                if let Err(refusal) = self.client_publish(connection, &publish, reference) {
-                    let channel = Some(channel);
-                    self.refuse_command(
-                        connection,
-                        &RefusedCommand { refusal, channel, reference: told },
-                    );
-                }
-            }
-            Ok(Command::Refresh { token }) => {
-                if let Err(refusal) = self.refresh(connection, &token) {
-                    self.refuse_command(connection, &refusal.into());
-                }
-            }
-            Err(refused) => self.refuse_command(connection, &refused),
+    fn text(
+        &mut self,
+        connection: ConnectionKey,
+        app: AppId,
+        text: &str,
+        payload_bytes_max: usize,
+    ) {
+        if let Err(refused) = self.command(connection, app, text, payload_bytes_max) {
+            self.refuse_command(connection, &refused);
         }
+    }
+
+    fn command<'a>(
+        &mut self,
+        connection: ConnectionKey,
+        app: AppId,
+        text: &'a str,
+        payload_bytes_max: usize,
+    ) -> Result<(), RefusedCommand<'a>> {
+        let done = match Command::parse(text, payload_bytes_max)? {
+            Command::Ping => {
+                self.send(connection, event::pong());
+                Ok(())
+            }
+            Command::Ack => {
+                self.metrics().acks_total.increment();
+                Ok(())
+            }
+            Command::Unsubscribe { channel } => {
+                let key = ChannelKey { app, slug: channel };
+                match self.is_settling(connection, &key) {
+                    true => self.defer(connection, text),
+                    false => self.unsubscribe(connection, &key),
+                }
+                Ok(())
+            }
+            Command::Subscribe { channel, start, presence } => {
+                let key = ChannelKey { app, slug: channel };
+                if self.is_settling(connection, &key) {
+                    self.defer(connection, text);
+                    return Ok(());
+                }
+                self.check_start(&start)
+                    .and_then(|()| self.subscribe(connection, key, start, presence))
+            }
+            Command::Publish { publish, reference } => {
+                self.client_publish(connection, &publish, reference)
+            }
+            Command::Refresh { token } => self.refresh(connection, &token),
+        };
+        done.map_err(|refusal| RefusedCommand::new(refusal, text))
+    }
+
+    /// Has a command wait until what was said before about its channel is answered.
+    fn defer(&mut self, connection: ConnectionKey, text: &str) {
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.defer(text);
+        }
+    }
+
+    /// Goes on with a connection that waited: first with a command of its own that did.
+    pub(crate) fn resume(&mut self, connection: ConnectionKey) {
+        let limits = self.settings.limits;
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        let app = c.session().map(|session| session.app);
+        if let Some((command, app)) = c.take_deferred().zip(app) {
+            self.text(connection, app, &command, self.payload_bytes_max(app));
+        }
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        c.resume(&limits);
+        self.read_connection(connection, &mut []);
     }
 
     fn check_start(&self, start: &Start) -> Result<(), Refusal> {
@@ -196,6 +245,13 @@ impl Shard {
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
         let client_id = session.client().id();
+        // The keys of clients are their own: none takes one of the backend's, or of another client's.
+        // Those of the API have no such character.
+        let is_client = session.grant.is_some();
+        let key = publish.key.as_ref().map(|key| match is_client {
+            true => Cow::Owned(format!("{client_id}\0{key}")),
+            false => Cow::Borrowed(&**key),
+        });
         self.take_publish(&app)?;
         let Some(c) = self.connections.get_mut(connection) else { return Ok(()) };
         let active = c.active();
@@ -208,7 +264,7 @@ impl Shard {
             event_type: &publish.event_type,
             client_id: Some(&client_id),
             content: publish.content,
-            key: publish.key.as_deref(),
+            key: key.as_deref(),
         };
         if let Err(refusal) = self.publish_at_home(channel, draft, reply_to) {
             self.publish_answered(connection, sequence, Err(refusal));
@@ -263,6 +319,11 @@ impl Shard {
         if access.app.id != session.app || !is_same {
             return Err(unauthorized("the token is for another app or client".into()));
         }
+        // Or whoever was ann once would be for ever, in the name of a key that every browser has.
+        if session.client().is_verified() && access.role < Role::Secret {
+            let text = "this connection's client id needs a token of the app's backend";
+            return Err(unauthorized(text.into()));
+        }
         let warn_tick = grant.warn_tick;
         session.renew(&access, grant);
         self.send(connection, event::refreshed(expires_ms));
@@ -274,8 +335,10 @@ impl Shard {
     fn token_grant(&self, grant: Grant) -> TokenGrant {
         let left_ms = grant.expires_ms.saturating_sub(self.now.unix_ms);
         let warn_ms = left_ms.saturating_sub(WARNING_MS.min(left_ms / 3));
+        let end_ms = grant.expires_ms.saturating_add(CLOCK_LEEWAY_MS);
+        let end_ms = end_ms.saturating_sub(self.now.unix_ms);
         let tick = |ms| self.now.tick.saturating_add(ticks(ms));
-        TokenGrant { warn_tick: tick(warn_ms), end_tick: tick(left_ms), is_warned: false, grant }
+        TokenGrant { warn_tick: tick(warn_ms), end_tick: tick(end_ms), is_warned: false, grant }
     }
 
     /// Warns of the end of a token, or closes the connection at it.

@@ -31,6 +31,10 @@ impl Retention {
     /// Keeps nothing.
     pub const NOTHING: Self = Self { age_ms_max: 0, messages_max: 0, channel_bytes_max: 0 };
 
+    /// Keeps everything.
+    pub const EVERYTHING: Self =
+        Self { age_ms_max: u64::MAX, messages_max: usize::MAX, channel_bytes_max: usize::MAX };
+
     /// The time of the oldest message that is kept, in Unix milliseconds.
     pub fn since_ms(&self, now_ms: u64) -> u64 {
         now_ms.saturating_sub(self.age_ms_max)

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use pushflo_protocol::http::Request;
 use pushflo_protocol::json::Object;
 use pushflo_protocol::limits::NAME_BYTES_MAX;
+use pushflo_protocol::origin::AllowedOrigins;
 use pushflo_protocol::{ErrorCode, Refusal, json};
 use serde::Deserialize;
 
@@ -17,10 +18,6 @@ use crate::auth::{App, AppChange, AppId, ClerkCall, KeyId, Role, SettingsChange}
 use crate::connection::{Answering, Reply};
 use crate::history::page_end;
 use crate::shard::{RequestId, Shard};
-
-/// Most allowed origins of an app, and bytes of one.
-const ORIGINS_MAX: usize = 100;
-const ORIGIN_BYTES_MAX: usize = 256;
 
 #[derive(Deserialize)]
 struct AppBody<'a> {
@@ -228,32 +225,14 @@ fn app_change(body: &[u8]) -> Result<AppChange, Refusal> {
 fn settings(given: SettingsBody<'_>) -> Result<SettingsChange, Refusal> {
     let allowed_origins = match given.allowed_origins {
         None => None,
-        Some(None) => Some(None),
+        Some(None) => Some(AllowedOrigins::All),
         Some(Some(origins)) => {
-            if origins.len() > ORIGINS_MAX || !origins.iter().all(|origin| is_origin(origin)) {
-                let text = format!(
-                    "allowedOrigins must be at most {ORIGINS_MAX} origins such as \
-                     https://example.com, without a path"
-                );
-                return Err(Refusal::field("settings", text));
-            }
-            Some(Some(origins.into_iter().map(Into::into).collect()))
+            let wrong = |error| Refusal::field("settings", format!("allowedOrigins: {error}"));
+            Some(AllowedOrigins::parse(&origins).map_err(wrong)?)
         }
     };
     let SettingsBody { require_channels, client_publish, .. } = given;
     Ok(SettingsChange { allowed_origins, require_channels, client_publish })
-}
-
-/// Whether browsers may send it as an origin (RFC 6454 section 6.2): a scheme, a host, perhaps a port.
-/// With anything after that it would match none.
-fn is_origin(text: &str) -> bool {
-    let Some((scheme, host)) = text.split_once("://") else { return false };
-    let in_scheme = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"+.-".contains(&b);
-    text.len() <= ORIGIN_BYTES_MAX
-        && scheme.starts_with(|c: char| c.is_ascii_lowercase())
-        && scheme.bytes().all(in_scheme)
-        && !host.is_empty()
-        && host.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/')
 }
 
 fn name(name: Option<Cow<'_, str>>) -> Result<Option<Box<str>>, Refusal> {

@@ -52,8 +52,8 @@ impl Shard {
                     continue;
                 }
             };
-            // The position in the batch tells its messages apart.
-            let key = key_of_all.as_ref().map(|key| format!("{key}#{position}"));
+            // The position in the batch tells its messages apart, in a way that no key of a message does.
+            let key = key_of_all.as_ref().map(|key| format!("{key}\0{position}"));
             let draft = draft(&publish, key.as_deref());
             let channel = ChannelKey { app: app.id, slug: publish.channel.clone() };
             let home = self.home_shard(&channel);

@@ -120,6 +120,10 @@ impl Shard {
         let route = Route::parse(request.path)
             .filter(|route| *route != Route::Metrics || self.settings.metrics_on_main_port);
         let result = match (method, &route) {
+            (_, route) if !self.admits_origin(request, route.as_ref()) => {
+                let text = "this origin may not call: it is not among the server's allowed_origins";
+                Err(Refusal::new(ErrorCode::Forbidden, text))
+            }
             ("OPTIONS", _) => Ok(Answering::Now(preflight())),
             ("POST", Some(Route::Publish)) => self.publish(id, request),
             ("POST", Some(Route::PublishBatch)) => self.publish_batch(id, request),
@@ -205,7 +209,7 @@ impl Shard {
             );
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
-        if !access.app.record.settings.allows_origin(request.header("origin")) {
+        if !access.app.record.settings.allowed_origins.allows(request.header("origin")) {
             let text = "the app does not allow calls from this origin";
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
@@ -226,10 +230,12 @@ impl Shard {
         let Some(slot) = slot else { return Ok(()) };
         let slots = self.wrong_keys.len().max(1);
         let Some(rate) = self.wrong_keys.get(slot.index() % slots) else { return Ok(()) };
-        rate.take(self.now.unix_ms, self.settings.limits.wrong_keys_per_second_max).map_err(|_| {
-            let text = "too many wrong keys from this address";
-            Refusal::limit(ErrorCode::RateLimited, "wrongKeysPerSecond", 1, text)
-        })
+        rate.take(self.now.elapsed_ms, self.settings.limits.wrong_keys_per_second_max).map_err(
+            |_| {
+                let text = "too many wrong keys from this address";
+                Refusal::limit(ErrorCode::RateLimited, "wrongKeysPerSecond", 1, text)
+            },
+        )
     }
 
     /// The address behind a trusted proxy, as it tells it in a header.
@@ -237,6 +243,19 @@ impl Shard {
         let proxies = &self.settings.proxies;
         let values: Vec<&[u8]> = request.headers("x-forwarded-for").collect();
         forwarded_for(values.into_iter(), |address| proxies.trusts(address))
+    }
+
+    /// Whether a browser's script may ask this of the server at all. What tells nothing of any app is for
+    /// all; a WebSocket is told only after its upgrade, where a script can read it.
+    fn admits_origin(&self, request: &Request<'_>, route: Option<&Route<'_>>) -> bool {
+        let is_open = match route {
+            Some(Route::WebSocket) => true,
+            Some(Route::Live | Route::Health | Route::Metrics | Route::OpenApi) | None => {
+                request.method != "OPTIONS"
+            }
+            Some(_) => false,
+        };
+        is_open || self.settings.origins.allows(request.header("origin"))
     }
 
     /// What a browser's script is told about who may read the answer.

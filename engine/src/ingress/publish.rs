@@ -67,7 +67,7 @@ impl Shard {
     /// `RATE_LIMITED` with the time after which to try again.
     pub(crate) fn take_publish(&self, app: &App) -> Result<(), Refusal> {
         let most = app.plan.publishes_per_second_max;
-        app.usage.take_publish(self.now.unix_ms, most).map_err(|wait_ms| {
+        app.usage.take_publish(self.now.elapsed_ms, most).map_err(|wait_ms| {
             let text = format!("the app may publish {most} messages a second");
             over_rate(limit::PUBLISHES_PER_SECOND, wait_ms, text)
         })

@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::bearer;
 use crate::auth::token::{
-    AUDIENCE, Audience, Claims, check_client_id, check_data, parse_patterns, sign,
+    AUDIENCE, Audience, Claims, NumericDate, check_client_id, check_data, parse_patterns, sign,
 };
 use crate::auth::{Access, Role};
 use crate::connection::{Answering, Reply};
@@ -63,8 +63,7 @@ impl Shard {
         let token = sign(&access, &claims)
             .map_err(|error| Refusal::new(ErrorCode::ServerError, error.to_string()))?;
         let host = request.header("host").and_then(|host| str::from_utf8(host).ok());
-        let forwarded = request.header("x-forwarded-proto") == Some(b"https");
-        let scheme = if forwarded { "wss" } else { "ws" };
+        let scheme = if self.is_encrypted(id, request) { "wss" } else { "ws" };
         let endpoint = format!("{scheme}://{}/ws", host.unwrap_or("localhost"));
         let body = serde_json::json!({
             "success": true,
@@ -76,6 +75,15 @@ impl Shard {
             },
         });
         Ok(Answering::Now(Reply::json(200, body.to_string())))
+    }
+
+    /// Whether the client came to the proxy before us through TLS. Only a trusted proxy is believed.
+    fn is_encrypted(&self, id: RequestId, request: &Request<'_>) -> bool {
+        let proxy = self.connections.get(id.connection).and_then(|c| c.proxy);
+        let told = request.header("x-forwarded-proto").filter(|_| proxy.is_some());
+        // The client's own comes first where proxies stand in a row.
+        let first = told.and_then(|value| value.split(|&byte| byte == b',').next());
+        first.is_some_and(|scheme| scheme.trim_ascii().eq_ignore_ascii_case(b"https"))
     }
 
     fn claims(
@@ -97,7 +105,7 @@ impl Shard {
         let client_id: Box<str> = body.client_id.map_or_else(generated, Cow::into_owned).into();
         let claims = Claims {
             aud: Audience::One(AUDIENCE.into()),
-            exp: expires_s,
+            exp: NumericDate::from_seconds(expires_s),
             nbf: None,
             sub: Some(client_id.clone()),
             channels: body.channels,

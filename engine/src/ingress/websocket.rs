@@ -86,7 +86,7 @@ impl Shard {
         Ok(admitted.and_then(|(access, grant)| {
             let origin = request.header("origin");
             let allowed = self.settings.origins.allows(origin)
-                && access.app.record.settings.allows_origin(origin);
+                && access.app.record.settings.allowed_origins.allows(origin);
             if !allowed {
                 let refusal = Refusal::new(ErrorCode::Forbidden, "this origin may not connect");
                 return Err((refusal, CloseCode::Forbidden));

@@ -47,11 +47,11 @@ pub fn reserve_port(address: SocketAddr) -> io::Result<PortReservation> {
 
 fn try_reserve_port(address: SocketAddr) -> io::Result<PortReservation> {
     if address.port() != 0 {
-        // Without SO_REUSEPORT this fails if anyone listens there, whatever their options.
+        // Without SO_REUSEPORT this fails if anyone listens there, whatever their options. It must not
+        // listen: whoever connected meanwhile would be cut off.
         let probe = new_socket(address)?;
         probe.set_reuse_address(true)?;
         probe.bind(&address.into())?;
-        probe.listen(1)?;
     }
     let socket = new_socket(address)?;
     socket.set_reuse_address(true)?;

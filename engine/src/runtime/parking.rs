@@ -5,6 +5,7 @@
 //! armed; it fires when bytes or the end of the stream arrive, not while they lie there unread.
 #![allow(unsafe_code, reason = "submission entries name descriptors the compiler cannot check")]
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -17,7 +18,8 @@ use crate::shard::ConnectionKey;
 /// Entries of the submission queue: how many sockets can be parked between two submits.
 const ENTRIES: u32 = 1024;
 
-/// Entries of the completion queue. The kernel keeps what does not fit, at a cost.
+/// Entries of the completion queue. The kernel keeps what does not fit until the ring is entered,
+/// and rings no eventfd for it: see [`Parking::submit`].
 const COMPLETIONS: u32 = 8 * 1024;
 
 /// The user data of submissions whose completion does not matter. No key has it.
@@ -26,6 +28,19 @@ const NOBODY: u64 = u64::MAX;
 /// A shard's parked sockets.
 pub(super) struct Parking {
     ring: IoUring,
+    /// What the submission queue had no room for, at most two entries for each socket.
+    unsubmitted: VecDeque<squeue::Entry>,
+}
+
+/// What is left of the ring's work after [`Parking::submit`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Nothing: the eventfd tells of what comes.
+    Nothing,
+    /// Completions that the eventfd does not tell of: drain them before sleeping.
+    Completions,
+    /// Entries that the kernel does not take for the moment: submit again shortly.
+    Entries,
 }
 
 /// What happened to a parked socket.
@@ -41,9 +56,13 @@ pub(super) struct Arrival {
 impl Parking {
     /// An empty ring that rings `waker`.
     pub(super) fn new(waker: &Waker) -> io::Result<Self> {
-        let ring = IoUring::builder().setup_cqsize(COMPLETIONS).build(ENTRIES)?;
+        Self::with_sizes(waker, ENTRIES, COMPLETIONS)
+    }
+
+    fn with_sizes(waker: &Waker, entries: u32, completions: u32) -> io::Result<Self> {
+        let ring = IoUring::builder().setup_cqsize(completions).build(entries)?;
         ring.submitter().register_eventfd(waker.as_fd().as_raw_fd())?;
-        Ok(Self { ring })
+        Ok(Self { ring, unsubmitted: VecDeque::new() })
     }
 
     /// Watches a socket.
@@ -62,12 +81,34 @@ impl Parking {
         self.push(&entry);
     }
 
-    /// Hands what was asked for to the kernel.
-    pub(super) fn submit(&mut self) {
-        if !self.ring.submission().is_empty() {
-            // EBUSY and EINTR leave the entries where they are, for the next turn.
-            let _ = self.ring.submit();
+    /// Hands what was asked for to the kernel, and has it hand over completions that it kept because
+    /// the queue was full. To be called in each turn after [`Parking::drain`], which makes the room.
+    pub(super) fn submit(&mut self) -> Rest {
+        let is_overflown = self.ring.submission().cq_overflow();
+        while is_overflown || !self.is_submitted() {
+            // Entering is what moves kept completions into the queue.
+            let entered = self.ring.submit();
+            let before = self.unsubmitted.len();
+            while let Some(entry) = self.unsubmitted.pop_front() {
+                if !self.try_push(&entry) {
+                    self.unsubmitted.push_front(entry);
+                    break;
+                }
+            }
+            // A full completion queue or a lack of memory leaves the entries where they are.
+            if entered.is_err() || self.unsubmitted.len() == before {
+                break;
+            }
         }
+        match (is_overflown, self.is_submitted()) {
+            (true, _) => Rest::Completions,
+            (false, false) => Rest::Entries,
+            (false, true) => Rest::Nothing,
+        }
+    }
+
+    fn is_submitted(&mut self) -> bool {
+        self.unsubmitted.is_empty() && self.ring.submission().is_empty()
     }
 
     /// Appends what arrived.
@@ -90,14 +131,93 @@ impl Parking {
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
-        loop {
-            // SAFETY: polls refer to no memory, only to a descriptor. If that were closed too early
-            // the poll would fail or watch another socket of this shard, whose reader copes with
-            // being woken for nothing.
-            if unsafe { self.ring.submission().push(entry) }.is_ok() {
+        if self.unsubmitted.is_empty() {
+            if self.try_push(entry) {
                 return;
             }
             let _ = self.ring.submit();
+            if self.try_push(entry) {
+                return;
+            }
+        }
+        self.unsubmitted.push_back(entry.clone());
+    }
+
+    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: polls refer to no memory, only to a descriptor. If that were closed too early the
+        // poll would fail or watch another socket of this shard, whose reader copes with being woken
+        // for nothing.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::os::unix::net::UnixStream;
+
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    use slotmap::SlotMap;
+
+    use super::*;
+    use crate::runtime::mailbox::mailbox;
+
+    /// Sleeps as a shard does: until the eventfd says that something came.
+    fn sleep(waker: &Waker) {
+        let mut descriptors = [PollFd::new(waker, PollFlags::IN)];
+        let patience = Timespec { tv_sec: 10, tv_nsec: 0 };
+        let ready = poll(&mut descriptors, Some(&patience)).unwrap();
+        assert_eq!(ready, 1, "nobody wakes the shard, and sockets are not heard");
+        rustix::io::read(waker, &mut [0u8; 8]).unwrap();
+    }
+
+    #[test]
+    fn more_arrivals_than_the_rings_hold_are_all_heard_again_and_again() {
+        const SOCKETS: usize = 300;
+        let (_mailbox, inbox) = mailbox(1).unwrap();
+        let waker = inbox.waker();
+        let mut parking = Parking::with_sizes(waker, 4, 8).unwrap();
+        let mut sockets: SlotMap<ConnectionKey, (UnixStream, usize)> = SlotMap::with_key();
+        let mut peers = Vec::new();
+        for _ in 0..SOCKETS {
+            let (socket, peer) = UnixStream::pair().unwrap();
+            let key = sockets.insert((socket, 0));
+            parking.watch(&sockets[key].0, key);
+            peers.push(peer);
+        }
+        let mut arrivals = Vec::new();
+        for round in 1..=3 {
+            for peer in &mut peers {
+                peer.write_all(b"x").unwrap();
+            }
+            while sockets.values().any(|(_, heard)| *heard < round) {
+                parking.drain(&mut arrivals);
+                for Arrival { connection, disarmed, .. } in arrivals.drain(..) {
+                    let (socket, heard) = &mut sockets[connection];
+                    socket.set_nonblocking(true).unwrap();
+                    *heard += socket.read(&mut [0; 8]).unwrap_or(0);
+                    if disarmed {
+                        parking.watch(&sockets[connection].0, connection);
+                    }
+                }
+                if parking.submit() == Rest::Nothing {
+                    if sockets.values().all(|(_, heard)| *heard == round) {
+                        break;
+                    }
+                    sleep(waker);
+                }
+            }
+        }
+        // All are let go of, however few entries fit at a time.
+        for key in sockets.keys() {
+            parking.forget(key);
+        }
+        while parking.submit() != Rest::Nothing {
+            parking.drain(&mut arrivals);
+        }
+        drop(sockets);
+        for mut peer in peers {
+            assert_eq!(peer.read(&mut [0; 8]).unwrap(), 0, "a socket is still held open");
         }
     }
 }

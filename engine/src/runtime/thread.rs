@@ -1,6 +1,7 @@
 //! A shard's thread, from pinning to its end.
 #![allow(unsafe_code, reason = "unshare(2) changes what descriptors mean in this thread")]
 
+use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -14,7 +15,7 @@ use monoio::IoUringDriver;
 use thiserror::Error;
 
 use super::listener::listen;
-use super::mailbox::{Inbox, Mailbox, Waker};
+use super::mailbox::{Inbox, Mailbox};
 use super::parking::Parking;
 use super::turn::{Events, Turns, TurnsParts};
 use crate::auth::ClerkHandle;
@@ -31,6 +32,12 @@ const ACCEPTS: usize = 8;
 
 /// How long accepting waits after it failed, for lack of descriptors above all.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// How long the eventfd is left alone after it could not be read.
+const WAKE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Ticks between two lines about it in the log.
+const ACCEPT_TOLD_TICKS: u32 = (5_000 / TICK_MS) as u32;
 
 /// What a shard's thread is to be.
 #[derive(Debug)]
@@ -96,7 +103,7 @@ pub fn start_shard(
 }
 
 fn run(
-    plan: ShardPlan,
+    mut plan: ShardPlan,
     ready: &Sender<Result<ShardId, ShardError>>,
 ) -> Result<(), (&'static str, io::Error)> {
     let id = plan.id;
@@ -120,7 +127,9 @@ fn run(
     answers.into_iter().for_each(|(channel, answer)| shard.load_answer(&channel, answer));
     runtime.block_on(async move {
         let events = Rc::new(Events::default());
-        let waker = Arc::clone(plan.inbox.waker());
+        let eventfd = plan.inbox.waker().as_fd().try_clone_to_owned();
+        let eventfd = eventfd.and_then(|eventfd| monoio::fs::File::from_std(eventfd.into()));
+        let eventfd = eventfd.map_err(|error| ("read what wakes it", error))?;
         let listening = listener.try_clone().map_err(|error| ("listen", error))?;
         let stop_listening = Box::new(move || {
             // Ends the accepts that are under way, which closing the descriptor would not.
@@ -129,12 +138,21 @@ fn run(
         let listener =
             monoio::net::TcpListener::from_std(listener).map_err(|error| ("listen", error))?;
         let listener = Rc::new(listener);
+        let failures = Rc::new(AcceptFailures::default());
         for _ in 0..ACCEPTS {
             let (listener, events) = (Rc::clone(&listener), Rc::clone(&events));
-            monoio::spawn(accept(listener, events, Arc::clone(&plan.shared)));
+            let accepting = Accepting {
+                shard: id,
+                listener,
+                events,
+                shared: Arc::clone(&plan.shared),
+                clock: plan.clock,
+                failures: Rc::clone(&failures),
+            };
+            monoio::spawn(accepting.run());
         }
         monoio::spawn(tick(Rc::clone(&events)));
-        monoio::spawn(wake(waker, Rc::clone(&events)));
+        monoio::spawn(wake(eventfd, Rc::clone(&events)));
         let turns = Turns::new(TurnsParts {
             shard,
             shared: plan.shared,
@@ -167,25 +185,74 @@ fn part_file_table() -> io::Result<()> {
     }
 }
 
-async fn accept(listener: Rc<monoio::net::TcpListener>, events: Rc<Events>, shared: Arc<Shared>) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                // SAFETY: the stream gives up the descriptor it owned.
-                let socket = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
-                events.accepted.borrow_mut().push((socket, peer.ip()));
-                events.notify.notify();
-            }
-            Err(_) if shared.is_draining() => return,
-            Err(error) => {
-                let fatal = error.kind() == io::ErrorKind::InvalidInput;
-                tracing::warn!(%error, "cannot accept connections for the moment");
-                if fatal {
-                    return;
+/// Takes connections, one after the other; a shard has [`ACCEPTS`] of these.
+struct Accepting {
+    shard: ShardId,
+    listener: Rc<monoio::net::TcpListener>,
+    events: Rc<Events>,
+    shared: Arc<Shared>,
+    clock: Clock,
+    failures: Rc<AcceptFailures>,
+}
+
+impl Accepting {
+    async fn run(mut self) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    // SAFETY: the stream gives up the descriptor it owned.
+                    let socket = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
+                    self.events.accepted.borrow_mut().push((socket, peer.ip()));
+                    self.events.notify.notify();
                 }
-                monoio::time::sleep(ACCEPT_PAUSE).await;
+                Err(_) if self.shared.is_draining() => return,
+                Err(error) => {
+                    let fatal = error.kind() == io::ErrorKind::InvalidInput;
+                    if let Some(failures) = self.failures.count(self.clock.now().tick) {
+                        let (shard, cure) = (self.shard, accept_cure(&error));
+                        tracing::warn!(
+                            %shard, failures, %error, "cannot accept connections for the moment{cure}"
+                        );
+                    }
+                    if fatal {
+                        return;
+                    }
+                    monoio::time::sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
+    }
+}
+
+/// Failures of a shard to accept. They come many a second for as long as the cause lasts; the log is
+/// told at the first, and then now and then how many there were.
+#[derive(Debug, Default)]
+struct AcceptFailures {
+    untold: Cell<u64>,
+    told_tick: Cell<Option<u32>>,
+}
+
+impl AcceptFailures {
+    /// Counts one more; `Some` if those since the last time are to be told.
+    fn count(&self, tick: u32) -> Option<u64> {
+        self.untold.set(self.untold.get().saturating_add(1));
+        let told = self.told_tick.get();
+        if told.is_some_and(|told| tick.saturating_sub(told) < ACCEPT_TOLD_TICKS) {
+            return None;
+        }
+        self.told_tick.set(Some(tick));
+        Some(self.untold.take())
+    }
+}
+
+fn accept_cure(error: &io::Error) -> &'static str {
+    match error.raw_os_error() {
+        Some(libc::EMFILE) => {
+            ": the shard has as many open files as it may; raise that with ulimit -n or LimitNOFILE="
+        }
+        Some(libc::ENFILE) => ": the machine has as many open files as it may; raise fs.file-max",
+        Some(libc::ENOBUFS | libc::ENOMEM) => ": the kernel has no memory for more",
+        _ => "",
     }
 }
 
@@ -197,16 +264,34 @@ async fn tick(events: Rc<Events>) {
 }
 
 /// Passes on what rings the eventfd: other shards, parked sockets, a drain.
-async fn wake(waker: Arc<Waker>, events: Rc<Events>) {
-    let Ok(eventfd) = waker.as_fd().try_clone_to_owned() else { return };
-    let Ok(eventfd) = monoio::fs::File::from_std(eventfd.into()) else { return };
+async fn wake(eventfd: monoio::fs::File, events: Rc<Events>) {
     let mut count = vec![0u8; 8];
     loop {
         let (result, buffer) = eventfd.read_at(count, 0).await;
         count = buffer;
-        if result.is_err() {
-            return;
-        }
         events.notify.notify();
+        // A shard that stopped listening here would be deaf: whatever it is, it is tried again.
+        if let Err(error) = result
+            && error.kind() != io::ErrorKind::Interrupted
+        {
+            tracing::error!(%error, "what wakes the shard cannot be read for the moment");
+            monoio::time::sleep(WAKE_PAUSE).await;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_failures_to_accept_are_few_lines() {
+        let failures = AcceptFailures::default();
+        assert_eq!(failures.count(7), Some(1));
+        let told: Vec<u64> = (7..7 + 2 * ACCEPT_TOLD_TICKS)
+            .flat_map(|tick| [failures.count(tick), failures.count(tick)])
+            .flatten()
+            .collect();
+        assert_eq!(told, [u64::from(2 * ACCEPT_TOLD_TICKS) + 1]);
     }
 }

@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use super::mailbox::{Inbox, Mailbox};
 use super::notify::{Notify, yield_now};
-use super::parking::{Arrival, Parking};
+use super::parking::{Arrival, Parking, Rest};
 use super::sockets::{Received, Sockets};
 use super::write::write;
 use crate::auth::ClerkHandle;
-use crate::clock::Clock;
+use crate::clock::{Clock, Now, ticks};
 use crate::history::log::LogHandle;
 use crate::shard::{Batch, Closing, ConnectionKey, Shard, ShardId, Shared};
 
@@ -34,6 +34,10 @@ const PATIENT_PER_TURN: usize = 256;
 
 /// How long envelopes wait before they are offered again to a full mailbox.
 const RETRY: Duration = Duration::from_millis(1);
+
+/// Ticks that time-outs wait for input at most: an endless stream of newcomers must not keep silent
+/// connections for ever.
+const TIMERS_WAIT_MAX: u32 = ticks(2_000);
 
 /// The answer to a connection over a limit, sent without looking at its request.
 const REFUSAL: &[u8] =
@@ -77,6 +81,10 @@ pub(super) struct Turns {
     patient: VecDeque<(ConnectionKey, bool)>,
     /// The longest turn of this span of time and of the one before.
     longest: LongestTurn,
+    /// The parking ring has arrivals that nothing will tell of.
+    is_unheard: bool,
+    /// Since when time-outs wait for input that was there before them.
+    timers_wait_since: Option<u32>,
     is_draining: bool,
 }
 
@@ -143,6 +151,8 @@ impl Turns {
             readable: Vec::new(),
             patient: VecDeque::new(),
             longest: LongestTurn::default(),
+            is_unheard: false,
+            timers_wait_since: None,
             is_draining: false,
         }
     }
@@ -154,7 +164,10 @@ impl Turns {
             if self.shard.is_drained() && self.shared.connection_count() == 0 {
                 return;
             }
-            let is_more = !self.readable.is_empty() || !self.patient.is_empty();
+            let is_more = !self.readable.is_empty()
+                || !self.patient.is_empty()
+                || self.shard.has_resumed()
+                || self.is_unheard;
             if is_more || !self.inbox.may_sleep() {
                 yield_now().await;
                 continue;
@@ -167,17 +180,23 @@ impl Turns {
     fn turn(&mut self) {
         let begun = self.clock.elapsed();
         self.shard.metrics().turns_total.increment();
-        self.shard.advance(self.clock.now());
+        let now = self.clock.now();
+        self.shard.tell_time(now);
         self.begin_drain();
         self.apply_envelopes();
         self.accept();
         self.finish_writes();
         self.read();
+        self.run_timers(now);
         self.shard.flush();
         self.start_writes();
-        self.post_envelopes();
+        let left = self.post_envelopes();
         self.close();
-        self.parking.submit();
+        let rest = self.parking.submit();
+        self.is_unheard = rest == Rest::Completions;
+        if left || rest == Rest::Entries {
+            self.retry();
+        }
         let longest = self.longest.add(begun, self.clock.elapsed());
         self.shard.metrics().longest_turn_microseconds.set(longest.as_micros() as u64);
     }
@@ -241,7 +260,7 @@ impl Turns {
             self.readable.push((connection, true));
         }
         for (connection, to_the_end) in std::mem::take(&mut self.readable) {
-            if !self.shard.wants_bytes(connection) {
+            if !self.shard.may_read(connection) {
                 continue;
             }
             match self.sockets.receive(connection, &mut self.receive_buffer) {
@@ -260,6 +279,19 @@ impl Turns {
         }
     }
 
+    /// Does what is due by time, once everybody was heard who had something to say by then: after a
+    /// pause of the process, a pong that waits in the kernel is no silence.
+    fn run_timers(&mut self, now: Now) {
+        if self.is_unheard || !self.patient.is_empty() {
+            let since = *self.timers_wait_since.get_or_insert(now.tick);
+            if now.tick.saturating_sub(since) < TIMERS_WAIT_MAX {
+                return;
+            }
+        }
+        self.timers_wait_since = None;
+        self.shard.advance(now);
+    }
+
     fn start_writes(&mut self) {
         while let Some((connection, batch)) = self.shard.next_write() {
             let Some(socket) = self.sockets.begin_write(connection) else {
@@ -275,7 +307,8 @@ impl Turns {
         }
     }
 
-    fn post_envelopes(&mut self) {
+    /// Hands over what waits for others. Returns whether some of it found no room.
+    fn post_envelopes(&mut self) -> bool {
         let mut left = false;
         for (index, mailbox) in self.mailboxes.iter().enumerate() {
             let Some(outbox) = self.shard.outbox(ShardId(index as u16)) else { continue };
@@ -294,7 +327,12 @@ impl Turns {
         if let Some(clerk) = &self.clerk {
             left |= self.shard.post_clerk_calls(|call| clerk.post(call));
         }
-        if left && !self.events.retrying.replace(true) {
+        left
+    }
+
+    /// Has a turn begin shortly, for what found no room in this one.
+    fn retry(&self) {
+        if !self.events.retrying.replace(true) {
             let events = Rc::clone(&self.events);
             monoio::spawn(async move {
                 monoio::time::sleep(RETRY).await;

@@ -12,8 +12,8 @@ use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Shard;
 use super::envelope::{
-    ChannelCall, ChannelChange, ChannelKey, ChannelRequest, DescribeRequest, Envelope, ListRequest,
-    Outcome, RequestId, StoredMeta,
+    AnswerAfterAll, ChannelCall, ChannelChange, ChannelKey, ChannelRequest, DescribeRequest,
+    Envelope, ListRequest, Outcome, RequestId, StoredMeta,
 };
 use super::home::{Extra, HomeChannel};
 use super::id::HomeKey;
@@ -148,6 +148,9 @@ impl Shard {
         channel: &ChannelKey,
         meta: Option<ChannelMeta>,
     ) -> Result<Option<Bytes>, Refusal> {
+        if meta.is_some() {
+            self.count_channel(key).inspect_err(|_| self.forget_if_untouched(key))?;
+        }
         let Some(home) = self.homes.get_mut(key) else { return Err(super::no_room()) };
         let extra = home.extra.get_or_insert_default();
         if extra.change.is_some() {
@@ -163,6 +166,7 @@ impl Shard {
             if let Some(extra) = self.homes.get_mut(key).and_then(|home| home.extra.as_mut()) {
                 extra.change = None;
             }
+            self.uncount_if_unused(key);
             self.forget_if_untouched(key);
             return Err(refusal);
         }
@@ -177,6 +181,7 @@ impl Shard {
         let Some((request, status)) = change.take() else { return };
         match result {
             Err(refusal) => {
+                self.uncount_if_unused(key);
                 self.forget_if_untouched(key);
                 self.answer_request(request, Err(refusal));
             }
@@ -195,15 +200,20 @@ impl Shard {
                 let mut body = String::from(r#"{"success":true,"data":"#);
                 push_json(home, &mut body);
                 body.push('}');
-                for (shard, tail) in tails {
-                    if is_private != was_private {
-                        self.post(shard, Envelope::Privacy { tail, is_private });
-                    }
-                    if is_other_presence {
+                if is_other_presence {
+                    for (shard, tail) in tails.iter().copied() {
                         self.post(shard, Envelope::Roster { tail, home: key, presence: roster });
                     }
                 }
-                self.answer_request(request, Ok((status, body.into())));
+                let outcome = Ok((status, body.into()));
+                if is_private == was_private || tails.is_empty() {
+                    return self.answer_request(request, outcome);
+                }
+                let answer = AnswerAfterAll::new(tails.len(), request, outcome);
+                for (shard, tail) in tails {
+                    let answer = Arc::clone(&answer);
+                    self.post(shard, Envelope::Privacy { tail, is_private, answer });
+                }
             }
         }
     }
@@ -214,6 +224,8 @@ impl Shard {
         self.hide(key);
         self.recent.forget(key);
         let Some(home) = self.homes.get_mut(key) else { return };
+        // A channel of the same name is another one.
+        self.shared.renew_epoch(&home.channel);
         let has_log = home.log.is_some();
         let unfinished = home.extra.as_mut().and_then(|extra| extra.change.take());
         let change = request.map(|request| (request, 204));

@@ -6,6 +6,10 @@ use super::id::ConnectionKey;
 use crate::clock::ticks;
 use crate::connection::CloseReason;
 
+/// Ticks that connections may take to end after the spread at most: with the default spread all is done
+/// before the ten seconds after which containers are killed.
+const DRAIN_LINGER_MAX: u32 = ticks(2_000);
+
 /// A drain under way.
 #[derive(Debug)]
 pub(super) struct Drain {
@@ -21,7 +25,8 @@ pub(super) struct Drain {
 
 impl Shard {
     /// Takes no more connections and closes those there are within `spread_ms`. The shard is done
-    /// when [`Shard::is_drained`]; whoever has not left two linger times after the spread is cut off.
+    /// when [`Shard::is_drained`]; whoever has not left [`DRAIN_LINGER_MAX`] after the spread is cut
+    /// off.
     pub fn drain(&mut self, spread_ms: u64) {
         if self.drain.is_some() {
             return;
@@ -40,7 +45,8 @@ impl Shard {
         }
         self.random.shuffle(&mut waiting);
         let until = self.now.tick.saturating_add(if spread_ms == 0 { 0 } else { ticks(spread_ms) });
-        let deadline = until.saturating_add(2 * self.settings.timeouts.linger);
+        let linger = self.settings.timeouts.linger.min(DRAIN_LINGER_MAX);
+        let deadline = until.saturating_add(linger);
         self.drain = Some(Drain { waiting, until, deadline, spread_ms });
         self.continue_drain();
         self.settle();

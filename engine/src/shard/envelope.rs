@@ -1,6 +1,7 @@
 //! What shards say to each other.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use pushflo_protocol::command::Start;
@@ -168,6 +169,8 @@ pub enum Envelope {
         tail: TailKey,
         /// Whether it is private.
         is_private: bool,
+        /// Who is answered when all shards have done so.
+        answer: Arc<AnswerAfterAll>,
     },
     /// From the home shard: its members are known to each other from now on (`Some`, with what names
     /// this time), or no more. The subscribers here that have to be known are to be told.
@@ -318,6 +321,33 @@ pub struct DescribeRequest {
     pub app: AppId,
     /// Position in the list, and channel.
     pub channels: Vec<(u32, ChannelSlug)>,
+}
+
+/// An answer that goes out when every shard that was told of a change has made it: nobody who was
+/// answered finds a shard that does not know yet.
+#[derive(Debug)]
+pub struct AnswerAfterAll {
+    /// Shards that have not made the change yet.
+    left: AtomicUsize,
+    request: RequestId,
+    outcome: Outcome,
+}
+
+impl AnswerAfterAll {
+    /// The answer to `request` after `shards` shards, at least one, have called
+    /// [`AnswerAfterAll::made`].
+    pub fn new(shards: usize, request: RequestId, outcome: Outcome) -> Arc<Self> {
+        debug_assert!(shards > 0, "nobody would answer");
+        Arc::new(Self { left: AtomicUsize::new(shards), request, outcome })
+    }
+
+    /// A shard has made the change. The last one gets the answer, to send it.
+    pub fn made(&self) -> Option<(RequestId, Outcome)> {
+        // What the others did before comes before the answer.
+        let left = self.left.fetch_sub(1, Ordering::AcqRel);
+        debug_assert!(left > 0, "a shard answered twice");
+        (left == 1).then(|| (self.request, self.outcome.clone()))
+    }
 }
 
 /// How a subscription starts.

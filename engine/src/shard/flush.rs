@@ -94,8 +94,9 @@ impl Shard {
 
     /// One batch: first what was begun, then the connection's own bytes, then its channels in turn.
     fn gather(&mut self, connection: ConnectionKey) -> Option<Batch> {
+        let (now, write_timeout) = (self.now.tick, self.settings.timeouts.write);
         let c = self.connections.get_mut(connection)?;
-        let mut batch = c.begin_write();
+        let mut batch = c.begin_write(now);
         let mut messages = 0u64;
         let mut caught_up = Vec::new();
         while !batch.is_full() && !c.has_out() {
@@ -126,6 +127,8 @@ impl Shard {
         if nothing {
             return None;
         }
+        // A write that is stuck is found in time; as a rule the time-out that is set already will do.
+        self.arm(connection, write_timeout);
         let metrics = self.metrics();
         if messages > 0 {
             metrics.flushes_total.increment();

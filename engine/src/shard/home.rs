@@ -3,6 +3,7 @@
 //! What is published to them is in `publish`, who subscribes in `join`, what the API does to them in
 //! `channels`.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -13,7 +14,9 @@ use smallvec::SmallVec;
 use super::Shard;
 use super::envelope::{ChannelKey, RequestId};
 use super::id::{HomeKey, ShardId, TailKey};
+use super::idempotency::WINDOW_MS;
 use super::presence::Presence;
+use super::share;
 use crate::auth::plan::{UNLIMITED, limit};
 use crate::auth::{App, ChannelMeta};
 use crate::history::Durability;
@@ -35,8 +38,13 @@ pub(super) struct HomeChannel {
     pub(super) created_ms: u64,
     /// All messages it ever had.
     pub(super) messages: u64,
+    /// It counts in its app's plan: it had a message, or metadata. What exists by subscription alone
+    /// does not, or whoever may subscribe could use up what the app's backend needs.
+    pub(super) is_counted: bool,
     /// Its place in the log, if it has one.
     pub(super) log: Option<HomeLog>,
+    /// Until when one of its idempotency keys may be in force, in milliseconds after the start.
+    pub(super) keyed_until_ms: u64,
     /// Reads of the log under way.
     pub(super) reads: u32,
     /// The tails that get its messages.
@@ -131,6 +139,15 @@ pub(super) struct Audience {
     pub(super) subscribers: u32,
 }
 
+/// Channels that are looked at in a tick, whether they can be forgotten.
+const FORGET_LOOKS_MAX: usize = 4096;
+
+/// Channels forgotten in a tick: each is a deletion in the log.
+const FORGET_MAX: usize = 256;
+
+/// How much longer than its messages a channel is kept.
+const FORGET_SLACK_MS: u64 = 2_000;
+
 impl Shard {
     /// A channel that never had a message and has no subscribers leaves no trace: if it is made
     /// again it gets the same epoch, so nobody can tell, unless some channel was deleted meanwhile.
@@ -141,6 +158,42 @@ impl Shard {
         }
     }
 
+    /// Forgets channels whose messages have all become too old, unless something else holds them: a
+    /// subscriber, metadata, a key of a publish. Names that come and go must not fill the table. Looks
+    /// at some in each tick.
+    pub(super) fn forget_expired(&mut self) {
+        if self.old_homes.is_empty() {
+            self.old_homes = self.homes.keys().collect();
+        }
+        let looked_at = self.old_homes.len().min(FORGET_LOOKS_MAX);
+        let mut forgotten = 0;
+        for key in self.old_homes.split_off(self.old_homes.len() - looked_at) {
+            if forgotten == FORGET_MAX {
+                self.old_homes.push(key);
+            } else if self.is_expired(key) {
+                forgotten += 1;
+                self.close_channel(key, None);
+            }
+        }
+    }
+
+    fn is_expired(&self, key: HomeKey) -> bool {
+        let Some(home) = self.homes.get(key) else { return false };
+        let Some(app) = self.directory.app(home.channel.app) else { return false };
+        // What a reader or a clock that is a moment behind still sees is no loss.
+        let since_ms =
+            app.plan.retention.since_ms(self.now.steady_ms).saturating_sub(FORGET_SLACK_MS);
+        home.next > Offset(1)
+            && home.given == home.head.offset
+            && home.last_ms < since_ms
+            && home.keyed_until_ms <= self.now.elapsed_ms
+            && home.tails.is_empty()
+            && home.reads == 0
+            && home.extra.as_ref().is_none_or(|extra| {
+                extra.meta.is_none() && extra.change.is_none() && !extra.is_closed
+            })
+    }
+
     /// Has nothing find a channel any more.
     pub(super) fn hide(&mut self, key: HomeKey) {
         let Some(home) = self.homes.get(key) else { return };
@@ -149,7 +202,38 @@ impl Shard {
         if let Some(slugs) = self.slugs.get_mut(app) {
             slugs.remove(slug);
         }
-        if let Some(app) = self.directory.app(*app) {
+        if let Some(app) = self.directory.app(*app).filter(|_| home.is_counted) {
+            app.usage.leave_channel();
+        }
+    }
+
+    /// Counts a channel in its app's plan, if it does not count yet.
+    ///
+    /// # Errors
+    /// `QUOTA_EXCEEDED` where the plan has no more.
+    pub(super) fn count_channel(&mut self, key: HomeKey) -> Result<(), Refusal> {
+        let home = self.homes.get_mut(key).ok_or_else(super::no_room)?;
+        if home.is_counted {
+            return Ok(());
+        }
+        let app = self.directory.require(home.channel.app)?;
+        let most = app.plan.channels_max;
+        if !app.usage.take_channel(most) {
+            let text = format!("the app has {most} channels, as many as its plan has");
+            return Err(Refusal::limit(ErrorCode::QuotaExceeded, limit::CHANNELS, 60, text));
+        }
+        home.is_counted = true;
+        Ok(())
+    }
+
+    /// Counts a channel no more that was counted for something that did not come about.
+    pub(super) fn uncount_if_unused(&mut self, key: HomeKey) {
+        let Some(home) = self.homes.get_mut(key) else { return };
+        if home.next == Offset(1)
+            && home.meta().is_none()
+            && std::mem::take(&mut home.is_counted)
+            && let Some(app) = self.directory.app(home.channel.app)
+        {
             app.usage.leave_channel();
         }
     }
@@ -168,7 +252,9 @@ impl Shard {
             last_ms,
             created_ms,
             messages: totals.messages,
+            is_counted: true,
             log: Some(HomeLog { id: log, is_known: true }),
+            keyed_until_ms: 0,
             reads: 0,
             tails: SmallVec::new(),
             extra: None,
@@ -181,12 +267,12 @@ impl Shard {
         let Some(app) = self.directory.app(channel.app).cloned() else { return };
         let key = match self.home_of.get(channel) {
             Some(&key) => key,
-            None => {
-                app.usage.take_channel(UNLIMITED);
-                self.make_home(channel, &app)
-            }
+            None => self.make_home(channel, &app),
         };
         let Some(home) = self.homes.get_mut(key) else { return };
+        if !std::mem::replace(&mut home.is_counted, true) {
+            app.usage.take_channel(UNLIMITED);
+        }
         let presence = meta.presence.then(|| Presence::new(self.random.u32(..)));
         home.created_ms = home.created_ms.min(meta.created_ms);
         home.extra =
@@ -196,7 +282,10 @@ impl Shard {
     /// Takes over an answer of the log for a publisher who asks again, before the shard runs.
     pub fn load_answer(&mut self, channel: &ChannelKey, answer: StoredAnswer) {
         if let Some(&key) = self.home_of.get(channel) {
-            self.idempotency.load(channel.app, key, answer);
+            if let Some(home) = self.homes.get_mut(key) {
+                home.keyed_until_ms = self.now.elapsed_ms + WINDOW_MS;
+            }
+            self.idempotency.load(channel.app, key, answer, self.now);
         }
     }
 
@@ -222,16 +311,14 @@ impl Shard {
     /// A channel that is not there yet.
     pub(super) fn new_home(&mut self, channel: &ChannelKey) -> Result<HomeKey, Refusal> {
         let app = Arc::clone(self.directory.require(channel.app)?);
-        let channels_max = self.settings.limits.channels_per_shard_max;
-        let full = |text| Refusal::limit(ErrorCode::QuotaExceeded, limit::CHANNELS, 60, text);
-        if self.homes.len() >= channels_max {
-            let text =
-                format!("there are {channels_max} channels already, the most this shard takes");
-            return Err(full(text));
-        }
-        let most = app.plan.channels_max;
-        if !app.usage.take_channel(most) {
-            return Err(full(format!("the app has {most} channels, as many as its plan has")));
+        let most = self.settings.limits.channels_per_shard_max;
+        let of_app = self.slugs.get(&channel.app).map_or(0, BTreeSet::len);
+        if !share::has_room(of_app, self.homes.len(), most) {
+            let text = format!(
+                "the app has {of_app} of the {most} channels that this shard takes, and must leave \
+                 room for others"
+            );
+            return Err(Refusal::limit(ErrorCode::QuotaExceeded, limit::CHANNELS, 60, text));
         }
         Ok(self.make_home(channel, &app))
     }
@@ -250,7 +337,9 @@ impl Shard {
             last_ms: 0,
             created_ms: self.now.unix_ms,
             messages: 0,
+            is_counted: false,
             log,
+            keyed_until_ms: 0,
             reads: 0,
             tails: SmallVec::new(),
             extra: None,

@@ -12,18 +12,14 @@ use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::envelope::ReplyTo;
 use super::id::HomeKey;
+use super::share;
 use crate::auth::AppId;
+use crate::clock::Now;
 use crate::hash::{HashMap, Placement};
 use crate::history::log::StoredAnswer;
 
 /// How long an answer is kept, in milliseconds.
 pub(super) const WINDOW_MS: u64 = 5 * 60_000;
-
-/// Most keys of a shard; beyond, publishes with a key are refused for the moment.
-const KEYS_MAX: usize = 1024 * 1024;
-
-/// Most keys of one app among them, so that none takes them all.
-const KEYS_PER_APP_MAX: u32 = 256 * 1024;
 
 /// Whether two publishes are the same is told by a digest of their parts. It is kept over restarts,
 /// so its seed is always the same.
@@ -35,6 +31,7 @@ pub(super) struct Keyed {
     pub(super) home: HomeKey,
     pub(super) key: Arc<str>,
     pub(super) content: u64,
+    /// Until when the key is taken, in milliseconds after the start of the server.
     pub(super) until_ms: u64,
 }
 
@@ -46,7 +43,9 @@ pub(super) struct Idempotency {
     order: VecDeque<(u64, HomeKey, Arc<str>)>,
     digest: Placement,
     /// How many keys each app has.
-    of_app: HashMap<AppId, u32>,
+    of_app: HashMap<AppId, usize>,
+    /// Most keys.
+    keys_max: usize,
 }
 
 #[derive(Debug)]
@@ -74,15 +73,14 @@ pub(super) enum Asked {
     Waits,
 }
 
-impl Default for Idempotency {
-    fn default() -> Self {
+impl Idempotency {
+    /// Room for `keys_max` keys.
+    pub(super) fn new(keys_max: usize) -> Self {
         let digest = Placement::new(CONTENT_SEED);
         let (entries, of_app) = (HashMap::default(), HashMap::default());
-        Self { entries, order: VecDeque::new(), digest, of_app }
+        Self { entries, order: VecDeque::new(), digest, of_app, keys_max }
     }
-}
 
-impl Idempotency {
     /// Takes a key for a publish of `parts`.
     ///
     /// # Errors
@@ -112,8 +110,8 @@ impl Idempotency {
             });
         }
         let of_app = self.of_app.get(&app).copied().unwrap_or_default();
-        if self.order.len() >= KEYS_MAX || of_app >= KEYS_PER_APP_MAX {
-            let text = "too many publishes with an idempotency key in the last minutes";
+        if !share::has_room(of_app, self.order.len(), self.keys_max) {
+            let text = "the app has published too many messages with an idempotency key in the last 5 minutes";
             return Err(Refusal::limit(ErrorCode::RateLimited, "idempotencyKeys", 60, text));
         }
         let keyed = Keyed { home, key, content, until_ms: now_ms + WINDOW_MS };
@@ -162,9 +160,11 @@ impl Idempotency {
         Some(state)
     }
 
-    /// Takes over what the log has.
-    pub(super) fn load(&mut self, app: AppId, home: HomeKey, stored: StoredAnswer) {
+    /// Takes over what the log has. The log tells the end by the time of day; by a clock that is wrong
+    /// it is no further away than it can be.
+    pub(super) fn load(&mut self, app: AppId, home: HomeKey, stored: StoredAnswer, now: Now) {
         let StoredAnswer { key, content, until_ms, body, .. } = stored;
+        let until_ms = now.elapsed_ms + until_ms.saturating_sub(now.steady_ms).min(WINDOW_MS);
         self.insert(app, &Keyed { home, key: key.into(), content, until_ms }, State::Done(body));
     }
 

@@ -25,7 +25,7 @@ impl Shard {
             self.ask_log_page(PageCall { request, channel, log: log.id, query, retention });
             return;
         }
-        let since_ms = retention.since_ms(self.now.unix_ms);
+        let since_ms = retention.since_ms(self.now.steady_ms);
         let page = key.map_or_else(Default::default, |key| self.recent.page(key, &query, since_ms));
         let body = page_body(&channel, &query, &page.0, page.1);
         self.answer_request(request, Ok((200, body)));
@@ -44,7 +44,7 @@ impl Shard {
         };
         let Some(home) = self.homes.get(key) else { return };
         let (head, log) = (home.head, home.log);
-        let since_ms = retention.since_ms(self.now.unix_ms);
+        let since_ms = retention.since_ms(self.now.steady_ms);
         let missed = match start {
             Start::Live => None,
             Start::Recover(None) => Some(None),
@@ -160,7 +160,7 @@ impl Shard {
         key: HomeKey,
         member: Option<&Client>,
     ) {
-        let (now_ms, times) = (self.now.unix_ms, self.settings.presence);
+        let (now_ms, times) = (self.now.elapsed_ms, self.settings.presence);
         let Some(home) = self.homes.get_mut(key) else { return };
         let Some(index) = home.tails.iter().position(|a| a.shard == shard && a.tail == tail) else {
             return;

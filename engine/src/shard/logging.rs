@@ -9,12 +9,13 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use slotmap::SlotMap;
 
+use pushflo_protocol::time::Month;
 use pushflo_protocol::{ErrorCode, Message, Offset, Refusal};
 
 use super::Shard;
 use super::envelope::{Asker, ReplyTo};
 use super::id::{HomeKey, ReadKey};
-use super::idempotency::Keyed;
+use super::idempotency::{Keyed, WINDOW_MS};
 use crate::hash::HashMap;
 use crate::history::log::{
     Append, Entry, LogCall, LogId, Logged, NewChannel, PageCall, Read, ReadAnswer, ReadFrom,
@@ -38,6 +39,8 @@ pub(super) struct LoggedMessage {
     /// The offset before it.
     pub(super) prev: Offset,
     pub(super) message: Message,
+    /// The month it was counted in.
+    pub(super) month: Month,
     pub(super) reply_to: ReplyTo,
     /// The idempotency key it holds.
     pub(super) keyed: Option<Box<Keyed>>,
@@ -148,7 +151,13 @@ impl Shard {
         }
         let messages = std::mem::take(&mut self.logging.turn);
         let deletes = std::mem::take(&mut self.logging.turn_deletes);
-        let (mut entries, mut sync) = (Vec::with_capacity(messages.len()), !deletes.is_empty());
+        // One that is merely forgotten may come back after a power loss: nobody misses it.
+        let is_awaited = |key: &HomeKey| {
+            let home = self.homes.get(*key);
+            home.and_then(|home| home.extra.as_ref()).is_some_and(|extra| extra.change.is_some())
+        };
+        let mut sync = deletes.iter().any(is_awaited);
+        let mut entries = Vec::with_capacity(messages.len());
         for logged in &messages {
             let Some(home) = self.homes.get(logged.home) else { continue };
             let Some(log) = home.log else { continue };
@@ -160,9 +169,10 @@ impl Shard {
             });
             let (prev, message) = (logged.prev, logged.message.clone());
             let answer = logged.keyed.as_ref().map(|keyed| {
-                let Keyed { key, content, until_ms, .. } = &**keyed;
+                let Keyed { key, content, .. } = &**keyed;
                 let body = home.publish_result(&message, 0);
-                let (key, content, until_ms) = ((&**key).into(), *content, *until_ms);
+                let (key, content) = ((&**key).into(), *content);
+                let until_ms = self.now.steady_ms + WINDOW_MS;
                 let offset = message.offset;
                 Box::new(StoredAnswer { key, content, until_ms, offset, body })
             });
@@ -172,12 +182,15 @@ impl Shard {
             let home = self.homes.get(*key)?;
             Some((home.log?.id, home.channel.clone()))
         };
+        let generation =
+            |key: &HomeKey| Some(self.shared.generation(&self.homes.get(*key)?.channel));
         let (shard, term) = (self.id, self.logging.term);
         let append = Append {
             shard,
             term,
             entries,
             deletes: deletes.iter().filter_map(deleted).collect(),
+            generations: deletes.iter().filter_map(generation).collect(),
             sync,
         };
         self.logging.appends.push_back(append);
@@ -209,9 +222,9 @@ impl Shard {
                 }
                 let text = format!("nothing was published: {}", failure.0);
                 let refusal = Refusal::new(ErrorCode::Overloaded, text);
-                for LoggedMessage { home, message, reply_to, keyed, .. } in failed {
+                for LoggedMessage { home, message, month, reply_to, keyed, .. } in failed {
                     self.logging.bytes -= message.frame.len();
-                    self.return_message(home, message.timestamp_ms);
+                    self.return_message(home, month);
                     self.publish_failed(reply_to, keyed, &refusal);
                 }
                 for home in deletes {

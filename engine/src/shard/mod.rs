@@ -32,6 +32,7 @@ mod presence;
 mod proxies;
 mod publish;
 mod settings;
+mod share;
 mod subscribe;
 mod subscription;
 mod tail;
@@ -48,9 +49,9 @@ use slotmap::SlotMap;
 
 pub use batch::Batch;
 pub use envelope::{
-    Asker, BatchRequest, BatchResults, ChannelCall, ChannelChange, ChannelKey, ChannelRequest,
-    DescribeRequest, Descriptions, Envelope, ListRequest, NewMessage, Outcome, PublishRequest,
-    ReplyTo, RequestId, StoredMeta, Subscribed,
+    AnswerAfterAll, Asker, BatchRequest, BatchResults, ChannelCall, ChannelChange, ChannelKey,
+    ChannelRequest, DescribeRequest, Descriptions, Envelope, ListRequest, NewMessage, Outcome,
+    PublishRequest, ReplyTo, RequestId, StoredMeta, Subscribed,
 };
 pub use id::{
     BatchKey, ConnectionKey, HomeKey, ListKey, ReadKey, ShardId, SubscriptionKey, TailKey,
@@ -59,7 +60,7 @@ pub use outbox::{Outbox, OutboxLimits};
 pub use presence::PresenceTimes;
 pub use proxies::{Network, ProxyProtocol, TrustedProxies};
 pub(crate) use publish::{Draft, no_room};
-pub use settings::{AddressSlot, AllowedOrigins, Limits, Settings, Shared, Timeouts};
+pub use settings::{AddressSlot, AllowedOrigins, EpochSlot, Limits, Settings, Shared, Timeouts};
 pub(crate) use subscribe::over_rate;
 
 use crate::auth::{AppId, CHANGES_PER_SECOND_MAX, ClerkCall, Directory, Rate};
@@ -93,12 +94,15 @@ pub struct Shard {
     home_of: HashMap<ChannelKey, HomeKey>,
     /// The slugs of `home_of` by app, in order.
     slugs: HashMap<AppId, BTreeSet<ChannelSlug>>,
+    /// Home channels to be looked at for being forgotten, the next one last.
+    old_homes: Vec<HomeKey>,
     /// Home channels whose presence has something to tell, now or later.
     presences: Vec<HomeKey>,
     idempotency: Idempotency,
     /// Apps and keys.
     pub(crate) directory: Directory,
-    /// Calls that were not handed over to the clerk yet, at most [`CLERK_CALLS_MAX`].
+    /// Calls that were not handed over to the clerk yet, urgent ones first, at most [`CLERK_CALLS_MAX`]
+    /// of either kind.
     clerk_calls: VecDeque<ClerkCall>,
     /// Wrong keys by address, in slots.
     pub(crate) wrong_keys: Box<[Rate]>,
@@ -128,7 +132,8 @@ pub struct Shard {
     date: (u64, String),
 }
 
-/// Most calls that wait for room at the clerk; those of connections that are gone wait too.
+/// Most urgent calls, and most others, that wait for room at the clerk; those of connections that are
+/// gone wait too.
 const CLERK_CALLS_MAX: usize = 1024;
 
 /// Slots for addresses that came with wrong keys; addresses that fall on one share its rate.
@@ -175,12 +180,13 @@ impl Shard {
             homes: SlotMap::with_key(),
             home_of: HashMap::default(),
             slugs: HashMap::default(),
+            old_homes: Vec::new(),
             presences: Vec::new(),
-            idempotency: Idempotency::default(),
+            idempotency: Idempotency::new(settings.limits.idempotency_keys_max),
             directory: Directory::default(),
             clerk_calls: VecDeque::new(),
             wrong_keys: (0..WRONG_KEY_SLOTS).map(|_| Rate::default()).collect(),
-            month: Month::of(now.unix_ms),
+            month: Month::of(now.steady_ms),
             recent: Recent::new(settings.limits.recent_bytes_max),
             logging: Logging::default(),
             local: VecDeque::new(),
@@ -200,11 +206,20 @@ impl Shard {
         }
     }
 
-    /// Tells the time and does what is due by then.
-    pub fn advance(&mut self, now: Now) {
-        let ticked = now.tick > self.now.tick;
+    /// Tells the time. What is due by then waits for [`Shard::advance`].
+    pub fn tell_time(&mut self, now: Now) {
+        let is_new_tick = now.tick != self.now.tick;
         self.now = now;
-        if !ticked {
+        if is_new_tick {
+            self.month = Month::of(now.steady_ms);
+        }
+    }
+
+    /// Tells the time and does what is due by then. To be called when everything that came before
+    /// was handed in: a time-out must not overtake what it waits for.
+    pub fn advance(&mut self, now: Now) {
+        self.tell_time(now);
+        if self.wheel.tick() >= now.tick {
             return;
         }
         while let Some((tick, connections)) = self.wheel.advance(now.tick) {
@@ -216,8 +231,9 @@ impl Shard {
                 }
             }
         }
-        self.recent.expire(now.unix_ms);
-        self.idempotency.expire(now.unix_ms);
+        self.recent.expire(now.steady_ms);
+        self.idempotency.expire(now.elapsed_ms);
+        self.forget_expired();
         self.retry_deletes();
         self.tell_presence();
         self.continue_drain();
@@ -268,10 +284,10 @@ impl Shard {
         self.settle();
     }
 
-    /// Whether bytes of a connection are wanted now. If not, [`Shard::next_resumed`] tells when.
-    pub fn wants_bytes(&mut self, connection: ConnectionKey) -> bool {
+    /// Whether bytes of a connection may be read now. If not, [`Shard::next_resumed`] tells when.
+    pub fn may_read(&mut self, connection: ConnectionKey) -> bool {
         let limits = &self.settings.limits;
-        self.connections.get_mut(connection).is_some_and(|c| c.wants_bytes(limits))
+        self.connections.get_mut(connection).is_some_and(|c| c.may_read(limits))
     }
 
     /// Whether nothing was heard from a connection yet, so that it can wait its turn.
@@ -282,9 +298,14 @@ impl Shard {
     /// A connection whose bytes are wanted again. Those that it already has are read first.
     pub fn next_resumed(&mut self) -> Option<ConnectionKey> {
         let connection = self.resumed.pop()?;
-        self.read_connection(connection, &mut []);
+        self.resume(connection);
         self.settle();
         Some(connection)
+    }
+
+    /// Whether [`Shard::next_resumed`] has one.
+    pub fn has_resumed(&self) -> bool {
+        !self.resumed.is_empty()
     }
 
     /// An envelope from another shard.
@@ -359,22 +380,25 @@ impl Shard {
     /// is changed then.
     pub(crate) fn ask_clerk(&mut self, app: AppId, call: ClerkCall) -> Result<(), Refusal> {
         let usage = &self.directory.require(app)?.usage;
-        if let Err(wait_ms) = usage.take_change(self.now.unix_ms) {
+        if let Err(wait_ms) = usage.take_change(self.now.elapsed_ms) {
             let text = format!("an app may ask for {CHANGES_PER_SECOND_MAX} changes a second");
             return Err(over_rate("changesPerSecond", wait_ms, text));
         }
-        if self.clerk_calls.len() >= CLERK_CALLS_MAX {
+        // Urgent ones stand before the others and have room of their own.
+        let urgent = self.clerk_calls.iter().take_while(|call| call.is_urgent()).count();
+        let (at, waiting) = match call.is_urgent() {
+            true => (urgent, urgent),
+            false => (self.clerk_calls.len(), self.clerk_calls.len() - urgent),
+        };
+        if waiting >= CLERK_CALLS_MAX {
             return Err(no_room());
         }
-        self.clerk_calls.push_back(call);
+        self.clerk_calls.insert(at, call);
         Ok(())
     }
 
     /// The month that messages are counted in.
-    pub(crate) fn month(&mut self) -> Month {
-        if self.now.unix_ms >= self.month.end_ms {
-            self.month = Month::of(self.now.unix_ms);
-        }
+    pub(crate) fn month(&self) -> Month {
         self.month
     }
 
@@ -407,7 +431,10 @@ impl Shard {
             Envelope::App(app) => self.learn(*app),
             Envelope::AppGone(app) => self.app_gone(app),
             Envelope::Closed { tail } => self.tail_closed(tail),
-            Envelope::Privacy { tail, is_private } => self.tail_privacy(tail, is_private),
+            Envelope::Privacy { tail, is_private, answer } => {
+                self.tail_privacy(tail, is_private);
+                self.made(&answer);
+            }
             Envelope::Roster { tail, home, presence } => self.tail_roster(tail, home, presence),
             Envelope::Members(members) => self.home_members(members.0, members.1, &members.2),
             Envelope::WantPresence { asker, home } => self.home_want_presence(&asker, home),
@@ -431,6 +458,13 @@ impl Shard {
             Envelope::Subscribed { asker, outcome } => self.subscribed(&asker, outcome),
             Envelope::Unsubscribed { subscription } => self.unsubscribed(subscription),
             Envelope::Message { tail, frame, head } => self.tail_push(tail, frame, head),
+        }
+    }
+
+    /// This shard has made a change that somebody waits for on all shards.
+    fn made(&mut self, answer: &AnswerAfterAll) {
+        if let Some((request, outcome)) = answer.made() {
+            self.answer_request(request, outcome);
         }
     }
 

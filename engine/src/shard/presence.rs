@@ -40,18 +40,37 @@ impl Default for PresenceTimes {
 pub(super) struct Presence {
     /// Names this time that presence was switched on.
     time: u32,
-    members: BTreeMap<Arc<str>, Member>,
+    members: BTreeMap<MemberId, Member>,
     /// Members that are not announced yet, in the order they came. Some may be gone again.
-    joined: Vec<Arc<str>>,
-    /// When a member that has no connection any more has left.
-    leaving: VecDeque<(u64, Arc<str>)>,
-    /// No event before this, in Unix milliseconds.
+    joined: Vec<MemberId>,
+    /// When a member that has no connection any more has left, in milliseconds after the start.
+    leaving: VecDeque<(u64, MemberId)>,
+    /// No event before this, in milliseconds after the start of the server.
     next_ms: u64,
     announced: u64,
     /// The announced members as an event's members, until they change.
     snapshot: Option<Bytes>,
     /// It stands in the shard's list of those with something to tell.
     is_listed: bool,
+}
+
+/// Who a member is. One who merely says that it is ann is not the ann that a backend vouched for, and
+/// takes nothing from it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct MemberId {
+    client_id: Arc<str>,
+    is_verified: bool,
+}
+
+impl MemberId {
+    fn of(client: &Client) -> Self {
+        Self { client_id: client.id(), is_verified: client.is_verified() }
+    }
+
+    fn with<'a>(&'a self, data: Option<&'a str>) -> PresenceMember<'a> {
+        let MemberId { client_id, is_verified } = self;
+        PresenceMember { client_id, data, is_verified: *is_verified }
+    }
 }
 
 #[derive(Debug)]
@@ -76,11 +95,11 @@ impl Presence {
 
     /// A subscription of `client` began. Returns whether it counts.
     pub(super) fn join(&mut self, client: &Client) -> bool {
-        let id = client.id();
+        let id = MemberId::of(client);
         if self.members.len() >= MEMBERS_MAX && !self.members.contains_key(&id) {
             return false;
         }
-        let member = self.members.entry(Arc::clone(&id)).or_insert(Member {
+        let member = self.members.entry(id.clone()).or_insert(Member {
             data: client.data().map(Into::into),
             connections: 0,
             is_announced: false,
@@ -100,7 +119,7 @@ impl Presence {
 
     /// A subscription that counted ended.
     pub(super) fn leave(&mut self, client: &Client, now_ms: u64, times: PresenceTimes) {
-        let id = client.id();
+        let id = MemberId::of(client);
         let Some(member) = self.members.get_mut(&id) else { return };
         member.connections = member.connections.saturating_sub(1);
         if member.connections == 0 {
@@ -151,9 +170,9 @@ impl Presence {
         self.snapshot = None;
         let joined = joined.iter().filter_map(|id| {
             let member = self.members.get(id)?;
-            Some(PresenceMember { client_id: id, data: member.data.as_deref() })
+            Some(id.with(member.data.as_deref()))
         });
-        let left = left.iter().map(|id| PresenceMember { client_id: id, data: None });
+        let left = left.iter().map(|id| id.with(None));
         Some(event::presence_change(channel, joined, left, self.announced))
     }
 
@@ -163,8 +182,7 @@ impl Presence {
             return snapshot.clone();
         }
         let announced = self.members.iter().filter(|(_, member)| member.is_announced);
-        let members = announced
-            .map(|(id, member)| PresenceMember { client_id: id, data: member.data.as_deref() });
+        let members = announced.map(|(id, member)| id.with(member.data.as_deref()));
         let snapshot = event::presence(channel, members, self.announced);
         self.snapshot = Some(snapshot.clone());
         snapshot
@@ -183,7 +201,7 @@ impl Presence {
             if !out.is_empty() {
                 out.push(',');
             }
-            PresenceMember { client_id: id, data: member.data.as_deref() }.push(&mut out);
+            id.with(member.data.as_deref()).push(&mut out);
         }
         out
     }
@@ -220,7 +238,7 @@ impl Shard {
 
     /// Tells what changed where it is time.
     pub(super) fn tell_presence(&mut self) {
-        let (now_ms, times) = (self.now.unix_ms, self.settings.presence);
+        let (now_ms, times) = (self.now.elapsed_ms, self.settings.presence);
         for key in std::mem::take(&mut self.presences) {
             let Some(home) = self.homes.get_mut(key) else { continue };
             let slug = home.channel.slug.clone();
@@ -249,7 +267,39 @@ mod tests {
     const TIMES: PresenceTimes = PresenceTimes { interval_ms: 1_000, grace_ms: 10_000 };
 
     fn client(id: &str) -> Client {
-        Client::Named(Arc::new(Identity { client_id: id.into(), data: None }))
+        named(id, None, true)
+    }
+
+    fn named(id: &str, data: Option<&str>, is_verified: bool) -> Client {
+        let (client_id, data) = (id.into(), data.map(Into::into));
+        Client::Named(Arc::new(Identity { client_id, data, is_verified }))
+    }
+
+    #[test]
+    fn who_says_that_it_is_somebody_takes_nothing_from_who_is() {
+        let mut presence = Presence::default();
+        let ann = named("ann", Some(r#"{"admin":true}"#), true);
+        let mallory = named("ann", None, false);
+        presence.join(&ann);
+        presence.event("c", 0, TIMES).unwrap();
+        presence.join(&mallory);
+        let told = text(presence.event("c", 1_000, TIMES));
+        assert!(
+            told.contains(r#""joined":[{"clientId":"ann","verified":false}],"left":[],"count":2"#),
+            "{told}"
+        );
+        let (first, second) = (
+            r#"{"clientId":"ann","verified":false}"#,
+            r#"{"clientId":"ann","data":{"admin":true}}"#,
+        );
+        assert_eq!(presence.page(0, 10), format!("{first},{second}"));
+        presence.leave(&mallory, 2_000, TIMES);
+        let told = text(presence.event("c", 12_000, TIMES));
+        assert!(
+            told.contains(r#""left":[{"clientId":"ann","verified":false}],"count":1"#),
+            "{told}"
+        );
+        assert_eq!(presence.page(0, 10), second);
     }
 
     fn text(frame: Option<Bytes>) -> String {

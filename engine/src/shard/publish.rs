@@ -14,7 +14,7 @@ use super::envelope::{
     BatchRequest, ChannelKey, Envelope, NewMessage, Outcome, PublishRequest, ReplyTo, RequestId,
 };
 use super::id::{HomeKey, ShardId, TailKey};
-use super::idempotency::{Asked, Keyed};
+use super::idempotency::{Asked, Keyed, WINDOW_MS};
 use super::logging::LoggedMessage;
 use crate::auth::plan::limit;
 
@@ -59,13 +59,15 @@ impl Shard {
         };
         match self.give_offset(channel, draft) {
             Ok(Given { home, prev, message, is_logged: true }) => {
-                self.log_message(LoggedMessage { home, prev, message, reply_to, keyed });
+                let month = self.month();
+                self.log_message(LoggedMessage { home, prev, message, month, reply_to, keyed });
             }
             Ok(Given { home, message, .. }) => self.deliver(home, message, reply_to, keyed),
             Err(refusal) => {
                 self.publish_failed(reply_to, keyed, &refusal);
                 // What was made for it alone goes again.
                 if let Some(&home) = self.home_of.get(channel) {
+                    self.uncount_if_unused(home);
                     self.forget_if_untouched(home);
                 }
             }
@@ -81,16 +83,19 @@ impl Shard {
     ) -> Result<Asked, Refusal> {
         let home = self.home(channel)?;
         let parts = (draft.event_type, draft.client_id, draft.content);
-        let now_ms = self.now.unix_ms;
+        let now_ms = self.now.elapsed_ms;
         let asked = self.idempotency.begin(channel.app, home, key, parts, now_ms, reply_to);
         if asked.is_err() {
             self.forget_if_untouched(home);
+        } else if let Some(home) = self.homes.get_mut(home) {
+            home.keyed_until_ms = now_ms + WINDOW_MS;
         }
         asked
     }
 
     fn give_offset(&mut self, channel: &ChannelKey, draft: Draft<'_>) -> Result<Given, Refusal> {
         let key = self.home(channel)?;
+        self.count_channel(key)?;
         let (now_ms, month) = (self.now.unix_ms, self.month());
         let random = self.random.u128(..);
         let home = self.homes.get(key).ok_or_else(no_room)?;
@@ -104,7 +109,7 @@ impl Shard {
         let app = self.directory.require(channel.app)?;
         let most = app.plan.messages_per_month_max;
         if !app.usage.take_message(month, most) {
-            let wait_s = (month.end_ms - now_ms) / 1000 + 1;
+            let wait_s = month.end_ms.saturating_sub(self.now.steady_ms) / 1000 + 1;
             let text = format!(
                 "the app has published {most} messages this month, as many as its plan has"
             );
@@ -131,10 +136,10 @@ impl Shard {
     }
 
     /// A message that was counted is not published after all.
-    pub(super) fn return_message(&mut self, key: HomeKey, timestamp_ms: u64) {
+    pub(super) fn return_message(&mut self, key: HomeKey, month: Month) {
         let app = self.homes.get(key).and_then(|home| self.directory.app(home.channel.app));
         if let Some(app) = app {
-            app.usage.return_message(Month::of(timestamp_ms));
+            app.usage.return_message(month);
         }
     }
 

@@ -10,6 +10,7 @@ use crate::hash::Placement;
 use crate::history::log::{LogId, LogStatus};
 use crate::metrics::ShardMetrics;
 use pushflo_protocol::Epoch;
+pub use pushflo_protocol::origin::AllowedOrigins;
 
 /// Settings that do not change while the server runs.
 #[derive(Clone, Debug)]
@@ -32,25 +33,6 @@ pub struct Settings {
     pub metrics_on_main_port: bool,
 }
 
-/// Origins that browsers may come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AllowedOrigins {
-    /// Any.
-    All,
-    /// Only these, as in the `Origin` header.
-    List(Vec<String>),
-}
-
-impl AllowedOrigins {
-    /// Whether a request with this `Origin` header is let in. Without one it is no browser's.
-    pub fn allows(&self, origin: Option<&[u8]>) -> bool {
-        match (self, origin) {
-            (Self::All, _) | (_, None) => true,
-            (Self::List(list), Some(origin)) => list.iter().any(|o| o.as_bytes() == origin),
-        }
-    }
-}
-
 /// Bounds on what connections may hold and send.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -60,7 +42,7 @@ pub struct Limits {
     pub connections_per_address_max: u32,
     /// Most subscriptions of one connection.
     pub subscriptions_per_connection_max: usize,
-    /// Most channels whose home is one shard.
+    /// Most channels whose home is one shard; its apps share them.
     pub channels_per_shard_max: usize,
     /// Largest content of one message in bytes.
     pub payload_bytes_max: usize,
@@ -76,6 +58,8 @@ pub struct Limits {
     pub out_bytes_max: usize,
     /// Most bytes of recent messages that a shard keeps in memory.
     pub recent_bytes_max: usize,
+    /// Most idempotency keys of the last five minutes that a shard remembers, some 900 bytes each.
+    pub idempotency_keys_max: usize,
     /// Wrong keys that an address may come with in a second, and at once, before it is told to wait.
     pub wrong_keys_per_second_max: u64,
 }
@@ -84,7 +68,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             connections_max: 1_000_000,
-            connections_per_address_max: 1_000_000,
+            connections_per_address_max: 10_000,
             subscriptions_per_connection_max: 1_000,
             channels_per_shard_max: 1_000_000,
             payload_bytes_max: pushflo_protocol::limits::PAYLOAD_BYTES_MAX,
@@ -93,6 +77,7 @@ impl Default for Limits {
             pipelined_requests_max: 256,
             out_bytes_max: 1024 * 1024,
             recent_bytes_max: 256 * 1024 * 1024,
+            idempotency_keys_max: 256 * 1024,
             wrong_keys_per_second_max: 10,
         }
     }
@@ -144,6 +129,8 @@ pub struct Shared {
     pub epochs: Placement,
     /// Gives their epochs to channels that are not logged.
     process_epochs: Placement,
+    /// By slot of names: how often a channel of the slot was forgotten that had had messages.
+    generations: Box<[AtomicU32]>,
     /// What the log tells; `None` without one.
     pub log: Option<Arc<LogStatus>>,
     next_log: AtomicU64,
@@ -156,6 +143,17 @@ pub struct Shared {
     /// why the slots are many. Exact per address would need a lock or an owner.
     addresses: Box<[AtomicU32]>,
 }
+
+/// Slots of names whose epochs change together: enough that one channel that is forgotten changes those
+/// of few others, few enough to be kept.
+const EPOCH_SLOTS: usize = 4096;
+
+/// Gives names their slots, in all processes the same.
+const EPOCH_SLOT_SEED: u64 = 0x6570_6f63_6873_6c6f;
+
+/// A slot of names, whose epochs change together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EpochSlot(pub u16);
 
 /// Slots for addresses.
 const ADDRESS_SLOTS: usize = 1 << 16;
@@ -180,6 +178,7 @@ impl Shared {
             placement: Placement::new(seed),
             epochs: Placement::new(seed.rotate_left(32)),
             process_epochs: Placement::new(seed.rotate_left(16)),
+            generations: (0..EPOCH_SLOTS).map(|_| AtomicU32::new(0)).collect(),
             log: None,
             next_log: AtomicU64::new(1),
             deletions: AtomicU64::new(0),
@@ -208,11 +207,41 @@ impl Shared {
         ShardId((self.placement.hash(channel) % self.metrics.len().max(1) as u64) as u16)
     }
 
-    /// The epoch of a channel that is made now: the same each time, until some channel is deleted.
-    /// One that is not logged ends with the process, and its epoch with it.
+    /// With the generations that slots of epochs are in.
+    pub fn begin_generations(&self, generations: &[(EpochSlot, u32)]) {
+        for (slot, generation) in generations {
+            if let Some(known) = self.generations.get(usize::from(slot.0)) {
+                known.fetch_max(*generation, Relaxed);
+            }
+        }
+    }
+
+    /// Has a channel that is made anew get an epoch that it never had. Others of its slot that are not
+    /// there get other epochs too.
+    pub(super) fn renew_epoch(&self, channel: &ChannelKey) {
+        if let Some(generation) = self.generations.get(usize::from(self.epoch_slot(channel).0)) {
+            generation.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// The generation that a channel's slot is in.
+    pub(super) fn generation(&self, channel: &ChannelKey) -> (EpochSlot, u32) {
+        let slot = self.epoch_slot(channel);
+        let generation = self.generations.get(usize::from(slot.0));
+        (slot, generation.map_or(0, |generation| generation.load(Relaxed)))
+    }
+
+    fn epoch_slot(&self, channel: &ChannelKey) -> EpochSlot {
+        // Not by the placement of this process: it is kept over restarts.
+        EpochSlot((Placement::new(EPOCH_SLOT_SEED).hash(channel) % EPOCH_SLOTS as u64) as u16)
+    }
+
+    /// The epoch of a channel that is made now: the same each time, until some channel is deleted or
+    /// one of its slot forgotten. One that is not logged ends with the process, and its epoch with it.
     pub(super) fn epoch(&self, channel: &ChannelKey, is_logged: bool) -> Epoch {
         let epochs = if is_logged { &self.epochs } else { &self.process_epochs };
-        Epoch(epochs.hash((channel, self.deletions.load(Relaxed))))
+        let (_, generation) = self.generation(channel);
+        Epoch(epochs.hash((channel, self.deletions.load(Relaxed), generation)))
     }
 
     /// A log id that no channel has.

@@ -6,7 +6,7 @@
 use bytes::Bytes;
 use pushflo_protocol::command::Start;
 use pushflo_protocol::event::{self, Recovered};
-use pushflo_protocol::{ErrorCode, Refusal, StreamPosition};
+use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal, StreamPosition};
 
 use super::Shard;
 use super::envelope::{Asker, ChannelKey, Envelope, Subscribed};
@@ -15,7 +15,7 @@ use super::join::is_private as private_channel;
 use super::subscription::{Subscription, SubscriptionState};
 use super::tail::Tail;
 use crate::auth::plan::limit;
-use crate::connection::{Client, CloseReason};
+use crate::connection::{Client, CloseReason, Connection};
 
 impl Shard {
     /// A client's `subscribe`.
@@ -48,7 +48,7 @@ impl Shard {
             return Err(Refusal::limit(ErrorCode::QuotaExceeded, name, 1, text));
         }
         let most = app.plan.subscribes_per_second_max;
-        if let Err(wait_ms) = app.usage.take_subscribe(self.now.unix_ms, most) {
+        if let Err(wait_ms) = app.usage.take_subscribe(self.now.elapsed_ms, most) {
             let text = format!("the app may begin {most} subscriptions a second");
             return Err(over_rate(limit::SUBSCRIBES_PER_SECOND, wait_ms, text));
         }
@@ -67,11 +67,21 @@ impl Shard {
             self.send(connection, event::unsubscribed(&channel.slug));
             return;
         };
-        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
-        match &mut subscription.state {
-            SubscriptionState::Pending { leave, .. } => *leave = true,
-            SubscriptionState::Leaving { again } => *again = None,
-            SubscriptionState::Live => self.leave(key),
+        self.leave(key);
+    }
+
+    /// Whether the home shard still has to answer what a connection said about a channel. What it says
+    /// next about it must wait for that; see [`Shard::settled`].
+    pub(crate) fn is_settling(&self, connection: ConnectionKey, channel: &ChannelKey) -> bool {
+        let subscription = self.find_subscription(connection, channel);
+        let subscription = subscription.and_then(|key| self.subscriptions.get(key));
+        subscription.is_some_and(|found| found.state != SubscriptionState::Live)
+    }
+
+    /// The home shard has answered: a command that waited for it is read on.
+    fn settled(&mut self, connection: ConnectionKey) {
+        if self.connections.get(connection).is_some_and(Connection::has_deferred) {
+            self.resumed.push(connection);
         }
     }
 
@@ -84,12 +94,12 @@ impl Shard {
             let tail_key = subscription.tail;
             match subscription.state {
                 // The answer will find nobody; it is then that the home shard is told.
-                SubscriptionState::Pending { .. } => continue,
+                SubscriptionState::Pending => continue,
                 SubscriptionState::Live => {
                     let member = client.clone().filter(|_| subscription.is_member);
                     self.tell_home_of_leaving(tail_key, None, member);
                 }
-                SubscriptionState::Leaving { .. } => {}
+                SubscriptionState::Leaving => {}
             }
             self.detach(tail_key, &subscription);
         }
@@ -126,6 +136,7 @@ impl Shard {
                 self.drop_tail_if_unused(tail_key);
                 self.metrics().refused(refusal.code);
                 self.send(connection, event::error(&refusal, Some(&slug), None));
+                self.settled(connection);
                 return;
             }
         };
@@ -134,9 +145,14 @@ impl Shard {
         subscription.cursor = tail.end();
         subscription.slot = tail.subscribers.len() as u32;
         tail.subscribers.push(key);
-        let asked = std::mem::replace(&mut subscription.state, SubscriptionState::Live);
-        let Subscribed { head, past, missed, is_member, presence, .. } = *subscribed;
+        subscription.state = SubscriptionState::Live;
+        let Subscribed { head, past, missed, is_member, presence, is_private, .. } = *subscribed;
         subscription.is_member = is_member;
+        // Its right may have gone while the answer was under way.
+        if is_private && !self.may_stay(connection, &slug, true) {
+            self.cut(key, &private_channel());
+            return;
+        }
         self.send(connection, event::subscribed(&slug, head, past));
         match presence {
             Some(presence) => self.send(connection, presence),
@@ -147,70 +163,80 @@ impl Shard {
         for frame in missed {
             self.send(connection, frame);
         }
-        if let SubscriptionState::Pending { asked, leave, past_wanted } = asked {
-            for _ in 1..asked {
-                let past = past_wanted.then_some(NOTHING_REPLAYED);
-                self.send(connection, event::subscribed(&slug, head, past));
-            }
-            if leave {
-                self.leave(key);
-            }
-        }
+        self.settled(connection);
     }
 
     /// The home shard's last word on a subscription.
     pub(super) fn unsubscribed(&mut self, key: SubscriptionKey) {
+        self.end(key, None);
+    }
+
+    /// Ends a subscription that has no right to be there any more, without waiting for the home shard:
+    /// what is published from now on does not reach it.
+    fn cut(&mut self, key: SubscriptionKey, refusal: &Refusal) {
+        let Some(subscription) = self.subscriptions.get(key) else { return };
+        self.metrics().refused(refusal.code);
+        // The home shard learns of one that is still pending when its answer finds nobody.
+        if subscription.state == SubscriptionState::Live {
+            let (tail, is_member) = (subscription.tail, subscription.is_member);
+            let session = self.connections.get(subscription.connection).and_then(|c| c.session());
+            let member = session.map(|session| session.client().clone()).filter(|_| is_member);
+            self.tell_home_of_leaving(tail, None, member);
+        }
+        self.end(key, Some(refusal));
+    }
+
+    /// Takes a subscription away and tells its connection so, with the reason if there is one.
+    fn end(&mut self, key: SubscriptionKey, reason: Option<&Refusal>) {
         let Some(subscription) = self.subscriptions.remove(key) else { return };
-        let connection = subscription.connection;
-        // What the home shard sent before it let go still belongs to the subscriber.
-        if let Some(tail) = self.tails.get_mut(subscription.tail) {
+        let (connection, tail_key) = (subscription.connection, subscription.tail);
+        let is_pending = subscription.state == SubscriptionState::Pending;
+        let Some(tail) = self.tails.get_mut(tail_key) else { return };
+        let slug = tail.channel.slug.clone();
+        // What the home shard sent before belongs to the subscriber.
+        let mut rest: Vec<(Bytes, u32)> = Vec::new();
+        if !is_pending {
             tail.seal();
-            let mut rest: Vec<(Bytes, u32)> = Vec::new();
             let mut cursor = subscription.cursor;
             while let Some((bytes, frames)) = tail.block(cursor) {
                 rest.push((bytes.clone(), frames));
                 cursor += 1;
             }
-            for (bytes, frames) in rest {
-                self.metrics().deliveries_total.add(u64::from(frames));
-                self.send(connection, bytes);
-            }
         }
-        let channel = self.tails.get(subscription.tail).map(|tail| tail.channel.clone());
+        for (bytes, frames) in rest {
+            self.metrics().deliveries_total.add(u64::from(frames));
+            self.send(connection, bytes);
+        }
         self.forget_in_connection(connection, key);
-        self.detach(subscription.tail, &subscription);
-        let Some(channel) = channel else { return };
-        self.send(connection, event::unsubscribed(&channel.slug));
-        if let SubscriptionState::Leaving { again: Some(start) } = subscription.state {
-            self.ask_home(connection, channel, *start, subscription.wants_presence);
+        if !is_pending {
+            self.detach(tail_key, &subscription);
         }
+        if let Some(reason) = reason {
+            self.send(connection, event::error(reason, Some(&slug), None));
+        }
+        self.send(connection, event::unsubscribed(&slug));
+        self.settled(connection);
+    }
+
+    /// Whether a connection may stay subscribed to a channel.
+    fn may_stay(&self, connection: ConnectionKey, slug: &ChannelSlug, is_private: bool) -> bool {
+        let session = self.connections.get(connection).and_then(|c| c.session());
+        session.is_some_and(|session| match is_private {
+            true => session.may_subscribe_private(slug),
+            false => session.may_subscribe(slug),
+        })
     }
 
     /// Ends the subscriptions of a connection that its token does not grant any more.
     pub(crate) fn drop_what_is_not_granted(&mut self, connection: ConnectionKey) {
         let Some(c) = self.connections.get(connection) else { return };
-        let Some(session) = c.session() else { return };
-        let mut gone = Vec::new();
-        for key in &c.subscriptions {
-            let Some(subscription) = self.subscriptions.get(*key) else { continue };
-            let Some(tail) = self.tails.get(subscription.tail) else { continue };
-            let slug = &tail.channel.slug;
-            let may_stay = match tail.is_private {
-                true => session.may_subscribe_private(slug),
-                false => session.may_subscribe(slug),
-            };
-            if !may_stay {
-                gone.push((*key, tail.channel.clone()));
-            }
-        }
-        for (key, channel) in gone {
-            self.send(connection, event::error(&not_granted(), Some(&channel.slug), None));
-            match self.subscriptions.get_mut(key).map(|subscription| &mut subscription.state) {
-                Some(SubscriptionState::Live) => self.leave(key),
-                Some(SubscriptionState::Pending { leave, .. }) => *leave = true,
-                Some(SubscriptionState::Leaving { again }) => *again = None,
-                None => {}
-            }
+        let is_lost = |key: &&SubscriptionKey| {
+            let tail = self.subscriptions.get(**key).and_then(|found| self.tails.get(found.tail));
+            tail.is_some_and(|tail| !self.may_stay(connection, &tail.channel.slug, tail.is_private))
+        };
+        let lost: Vec<SubscriptionKey> = c.subscriptions.iter().filter(is_lost).copied().collect();
+        for key in lost {
+            self.cut(key, &not_granted());
         }
     }
 
@@ -232,14 +258,10 @@ impl Shard {
             return;
         }
         let slug = tail.channel.slug.clone();
-        for subscription in tail.subscribers.clone() {
-            let Some(found) = self.subscriptions.get(subscription) else { continue };
-            let connection = found.connection;
-            let session = self.connections.get(connection).and_then(|c| c.session());
-            let may_stay = session.is_some_and(|session| session.may_subscribe_private(&slug));
-            if !may_stay && matches!(found.state, SubscriptionState::Live) {
-                self.send(connection, event::error(&private_channel(), Some(&slug), None));
-                self.leave(subscription);
+        for key in tail.subscribers.clone() {
+            let Some(subscription) = self.subscriptions.get(key) else { continue };
+            if !self.may_stay(subscription.connection, &slug, true) {
+                self.cut(key, &private_channel());
             }
         }
     }
@@ -294,7 +316,6 @@ impl Shard {
                 tail
             }
         };
-        let past_wanted = start != Start::Live;
         let subscription = self.subscriptions.insert(Subscription {
             connection,
             tail,
@@ -303,7 +324,7 @@ impl Shard {
             is_behind: false,
             wants_presence,
             is_member: false,
-            state: SubscriptionState::Pending { asked: 1, leave: false, past_wanted },
+            state: SubscriptionState::Pending,
         });
         if let Some(tail) = self.tails.get_mut(tail) {
             tail.pending += 1;
@@ -317,6 +338,7 @@ impl Shard {
         self.post(home, subscribe);
     }
 
+    /// A second subscribe to a channel is answered again.
     fn subscribe_again(
         &mut self,
         connection: ConnectionKey,
@@ -325,23 +347,15 @@ impl Shard {
         presence: bool,
     ) {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        debug_assert_eq!(subscription.state, SubscriptionState::Live);
         subscription.wants_presence |= presence;
-        match &mut subscription.state {
-            SubscriptionState::Pending { asked, leave, .. } => {
-                *asked = asked.saturating_add(1);
-                *leave = false;
-            }
-            SubscriptionState::Leaving { again } => *again = Some(Box::new(start)),
-            SubscriptionState::Live => {
-                let Some(tail) = self.tails.get(subscription.tail) else { return };
-                let Some(head) = tail.head else { return };
-                let past = (start != Start::Live).then_some(NOTHING_REPLAYED);
-                let answer = event::subscribed(&tail.channel.slug, head, past);
-                self.send(connection, answer);
-                if presence {
-                    self.want_presence(key);
-                }
-            }
+        let Some(tail) = self.tails.get(subscription.tail) else { return };
+        let Some(head) = tail.head else { return };
+        let past = (start != Start::Live).then_some(NOTHING_REPLAYED);
+        let answer = event::subscribed(&tail.channel.slug, head, past);
+        self.send(connection, answer);
+        if presence {
+            self.want_presence(key);
         }
     }
 
@@ -392,7 +406,7 @@ impl Shard {
 
     fn leave(&mut self, key: SubscriptionKey) {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
-        subscription.state = SubscriptionState::Leaving { again: None };
+        subscription.state = SubscriptionState::Leaving;
         let (tail, is_member) = (subscription.tail, subscription.is_member);
         let session = self.connections.get(subscription.connection).and_then(|c| c.session());
         let member = session.map(|session| session.client().clone()).filter(|_| is_member);

@@ -1,7 +1,5 @@
 //! One connection's subscription to one channel: a cursor in the shard's tail.
 
-use pushflo_protocol::command::Start;
-
 use super::id::{ConnectionKey, TailKey};
 
 /// A subscription.
@@ -25,24 +23,17 @@ pub(super) struct Subscription {
     pub(super) state: SubscriptionState,
 }
 
-/// The life of a subscription. What a client asks for while an answer is under way is remembered
-/// and done after it.
-#[derive(Debug)]
+/// The life of a subscription. A command about a channel whose subscription is not [`Live`] waits, and
+/// with it all that its connection says behind it, until the home shard has answered: so each command
+/// has its answer, in their order.
+///
+/// [`Live`]: SubscriptionState::Live
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SubscriptionState {
     /// The home shard was asked.
-    Pending {
-        /// How many `subscribe` commands the answer answers.
-        asked: u32,
-        /// Leave as soon as the answer is there.
-        leave: bool,
-        /// Whether the past was asked for.
-        past_wanted: bool,
-    },
+    Pending,
     /// Gets messages.
     Live,
     /// The home shard was told; messages may still come until it answers.
-    Leaving {
-        /// Subscribe again after that.
-        again: Option<Box<Start>>,
-    },
+    Leaving,
 }

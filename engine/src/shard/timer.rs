@@ -22,6 +22,11 @@ impl TimerWheel {
         Self { slots: vec![Vec::new(); SLOTS], tick }
     }
 
+    /// Where it stands.
+    pub(super) fn tick(&self) -> u32 {
+        self.tick
+    }
+
     /// Sets an entry for `tick` or the nearest the wheel has, and returns that.
     pub(super) fn set(&mut self, connection: ConnectionKey, tick: u32) -> u32 {
         let ahead = tick.saturating_sub(self.tick).clamp(1, SLOTS as u32 - 1);

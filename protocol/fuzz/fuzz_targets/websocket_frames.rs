@@ -2,8 +2,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pushflo_protocol::limits::CLIENT_MESSAGE_BYTES_MAX;
+use pushflo_protocol::limits::{PAYLOAD_BYTES_MAX, client_message_bytes_max};
 use pushflo_protocol::websocket::{MessageReader, Received};
+
+const MESSAGE_BYTES_MAX: usize = client_message_bytes_max(PAYLOAD_BYTES_MAX);
 
 /// Reads as the server does: what is left of a read is put before the next.
 fn read(pieces: &[&[u8]]) -> Vec<String> {
@@ -12,12 +14,12 @@ fn read(pieces: &[&[u8]]) -> Vec<String> {
         held.extend_from_slice(piece);
         let mut at = 0;
         loop {
-            match reader.read(&mut held[at..]) {
+            match reader.read(&mut held[at..], MESSAGE_BYTES_MAX) {
                 Ok(None) => break,
                 Ok(Some((bytes, received))) => {
                     assert!(bytes >= 6, "a masked frame has at least 6 bytes");
                     if let Received::Text(text) = &received {
-                        assert!(text.len() <= CLIENT_MESSAGE_BYTES_MAX);
+                        assert!(text.len() <= MESSAGE_BYTES_MAX);
                     }
                     out.push(format!("{received:?}"));
                     at += bytes;

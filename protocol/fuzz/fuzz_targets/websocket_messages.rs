@@ -4,8 +4,12 @@
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use pushflo_protocol::limits::{CLIENT_MESSAGE_BYTES_MAX, CONTROL_PAYLOAD_BYTES_MAX};
+use pushflo_protocol::limits::{
+    CONTROL_PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX, client_message_bytes_max,
+};
 use pushflo_protocol::websocket::{MessageReader, Received};
+
+const MESSAGE_BYTES_MAX: usize = client_message_bytes_max(PAYLOAD_BYTES_MAX);
 
 #[derive(Arbitrary, Debug)]
 struct Step {
@@ -38,7 +42,7 @@ fuzz_target!(|steps: Vec<Step>| {
     let (mut bytes, mut expected) = (Vec::new(), Vec::new());
     for step in &steps {
         let text = step.text.as_bytes();
-        if text.len() > CLIENT_MESSAGE_BYTES_MAX {
+        if text.len() > MESSAGE_BYTES_MAX {
             return;
         }
         let (mut rest, mut first) = (text, 0x01);
@@ -59,7 +63,7 @@ fuzz_target!(|steps: Vec<Step>| {
     let (mut reader, mut at) = (MessageReader::default(), 0);
     for expected in expected {
         let (taken, received) =
-            reader.read(&mut bytes[at..]).expect("no error").expect("a whole frame");
+            reader.read(&mut bytes[at..], MESSAGE_BYTES_MAX).expect("no error").expect("a whole frame");
         assert_eq!(format!("{received:?}"), expected);
         at += taken;
     }

@@ -123,6 +123,9 @@ impl RequestReader {
         buffer: &[u8],
         body_bytes_max: impl Fn(&str) -> usize,
     ) -> Result<bool, Refusal> {
+        if let Some(&first) = buffer.first() {
+            check_first_byte(first)?;
+        }
         let Some(head_bytes) = self.find_head_end(buffer) else {
             if buffer.len() > HTTP_HEAD_BYTES_MAX {
                 return Err(head_too_large());
@@ -247,7 +250,7 @@ fn parse_head(head: &[u8]) -> Result<Request<'_>, Refusal> {
     let mut parsed = httparse::Request::new(&mut fields);
     match parsed.parse(head) {
         Ok(httparse::Status::Complete(bytes)) if bytes == head.len() => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(head_too_large()),
+        Err(httparse::Error::TooManyHeaders) => return Err(too_many_fields()),
         Err(error) => return Err(invalid(format!("this is not an HTTP/1.1 request: {error}"))),
         Ok(_) => return Err(invalid("this is not an HTTP/1.1 request")),
     }
@@ -369,11 +372,33 @@ fn invalid(message: impl Into<Cow<'static, str>>) -> Refusal {
 }
 
 fn head_too_large() -> Refusal {
-    let text = format!(
-        "the request head is over {HTTP_HEAD_BYTES_MAX} bytes or {HTTP_HEADERS_MAX} header fields"
-    );
+    let text = format!("the request head is larger than {HTTP_HEAD_BYTES_MAX} bytes");
     Refusal::new(ErrorCode::HeadTooLarge, text)
 }
+
+fn too_many_fields() -> Refusal {
+    let text = format!("the request has more than {HTTP_HEADERS_MAX} header fields");
+    Refusal::new(ErrorCode::HeadTooLarge, text)
+}
+
+/// Tells at the first byte who speaks something else, and then perhaps waits for us to speak.
+///
+/// # Errors
+/// No request begins so: with a line end that a client sends too many (RFC 9112 section 2.2), or with
+/// the first character of a method (RFC 9110 section 5.6.2).
+fn check_first_byte(first: u8) -> Result<(), Refusal> {
+    match first {
+        TLS_HANDSHAKE => Err(invalid(
+            "this port speaks plain HTTP, and this is TLS: use http:// and ws://, or a proxy with TLS",
+        )),
+        b'\r' | b'\n' => Ok(()),
+        first if first.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&first) => Ok(()),
+        _ => Err(invalid("this is not an HTTP/1.1 request")),
+    }
+}
+
+/// The type of the record with which a TLS client begins (RFC 8446 section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
 
 fn body_too_large(body_bytes_max: usize) -> Refusal {
     let text = format!("the body is larger than the {body_bytes_max} bytes that are allowed");
@@ -436,8 +461,23 @@ mod tests {
         assert_eq!(status("GARBAGE\r\n\r\n"), 400);
         assert_eq!(status("GET / HTTP/1.1\r\n\r\n"), 400);
         assert_eq!(status(&post("A : b\r\n\r\n")), 400);
-        assert_eq!(status(&post(&format!("{}\r\n", "A: b\r\n".repeat(70)))), 431);
+        assert_eq!(status(&post(&format!("{}\r\n", "A: b\r\n".repeat(100)))), 431);
         assert_eq!(status(&post(&format!("A: {}", "b".repeat(20_000)))), 431);
+        // One of them is the host.
+        assert!(read_all(post(&format!("{}\r\n", "A: b\r\n".repeat(99))).as_bytes(), 1).is_ok());
+    }
+
+    #[test]
+    fn another_protocol_is_told_at_its_first_byte() {
+        let refused = |bytes: &[u8]| {
+            let mut reader = RequestReader::default();
+            reader.read(bytes, |_| 9).unwrap_err().message.into_owned()
+        };
+        assert!(refused(b"\x16").contains("plain HTTP"));
+        for byte in [0, b' ', b'{', b'"', 0x80, 0xff] {
+            assert!(refused(&[byte]).contains("not an HTTP/1.1 request"), "{byte}");
+        }
+        assert!(read_all(b"\r\n\r\nGET / HTTP/1.1\r\nHost: h\r\n\r\n", 1).is_ok());
     }
 
     #[test]

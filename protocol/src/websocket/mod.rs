@@ -27,7 +27,7 @@ pub enum CloseCode {
     Unsupported = 1003,
     /// Text that is not UTF-8.
     InvalidData = 1007,
-    /// A message over [`crate::limits::CLIENT_MESSAGE_BYTES_MAX`].
+    /// A message over [`crate::limits::client_message_bytes_max`].
     TooBig = 1009,
     /// A bad or expired token.
     Unauthorized = 4001,

@@ -9,7 +9,7 @@ use tungstenite::protocol::frame::FrameHeader;
 use tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 
 use super::{CloseCode, ProtocolError};
-use crate::limits::{CLIENT_MESSAGE_BYTES_MAX, CONTROL_PAYLOAD_BYTES_MAX};
+use crate::limits::CONTROL_PAYLOAD_BYTES_MAX;
 
 /// Reads one client's frames.
 #[derive(Debug, Default)]
@@ -49,7 +49,8 @@ impl MessageReader {
     }
 
     /// Reads one frame from the start of `buffer`. `None`: it is not whole yet. Otherwise the
-    /// number of bytes it took, and what it brought. The frame is unmasked in place.
+    /// number of bytes it took, and what it brought. The frame is unmasked in place. A message has at
+    /// most `message_bytes_max` bytes over all its fragments.
     ///
     /// # Errors
     /// [`ProtocolError`] with the close code of RFC 6455 section 7.4.1; the connection is over. It
@@ -57,6 +58,7 @@ impl MessageReader {
     pub fn read<'a>(
         &'a mut self,
         buffer: &'a mut [u8],
+        message_bytes_max: usize,
     ) -> Result<Option<(usize, Received<'a>)>, ProtocolError> {
         if std::mem::take(&mut self.handed_out) {
             self.message = Vec::new();
@@ -71,7 +73,7 @@ impl MessageReader {
                 .first()
                 .map_or(Ok(None), |&first| check_first_byte(first).map(|()| None));
         };
-        self.check(&header, payload_bytes)?;
+        self.check(&header, payload_bytes, message_bytes_max)?;
         // RFC 6455 section 5.2: the shortest form must be used.
         if header_bytes != header.len(payload_bytes) {
             return Err(protocol("the length is not in its shortest form"));
@@ -116,7 +118,12 @@ impl MessageReader {
         str::from_utf8(&self.message).map(Received::Text).map_err(|_| NOT_UTF8)
     }
 
-    fn check(&self, header: &FrameHeader, payload_bytes: u64) -> Result<(), ProtocolError> {
+    fn check(
+        &self,
+        header: &FrameHeader,
+        payload_bytes: u64,
+        message_bytes_max: usize,
+    ) -> Result<(), ProtocolError> {
         if header.rsv1 || header.rsv2 || header.rsv3 {
             return Err(RESERVED_BITS);
         }
@@ -144,7 +151,7 @@ impl MessageReader {
             }
             _ => {}
         }
-        if payload_bytes > (CLIENT_MESSAGE_BYTES_MAX.saturating_sub(self.message.len())) as u64 {
+        if payload_bytes > message_bytes_max.saturating_sub(self.message.len()) as u64 {
             return Err(ProtocolError {
                 code: CloseCode::TooBig,
                 reason: "the message is too big",
@@ -202,6 +209,8 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) {
 mod tests {
     use super::*;
 
+    const MOST: usize = 64 * 1024;
+
     fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let mask = [1, 2, 3, 4];
         let mut out = vec![first];
@@ -222,17 +231,17 @@ mod tests {
         let mut reader = MessageReader::default();
         let mut bytes = client_frame(0x81, b"hello");
         let length = bytes.len();
-        assert_eq!(reader.read(&mut bytes), Ok(Some((length, Received::Text("hello")))));
+        assert_eq!(reader.read(&mut bytes, MOST), Ok(Some((length, Received::Text("hello")))));
         let snowman = "\u{2603}".as_bytes();
         let mut first = client_frame(0x01, &snowman[..1]);
-        assert!(matches!(reader.read(&mut first), Ok(Some((_, Received::Fragment)))));
+        assert!(matches!(reader.read(&mut first, MOST), Ok(Some((_, Received::Fragment)))));
         let mut ping = client_frame(0x89, b"?");
-        assert!(matches!(reader.read(&mut ping), Ok(Some((_, Received::Ping(b"?"))))));
+        assert!(matches!(reader.read(&mut ping, MOST), Ok(Some((_, Received::Ping(b"?"))))));
         let mut last = client_frame(0x80, &snowman[1..]);
-        assert!(matches!(reader.read(&mut last), Ok(Some((_, Received::Text("\u{2603}"))))));
+        assert!(matches!(reader.read(&mut last, MOST), Ok(Some((_, Received::Text("\u{2603}"))))));
         assert!(reader.is_idle());
         let mut next = client_frame(0x81, b"x");
-        assert!(matches!(reader.read(&mut next), Ok(Some((_, Received::Text("x"))))));
+        assert!(matches!(reader.read(&mut next, MOST), Ok(Some((_, Received::Text("x"))))));
     }
 
     #[test]
@@ -240,14 +249,30 @@ mod tests {
         let whole = client_frame(0x81, &[b'x'; 300]);
         for cut in 0..whole.len() {
             let mut part = whole[..cut].to_vec();
-            assert_eq!(MessageReader::default().read(&mut part), Ok(None), "{cut}");
+            assert_eq!(MessageReader::default().read(&mut part, MOST), Ok(None), "{cut}");
         }
+    }
+
+    #[test]
+    fn a_message_has_a_limit_over_all_its_fragments() {
+        let read = |frames: &[(u8, usize)]| {
+            let mut reader = MessageReader::default();
+            let mut results = frames.iter().map(|&(first, bytes)| {
+                let mut frame = client_frame(first, &vec![b'x'; bytes]);
+                reader.read(&mut frame, 1_000).map(drop)
+            });
+            results.find(Result::is_err).map(|error| error.unwrap_err().code.value())
+        };
+        assert_eq!(read(&[(0x81, 1_000)]), None);
+        assert_eq!(read(&[(0x81, 1_001)]), Some(1009));
+        assert_eq!(read(&[(0x01, 500), (0x00, 500), (0x80, 0)]), None);
+        assert_eq!(read(&[(0x01, 500), (0x00, 500), (0x80, 1)]), Some(1009));
     }
 
     #[test]
     fn broken_frames_name_their_close_code() {
         let code = |bytes: &[u8]| {
-            MessageReader::default().read(&mut bytes.to_vec()).unwrap_err().code.value()
+            MessageReader::default().read(&mut bytes.to_vec(), MOST).unwrap_err().code.value()
         };
         assert_eq!(code(&[0x81, 0x01, b'x']), 1002);
         assert_eq!(code(&[0xc1]), 1002);

@@ -5,7 +5,7 @@ import { mkdirSync, readFileSync } from 'node:fs';
 import { get } from 'node:https';
 import { createServer, type AddressInfo } from 'node:net';
 import { join } from 'node:path';
-import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
 import { PUBLISH_KEY, PushFlo, SECRET_KEY } from '../e2e/pushflo';
 import { Project } from './project';
 import { ROOT_README, snippet } from './snippets';
@@ -77,7 +77,8 @@ const THROUGH = `
   client.destroy();
   const metrics = await fetch(baseUrl + '/metrics');
   const health = await fetch(baseUrl + '/health');
-  console.log(JSON.stringify({ seen, metrics: metrics.status, health: health.status }));`;
+  const { endpoint } = await backend.createToken();
+  console.log(JSON.stringify({ seen, metrics: metrics.status, health: health.status, endpoint }));`;
 
 async function expectTraffic(url: string): Promise<void> {
   // Certificates are named at the start of a process.
@@ -92,6 +93,7 @@ async function expectTraffic(url: string): Promise<void> {
     seen: Array.from({ length: 30 }, (_, n) => n),
     metrics: 404,
     health: 200,
+    endpoint: expect.stringMatching(/^wss:/),
   });
 }
 
@@ -112,6 +114,25 @@ async function expectAddresses(url: string): Promise<void> {
   const guesses = await Promise.all(Array.from({ length: 40 }, () => wrongKey(url, '127.0.0.2')));
   expect(guesses).toContain(429);
   expect(await wrongKey(url, '127.0.0.1')).toBe(401);
+}
+
+/** A WebSocket is not to be had while the server is away, and the proxy has something to complain of. */
+async function expectFailures(url: string): Promise<void> {
+  await pushflo.drain();
+  const options = { ca: readFileSync(certificate()), agent: false } as const;
+  const status = await new Promise((resolve, reject) => {
+    const handshake = get(`${url}/ws?token=${SECRET_KEY}`, options, (answer) =>
+      resolve(answer.resume().statusCode),
+    );
+    handshake.on('error', reject);
+  });
+  expect(status).toBe(502);
+  await pushflo.start();
+}
+
+/** Who may read logs is not to learn keys from them. */
+function expectNoKeys(log: string): void {
+  for (const key of [PUBLISH_KEY, SECRET_KEY]) expect(log).not.toContain(key);
 }
 
 /** Replaces what must be there to be replaced. */
@@ -135,6 +156,8 @@ async function freePort(): Promise<number> {
 it('nginx', async () => {
   const port = await freePort();
   const site = replaced(snippet(ROOT_README, 'nginx', 'proxy_pass'), [
+    ['/var/log/nginx/pushflo.log', 'logs/access.log'],
+    ['/var/log/nginx/pushflo-error.log', 'logs/error.log'],
     ['listen 443 ssl', `listen 127.0.0.1:${port} ssl`],
     [/ssl_certificate .*;/, `ssl_certificate ${certificate()};`],
     [/ssl_certificate_key .*;/, `ssl_certificate_key ${key()};`],
@@ -148,29 +171,41 @@ it('nginx', async () => {
   const user = process.getuid?.() === 0 ? 'user root;' : '';
   project.write(
     'nginx.conf',
-    `${user} daemon off; pid nginx.pid; error_log logs/error.log; events {} http { access_log off; ${folders.join(' ')}\n${site} }`,
+    `${user} daemon off; pid nginx.pid; error_log logs/error.log; events {} http { ${folders.join(' ')}\n${site} }`,
   );
   const args = ['-p', project.folder, '-c', 'nginx.conf'];
   execFileSync('nginx', ['-t', ...args], { stdio: 'pipe' });
   proxy = spawn('nginx', args, { stdio: 'ignore' });
   await expectTraffic(`https://127.0.0.1:${port}`);
   await expectAddresses(`https://127.0.0.1:${port}`);
-  expect(readFileSync(join(project.folder, 'logs/error.log'), 'utf8')).not.toMatch(/\[(warn|error|crit)\]/);
+  const log = (name: string) => readFileSync(join(project.folder, 'logs', name), 'utf8');
+  expect(log('error.log')).not.toMatch(/\[(warn|error|crit)\]/);
+  await expectFailures(`https://127.0.0.1:${port}`);
+  await vi.waitUntil(
+    () => log('access.log').includes('"GET /ws" 101') && log('access.log').includes('" 502'),
+  );
+  expectNoKeys(log('access.log') + log('error.log'));
 });
 
 it('Caddy', async () => {
   const port = await freePort();
   const site = replaced(snippet(ROOT_README, 'caddyfile', 'reverse_proxy'), [
+    ['{\n', '{\n  admin off\n  auto_https disable_redirects\n'],
     ['push.example.com {', `https://127.0.0.1:${port} {\n  tls ${certificate()} ${key()}`],
     ['127.0.0.1:7070', pushflo.url.replace('http://', '')],
   ]);
-  project.write('Caddyfile', `{\n  admin off\n  auto_https disable_redirects\n}\n${site}`);
+  project.write('Caddyfile', site);
   const env = { ...process.env, XDG_DATA_HOME: project.folder, XDG_CONFIG_HOME: project.folder };
   proxy = spawn('caddy', ['run', '--config', 'Caddyfile', '--adapter', 'caddyfile'], {
     cwd: project.folder,
     env,
-    stdio: 'ignore',
+    stdio: ['ignore', 'ignore', 'pipe'],
   });
+  let log = '';
+  proxy.stderr!.setEncoding('utf8').on('data', (part) => (log += part));
   await expectTraffic(`https://127.0.0.1:${port}`);
   await expectAddresses(`https://127.0.0.1:${port}`);
+  await expectFailures(`https://127.0.0.1:${port}`);
+  await vi.waitUntil(() => log.includes('"uri":"/ws?"'));
+  expectNoKeys(log);
 });

@@ -229,6 +229,18 @@ describe('presence', () => {
     });
   });
 
+  it('tells one who merely says who it is from one who is', () => {
+    const stage = new Stage().connected().apply({ type: 'subscribe', channel: 'a', presence: true });
+    const ann = { clientId: 'ann', data: { admin: true } };
+    const mallory = { clientId: 'ann', verified: false } as const;
+    stage.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 0 });
+    stage.says({ type: 'presence', channel: 'a', members: [ann], count: 1 });
+    stage.says({ type: 'presence', channel: 'a', joined: [mallory], left: [], count: 2 });
+    expect(stage.since().at(-1)).toMatchObject({ event: { members: [ann, mallory], count: 2 } });
+    stage.says({ type: 'presence', channel: 'a', joined: [], left: [mallory], count: 1 });
+    expect(stage.since().at(-1)).toMatchObject({ event: { members: [ann], count: 1 } });
+  });
+
   it('is asked for anew, losing nothing, when the first who wants it comes later', () => {
     const stage = new Stage().subscribed(5);
     stage.sent();

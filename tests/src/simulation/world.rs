@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fastrand::Rng;
 use pushflo_engine::auth::{App, AppId, AppRecord, AppSettings, Key, Plan, Role, Usage};
-use pushflo_engine::clock::Now;
+use pushflo_engine::clock::{Now, TICK_MS};
 use pushflo_engine::history::log::LoadedChannel;
 use pushflo_engine::history::{Durability, Retention};
 use pushflo_engine::shard::{
@@ -107,7 +107,7 @@ impl World {
             plan: Plan::unlimited(retention, durability),
             usage: Arc::new(Usage::default()),
         };
-        let now = Now { unix_ms: 1_700_000_000_000, tick: 0 };
+        let now = Now::start(1_700_000_000_000);
         let placement = random.u64(..);
         let log = ModelLog::new(if may_forget { 5 } else { usize::MAX });
         let channels = random.usize(1..=3);
@@ -301,7 +301,7 @@ impl World {
         let Some(link) = link else { return false };
         let (shard, connection) = (link.shard, link.connection);
         if !link.to_server.is_empty() {
-            if !self.shards[shard].wants_bytes(connection) {
+            if !self.shards[shard].may_read(connection) {
                 return false;
             }
             let most = most.min(link.to_server.len());
@@ -437,8 +437,7 @@ impl World {
     }
 
     fn advance(&mut self, ticks: u32) {
-        self.now.tick += ticks;
-        self.now.unix_ms += u64::from(ticks) * 250;
+        self.now = self.now.after(u64::from(ticks) * TICK_MS);
         for shard in 0..self.shards.len() {
             self.shards[shard].advance(self.now);
             self.closings(shard);

@@ -1,7 +1,7 @@
 //! The table: what a client sends behind the handshake, and all that the server says to it. The
 //! sections follow Autobahn's testsuite for servers.
 
-use pushflo_protocol::limits::CLIENT_MESSAGE_BYTES_MAX;
+use pushflo_protocol::limits::{PAYLOAD_BYTES_MAX, client_message_bytes_max};
 
 use crate::frame::{
     BINARY, CLOSE, CONTINUE, Frame, PING, PONG, Said, TEXT, close, close_with, fragments, ping,
@@ -269,7 +269,7 @@ fn closing(table: &mut Table) {
 }
 
 fn limits(table: &mut Table) {
-    let most = CLIENT_MESSAGE_BYTES_MAX;
+    let most = client_message_bytes_max(PAYLOAD_BYTES_MAX);
     table.bad("9.1 text over the limit", &[text(command_of(most + 1))], 1009);
     let long = command_of(most);
     let parts: Vec<&[u8]> = long.as_bytes().chunks(1_000).collect();

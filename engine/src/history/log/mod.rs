@@ -8,6 +8,7 @@
 //! that the shard sent before it knew fail too ([`Append::term`]): a record never follows one that
 //! is missing.
 
+pub(crate) mod journal;
 mod keep;
 #[cfg(test)]
 mod model;
@@ -38,7 +39,7 @@ use super::{PageQuery, Retention};
 use crate::auth::AppId;
 use crate::hash::HashMap;
 use crate::runtime::mailbox::Mailbox;
-use crate::shard::{ChannelKey, ReadKey, RequestId, ShardId};
+use crate::shard::{ChannelKey, EpochSlot, ReadKey, RequestId, ShardId};
 use store::Store;
 
 /// Calls that wait for either thread; a shard keeps what does not fit.
@@ -161,6 +162,8 @@ pub struct Append {
     pub entries: Vec<Entry>,
     /// Channels that are deleted, with all that came before.
     pub deletes: Vec<(LogId, ChannelKey)>,
+    /// Slots of epochs and the generations that they are in with these deletions.
+    pub generations: Vec<(EpochSlot, u32)>,
     /// Whether it is to reach the disk before it is answered.
     pub sync: bool,
 }
@@ -302,6 +305,8 @@ pub struct Contents {
     pub answers: Vec<LoadedAnswer>,
     /// Month number and messages logged in it, by app.
     pub usage: Vec<(AppId, u16, u64)>,
+    /// Slots of epochs and the generations that they are in.
+    pub generations: Vec<(EpochSlot, u32)>,
     /// Tables and channels that were found damaged.
     pub damaged: u64,
 }
@@ -347,6 +352,11 @@ impl Shelf {
     /// Whether somebody met damage since [`Shelf::note_mended`].
     fn has_damage(&self) -> bool {
         self.damaged().values().any(|is_tried| !is_tried)
+    }
+
+    /// A channel that is deleted is damaged no more.
+    fn forget_damage(&self, log: LogId) {
+        self.damaged().remove(&log);
     }
 
     /// All that helps was tried: what is damaged now will be.
@@ -400,8 +410,10 @@ pub fn open(path: &Path, seed: u64) -> Result<Opened, LogError> {
     // Somebody may have seen offsets that the log has lost.
     let is_renewed = found.after_power_loss || is_cut;
     store.begin(&mut found, is_renewed.then_some(seed))?;
+    let generations = store.generations()?;
     let store::Found { incarnation, channels, next_log, answers, usage, .. } = found;
-    let contents = Contents { incarnation, next_log, channels, answers, usage, damaged };
+    let contents =
+        Contents { incarnation, next_log, channels, answers, usage, generations, damaged };
     Ok(Opened { contents, store: Shelf::new(store) })
 }
 

@@ -8,17 +8,19 @@ use pushflo_protocol::{ErrorCode, Refusal};
 use super::keep::Keep;
 use super::store::{Past, Store};
 use super::{LogError, LogFailure, LogId, PageCall, Read, ReadFrom, ReaderCall, Shelf};
-use crate::clock;
+use crate::clock::Clock;
 use crate::history::page_body;
 use crate::runtime::mailbox::{Mailbox, post_and_wait};
 use crate::shard::Envelope;
 
 /// Runs until nobody can ask any more.
 pub(super) fn run(shelf: &Shelf, mailboxes: &[Mailbox], calls: &Receiver<ReaderCall>) {
+    let mut clock = Clock::start();
     for call in calls {
+        let now_ms = clock.now().steady_ms;
         match call {
             ReaderCall::Read(read) => {
-                let keep = Keep::new(&read.retention, clock::unix_ms());
+                let keep = Keep::new(&read.retention, now_ms);
                 let past = shelf.with(|store| past(store, &read, &keep));
                 let past = match past {
                     Ok(past) => Ok(past),
@@ -32,7 +34,7 @@ pub(super) fn run(shelf: &Shelf, mailboxes: &[Mailbox], calls: &Receiver<ReaderC
             }
             ReaderCall::Page(page) => {
                 let PageCall { request, channel, log, query, retention } = *page;
-                let keep = Keep::new(&retention, clock::unix_ms());
+                let keep = Keep::new(&retention, now_ms);
                 let items = shelf.with(|store| store.page(log, &query, &keep));
                 let outcome = match items {
                     Ok((items, total)) => Ok((200, page_body(&channel, &query, &items, total))),

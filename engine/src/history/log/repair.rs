@@ -103,25 +103,14 @@ pub(super) fn rewrite(path: &Path) -> Result<(), LogError> {
 
 fn repair(path: &Path, seed: u64) -> Result<Repaired, LogError> {
     let io = |error: io::Error| LogError::Store(error.to_string());
-    for journal in journals(path) {
-        let bytes = fs::metadata(&journal).map_err(io)?.len();
-        let whole = whole_bytes(&journal, path).map_err(io)?;
-        if whole < bytes {
-            let copy = journal.with_extension("jnl.damaged");
-            fs::copy(&journal, &copy).map_err(io)?;
-            File::options()
-                .write(true)
-                .open(&journal)
-                .and_then(|f| f.set_len(whole))
-                .map_err(io)?;
-            tracing::error!(
-                journal = %journal.display(),
-                copy = %copy.display(),
-                whole,
-                "a journal was cut back to its last whole write; what was behind it is lost from \
-                 history and kept in the copy"
-            );
-        }
+    for Cut { journal, copy, whole } in cut_to_whole(path).map_err(io)? {
+        tracing::error!(
+            journal = %journal.display(),
+            copy = %copy.display(),
+            whole,
+            "a journal was cut back to its last whole write; what was behind it is lost from history \
+             and kept in the copy"
+        );
     }
     let reason = match mend(path, seed) {
         Ok(mut repaired) => {
@@ -142,6 +131,33 @@ fn repair(path: &Path, seed: u64) -> Result<Repaired, LogError> {
     );
     let (store, found) = Store::open(path, seed)?;
     Ok(Repaired { store, found, is_cut: false, damaged: 1 })
+}
+
+/// A journal that was cut back to its last whole write.
+#[derive(Debug)]
+pub(crate) struct Cut {
+    pub(crate) journal: PathBuf,
+    /// What it was.
+    pub(crate) copy: PathBuf,
+    /// Its bytes now.
+    pub(crate) whole: u64,
+}
+
+/// Cuts journals with damage in their middle back to the last whole write, and keeps copies of them as
+/// they were.
+pub(super) fn cut_to_whole(path: &Path) -> io::Result<Vec<Cut>> {
+    let mut cuts = Vec::new();
+    for journal in journals(path) {
+        let bytes = fs::metadata(&journal)?.len();
+        let whole = whole_bytes(&journal, path)?;
+        if whole < bytes {
+            let copy = journal.with_extension("jnl.damaged");
+            fs::copy(&journal, &copy)?;
+            File::options().write(true).open(&journal).and_then(|f| f.set_len(whole))?;
+            cuts.push(Cut { journal, copy, whole });
+        }
+    }
+    Ok(cuts)
 }
 
 /// How much of a journal, from its start, the store can read. It is asked, with copies of ever
@@ -175,7 +191,7 @@ fn whole_bytes(journal: &Path, path: &Path) -> io::Result<u64> {
     Ok(good)
 }
 
-fn journals(path: &Path) -> Vec<PathBuf> {
+pub(super) fn journals(path: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
     let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
     files.filter(|path| path.extension().is_some_and(|e| e == "jnl")).collect()
@@ -187,7 +203,7 @@ fn active_journal(path: &Path) -> Option<PathBuf> {
 }
 
 /// Where the last byte stands that is not zero: journals are longer than what is written in them.
-fn written_bytes(path: &Path) -> u64 {
+pub(super) fn written_bytes(path: &Path) -> u64 {
     const STEP: u64 = 1 << 20;
     let find = || -> io::Result<u64> {
         let mut file = File::open(path)?;

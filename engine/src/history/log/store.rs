@@ -4,6 +4,7 @@
 //! records lie in their order behind each other. A channel's own entry has what must be known of it
 //! when none of its records is kept any more.
 
+use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::PoisonError;
@@ -20,7 +21,7 @@ use super::{LoadedAnswer, LoadedChannel, LogError, LogId, NewChannel, StoredAnsw
 use crate::auth::AppId;
 use crate::clock;
 use crate::hash::HashMap;
-use crate::shard::ChannelKey;
+use crate::shard::{ChannelKey, EpochSlot};
 
 /// Journals larger than this make fjall write its tables; it is also what a start after a crash
 /// reads again.
@@ -43,6 +44,8 @@ pub(super) struct Store {
     usage: Keyspace,
     /// By log id: the lowest offset that a channel may give next, where that is behind a leap.
     leaps: Keyspace,
+    /// By slot of epochs: the generation that it is in.
+    generations: Keyspace,
     state: Keyspace,
     oldest: OldestOffsets,
     /// Last, so that its lock is held until nothing has the journal open any more.
@@ -117,6 +120,8 @@ pub(super) struct Run<'a> {
 pub(super) struct Group<'a> {
     pub(super) runs: &'a [Run<'a>],
     pub(super) deletes: &'a [(LogId, ChannelKey)],
+    /// Slots of epochs and their generations.
+    pub(super) generations: &'a [(EpochSlot, u32)],
     /// Month number and messages logged in it by now, by app.
     pub(super) usage: &'a [(AppId, (u16, u64))],
     /// Whether it is to reach the disk at once.
@@ -146,6 +151,7 @@ impl Store {
             answers: database.keyspace("answers", KeyspaceCreateOptions::default)?,
             usage: database.keyspace("usage", KeyspaceCreateOptions::default)?,
             leaps: database.keyspace("leaps", KeyspaceCreateOptions::default)?,
+            generations: database.keyspace("generations", KeyspaceCreateOptions::default)?,
             state: database.keyspace("state", KeyspaceCreateOptions::default)?,
             oldest: OldestOffsets::default(),
             database,
@@ -320,6 +326,14 @@ impl Store {
             batch.remove(&self.leaps, log.0.to_be_bytes());
             self.oldest.lock().unwrap_or_else(PoisonError::into_inner).remove(log);
         }
+        let mut generations: BTreeMap<EpochSlot, u32> = BTreeMap::new();
+        for &(slot, generation) in group.generations {
+            let latest = generations.entry(slot).or_insert(self.generation(slot)?);
+            *latest = (*latest).max(generation);
+        }
+        for (slot, generation) in generations {
+            batch.insert(&self.generations, slot.0.to_be_bytes(), generation.to_be_bytes());
+        }
         for run in group.runs {
             let Some(first) = run.messages.first() else { continue };
             if let Some(NewChannel { channel, epoch, created_ms }) = run.new {
@@ -344,6 +358,23 @@ impl Store {
         let Some(value) = self.channels.get(channel_key(channel))? else { return Ok(None) };
         let entry = rkyv::from_bytes::<ChannelEntry, ArchiveError>(&value);
         entry.map(Some).map_err(|error| LogError::Damaged(format!("a channel: {error}")))
+    }
+
+    fn generation(&self, slot: EpochSlot) -> Result<u32, LogError> {
+        let value = self.generations.get(slot.0.to_be_bytes())?;
+        Ok(value.and_then(|value| value.as_ref().try_into().ok()).map_or(0, u32::from_be_bytes))
+    }
+
+    /// Slots of epochs and the generations that they are in.
+    pub(super) fn generations(&self) -> Result<Vec<(EpochSlot, u32)>, LogError> {
+        let mut generations = Vec::new();
+        for guard in self.generations.iter() {
+            let (slot, value) = guard.into_inner()?;
+            let slot = slot.as_ref().try_into().ok().map(u16::from_be_bytes).map(EpochSlot);
+            let generation = value.as_ref().try_into().ok().map(u32::from_be_bytes);
+            generations.extend(slot.zip(generation));
+        }
+        Ok(generations)
     }
 
     fn load_answers(&self) -> Result<Vec<LoadedAnswer>, LogError> {
@@ -670,7 +701,7 @@ fn channel_key(channel: &ChannelKey) -> Vec<u8> {
 fn parse_channel(key: &[u8]) -> Result<ChannelKey, LogError> {
     let damaged = || LogError::Damaged("the name of a channel".into());
     let (app, slug) = key.split_first_chunk().ok_or_else(damaged)?;
-    let slug = str::from_utf8(slug).ok().and_then(|slug| ChannelSlug::parse(slug).ok());
+    let slug = str::from_utf8(slug).ok().and_then(|slug| ChannelSlug::from_stored(slug).ok());
     Ok(ChannelKey { app: AppId(u32::from_be_bytes(*app)), slug: slug.ok_or_else(damaged)? })
 }
 

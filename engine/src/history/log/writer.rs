@@ -25,7 +25,7 @@ use super::{
     NewChannel, Shelf, StoredAnswer, repair,
 };
 use crate::auth::AppId;
-use crate::clock;
+use crate::clock::Clock;
 use crate::hash::HashMap;
 use crate::runtime::mailbox::post_and_wait;
 use crate::shard::{ChannelKey, Envelope};
@@ -61,18 +61,24 @@ struct Known {
     oldest: Option<Oldest>,
     /// Whether there are records.
     is_stored: bool,
+    /// Part of it cannot be read, whatever is tried: it is not trimmed any more.
+    is_damaged: bool,
 }
 
 impl Known {
     fn new(channel: ChannelKey, epoch: Epoch, totals: Totals) -> Self {
-        Self { channel, epoch, totals, oldest: None, is_stored: true }
+        Self { channel, epoch, totals, oldest: None, is_stored: true, is_damaged: false }
     }
 }
+
+/// How long a repair that failed is left alone: it reads all of the log.
+const REPAIR_PAUSE: Duration = Duration::from_secs(60);
 
 /// Answers dropped in a tick.
 const ANSWERS_MAX: usize = 16 * 1024;
 
 pub(super) struct Writer {
+    clock: Clock,
     shelf: Shelf,
     plan: LogPlan,
     status: Arc<LogStatus>,
@@ -89,11 +95,13 @@ pub(super) struct Writer {
     failure: Option<LogFailure>,
     /// Tables may be damaged, which is to be looked after when the log is opened again.
     is_suspect: bool,
-    /// When it was last tried again.
+    /// When it was last tried again, in milliseconds after the start of the clock.
     tried_ms: u64,
     is_synced: bool,
     /// Answers that were kept until then, in Unix milliseconds, are dropped already.
     answers_from_ms: u64,
+    /// Damage was met among answers, and the log repaired since as far as that goes.
+    are_answers_damaged: bool,
 }
 
 impl Writer {
@@ -109,6 +117,7 @@ impl Writer {
             (log, Known::new(channel, epoch, totals))
         };
         Self {
+            clock: Clock::start(),
             shelf,
             plan,
             status,
@@ -122,12 +131,13 @@ impl Writer {
             tried_ms: 0,
             is_synced: true,
             answers_from_ms: 0,
+            are_answers_damaged: false,
         }
     }
 
     /// Runs until nobody can append any more, then closes the log.
     pub(super) fn run(mut self, appends: &Receiver<Append>) {
-        let mut next_tick_ms = clock::unix_ms();
+        let mut next_tick_ms = 0;
         loop {
             match appends.recv_timeout(TICK) {
                 Ok(first) => self.write(first, appends),
@@ -139,8 +149,8 @@ impl Writer {
             {
                 self.trim(log);
             }
-            let now_ms = clock::unix_ms();
-            if now_ms >= next_tick_ms || now_ms + 2 * TICK.as_millis() as u64 <= next_tick_ms {
+            let now_ms = self.clock.elapsed_ms();
+            if now_ms >= next_tick_ms {
                 next_tick_ms = now_ms + TICK.as_millis() as u64;
                 self.tick();
             }
@@ -202,7 +212,8 @@ impl Writer {
         let mut runs = runs(group);
         let usage = self.count_usage(&runs);
         // What was published to a channel right before it was deleted goes with it.
-        runs.retain(|run| !deletes.iter().any(|(log, _)| *log == run.log));
+        let deleted: BTreeSet<LogId> = deletes.iter().map(|(log, _)| *log).collect();
+        runs.retain(|run| !deleted.contains(&run.log));
         let mut batch: Vec<Run<'_>> = Vec::with_capacity(runs.len());
         let mut totals: HashMap<LogId, Totals> = HashMap::default();
         for run in &runs {
@@ -220,7 +231,15 @@ impl Writer {
             let (log, prev, messages, answers) = (run.log, run.prev, &run.messages, &run.answers);
             batch.push(Run { log, prev, before, messages, new, answers });
         }
-        let group = Group { runs: &batch, deletes: &deletes, usage: &usage, sync };
+        let generations: Vec<_> =
+            group.iter().flat_map(|append| append.generations.iter().copied()).collect();
+        let group = Group {
+            runs: &batch,
+            deletes: &deletes,
+            generations: &generations,
+            usage: &usage,
+            sync,
+        };
         if let Err(error) = self.shelf.with(|store| store.write(&group)) {
             self.fail(&error);
             if let Some(failure) = &self.failure {
@@ -250,15 +269,16 @@ impl Writer {
             let retention = self.plan.retentions.of(known.channel.app);
             let (messages, bytes) =
                 (retention.messages_max as u64, retention.channel_bytes_max as u64);
-            if known.totals.messages - before.messages > messages + messages / SLACK
-                || known.totals.bytes - before.bytes > bytes + bytes / SLACK
-            {
+            let is_over = known.totals.messages - before.messages > messages + messages / SLACK
+                || known.totals.bytes - before.bytes > bytes + bytes / SLACK;
+            if is_over && !known.is_damaged {
                 self.over.insert(run.log);
             }
         }
         for (log, _) in deletes {
             self.known.remove(&log);
             self.over.remove(&log);
+            self.shelf.forget_damage(log);
         }
         Ok(())
     }
@@ -293,14 +313,14 @@ impl Writer {
         if self.is_suspect {
             self.recover();
         } else {
-            self.tried_ms = clock::unix_ms();
+            self.tried_ms = self.clock.elapsed_ms();
         }
     }
 
     /// Opens the log again, once a tick.
     fn recover(&mut self) {
-        let now_ms = clock::unix_ms();
-        if now_ms.abs_diff(self.tried_ms) < TICK.as_millis() as u64 {
+        let now_ms = self.clock.elapsed_ms();
+        if now_ms.saturating_sub(self.tried_ms) < TICK.as_millis() as u64 {
             return;
         }
         self.tried_ms = now_ms;
@@ -319,7 +339,20 @@ impl Writer {
                 self.status.is_failing.store(false, Relaxed);
                 tracing::info!("the log can be written again");
             }
-            Err(error) => tracing::debug!(%error, "the log cannot be opened yet"),
+            Err(error) => {
+                // Opening it may be what finds the damage.
+                let is_damage = !matches!(error, LogError::Store(_));
+                match is_damage && self.is_suspect {
+                    // All of it was read in vain, which is not for every second.
+                    true => {
+                        tracing::error!(%error, "the log cannot be repaired while it runs; stop \
+                            the server, and see what the next start says");
+                        self.tried_ms = now_ms + REPAIR_PAUSE.as_millis() as u64;
+                    }
+                    false => tracing::debug!(%error, "the log cannot be opened yet"),
+                }
+                self.is_suspect |= is_damage;
+            }
         }
     }
 
@@ -386,7 +419,7 @@ impl Writer {
             );
             LogStatus::add(&self.status.damaged_total, 1);
             if let Some(known) = self.known.get_mut(&log) {
-                known.is_stored = false;
+                known.is_damaged = true;
             }
         } else {
             self.fail(error);
@@ -415,11 +448,19 @@ impl Writer {
         if self.round.is_empty() {
             self.round = self.known.keys().copied().collect();
         }
-        let now_ms = clock::unix_ms();
-        let span = self.answers_from_ms..now_ms;
+        let now_ms = self.clock.now().steady_ms;
+        // A clock that was set back may find again what it had passed.
+        let span = self.answers_from_ms.min(now_ms)..now_ms;
         match self.shelf.with(|store| store.forget_answers(span, ANSWERS_MAX)) {
             Ok(from_ms) => self.answers_from_ms = from_ms,
+            // Those that cannot be read are as good as forgotten; looking at them would only meet the
+            // same damage again.
+            Err(error @ LogError::Damaged(_)) if self.are_answers_damaged => {
+                tracing::error!(%error, "some answers to idempotent publishes cannot be read");
+                self.answers_from_ms = now_ms;
+            }
             Err(error) => {
+                self.are_answers_damaged = matches!(error, LogError::Damaged(_));
                 self.fail(&error);
                 return;
             }
@@ -428,16 +469,18 @@ impl Writer {
             let Some(log) = self.round.pop() else { break };
             let Some(known) = self.known.get(&log) else { continue };
             let since_ms = self.plan.retentions.of(known.channel.app).since_ms(now_ms);
-            if known.is_stored && known.oldest.is_none_or(|oldest| oldest.last_ms < since_ms) {
+            let is_kept = known.is_stored && !known.is_damaged;
+            if is_kept && known.oldest.is_none_or(|oldest| oldest.last_ms < since_ms) {
                 self.trim(log);
             }
         }
     }
 
     fn trim(&mut self, log: LogId) {
+        let now_ms = self.clock.now().steady_ms;
         let Some(known) = self.known.get_mut(&log) else { return };
         let retention = self.plan.retentions.of(known.channel.app);
-        let keep = Keep::new(&retention, clock::unix_ms());
+        let keep = Keep::new(&retention, now_ms);
         let channel =
             TrimChannel { channel: &known.channel, log, epoch: known.epoch, totals: known.totals };
         match self.shelf.with(|store| store.trim(&channel, &keep, TRIM_RECORDS_MAX)) {

@@ -164,9 +164,9 @@ export class Channel {
   }
 
   presence({ members, joined = [], left = [], count }: PresenceFrame): ChannelEffect[] {
-    if (members) this.members = new Map(members.map((member) => [member.clientId, member]));
-    for (const member of joined) this.members.set(member.clientId, member);
-    for (const member of left) this.members.delete(member.clientId);
+    if (members) this.members = new Map(members.map((member) => [identity(member), member]));
+    for (const member of joined) this.members.set(identity(member), member);
+    for (const member of left) this.members.delete(identity(member));
     return [tell({ type: 'presence', members: [...this.members.values()], count, joined, left })];
   }
 
@@ -202,6 +202,11 @@ export class Channel {
     this.asked = 'recover';
     return { recover: this.position };
   }
+}
+
+/** Someone who merely says that it is ann is not the ann that a backend vouched for. */
+function identity({ clientId, verified }: Member): string {
+  return verified === false ? `?${clientId}` : `=${clientId}`;
 }
 
 function tell(event: ChannelEvent): ChannelEffect {

@@ -19,6 +19,11 @@ export interface Member {
   clientId: string;
   /** What the member's token says of it. */
   data?: unknown;
+  /**
+   * `false` where nobody vouched for the client id: its holder chose it, with a publish key that
+   * everybody has. Absent for ids that the app's backend, or the server, gave.
+   */
+  verified?: false;
 }
 
 /** What a client says. */
