@@ -71,7 +71,7 @@ impl Clock {
 /// because it is old must not go because somebody mistyped a year.
 ///
 /// A clock that is set back is followed at once, since that only keeps things longer. One that is set
-/// forward is followed when it has stood there for [`TRUSTED_AFTER_MS`].
+/// forward is followed when it has stood there for an hour.
 #[derive(Clone, Copy, Debug)]
 pub struct SteadyTime {
     /// Unix time at the start, as far as is believed now.

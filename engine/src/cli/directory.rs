@@ -7,6 +7,7 @@ use pushflo_engine::auth::AppId;
 use pushflo_engine::server;
 
 use super::ServerArguments;
+use super::output::say;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -38,18 +39,19 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         Action::Accept(server) => {
             let accepted = server::accept_directory(&server.load()?)?;
             if !accepted.is_needed {
-                println!("Nothing is lost: {} apps are there, as they were left.", accepted.apps);
+                let apps = accepted.apps;
+                say(format!("Nothing is lost: {apps} apps are there, as they were left."))?;
                 return Ok(());
             }
-            println!(
+            say(format!(
                 "The server starts again with {} apps. {} channels were made private, as they may \
                  have been. Look through the keys: revoked ones may work again.",
                 accepted.apps, accepted.closed
-            );
+            ))?;
         }
         Action::DeleteHistory { app, server } => {
             server::delete_history(&server.load()?, *app)?;
-            println!("The history of {app} is deleted at the next start.");
+            say(format!("The history of {app} is deleted at the next start."))?;
         }
     }
     Ok(())

@@ -25,8 +25,7 @@ pub(super) struct Drain {
 
 impl Shard {
     /// Takes no more connections and closes those there are within `spread_ms`. The shard is done
-    /// when [`Shard::is_drained`]; whoever has not left [`DRAIN_LINGER_MAX`] after the spread is cut
-    /// off.
+    /// when [`Shard::is_drained`]; whoever has not left two seconds after the spread is cut off.
     pub fn drain(&mut self, spread_ms: u64) {
         if self.drain.is_some() {
             return;
