@@ -10,7 +10,7 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use pushflo_tests::client::Subscriber;
-use pushflo_tests::http::{HttpClient, PATIENCE, get, post, publish_body};
+use pushflo_tests::http::{HttpClient, PATIENCE, get, post, publish_body, request};
 use pushflo_tests::number;
 use pushflo_tests::program::{Program, command, path};
 use pushflo_tests::server::{PUBLISH_KEY, SECRET_KEY};
@@ -114,6 +114,213 @@ fn a_full_disk_refuses_and_comes_back() {
     let offsets: Vec<u64> =
         returning.messages(acknowledged.len()).iter().map(|m| m.offset).collect();
     assert_eq!(offsets, acknowledged);
+}
+
+/// What is on a full disk can be read: nobody is told that messages are lost which are not.
+#[test]
+fn history_is_read_while_the_disk_is_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    fs::create_dir(&disk).unwrap();
+    // Nearly nothing is in memory, so that recovery reads the disk.
+    let config = folder.path().join("pushflo.toml");
+    fs::write(&config, "[history]\nbytes_per_shard = 1024\n").unwrap();
+    let script = format!(
+        "mount -t tmpfs -o size=24m tmpfs {disk} && exec {} serve --listen 127.0.0.1:0 --shards 1 \
+         --data-dir {disk}/data --config {}",
+        path().display(),
+        config.display(),
+        disk = disk.display(),
+    );
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--map-root-user", "--mount", "sh", "-c", &script]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let (program, address) = serve(command);
+    let mut client = HttpClient::connect(address);
+    let body = publish_body("c", &json!("x".repeat(10_000)));
+    let mut last = Value::Null;
+    for _ in 0..20 {
+        last = client.publish(SECRET_KEY, &body).json()["data"].clone();
+        assert!(last["offset"].is_u64(), "{last}");
+    }
+    let filler = format!("/proc/{}/root{}/filler", program.id(), disk.display());
+    let mut file = fs::File::create(filler).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 1 << 12]).is_ok() {}
+    drop(file);
+    let refused = |client: &mut HttpClient| {
+        let body = publish_body("other", &json!("x".repeat(10_000)));
+        client.publish(SECRET_KEY, &body).status == 503
+    };
+    let deadline = Instant::now() + PATIENCE;
+    while !refused(&mut client) {
+        assert!(Instant::now() < deadline, "the disk never became full");
+    }
+    // Over some seconds, in which the log is tried again and again.
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        let target = "/api/v1/channels/c/messages?pageSize=100";
+        let page = get(address, target, Some(SECRET_KEY));
+        assert_eq!(page.status, 200, "{}", page.text());
+        assert_eq!(page.json()["data"]["items"].as_array().unwrap().len(), 20);
+        let mut back = Subscriber::connect(address);
+        let recover = json!({ "epoch": last["epoch"], "offset": 5 });
+        let command = json!({ "type": "subscribe", "channel": "c", "recover": recover });
+        let answer = back.subscribe_with(command);
+        assert_eq!((&answer["recovered"], &answer["replayed"]), (&json!(true), &json!(15)));
+        assert_eq!(back.messages(15).last().unwrap().offset, 20);
+        assert!(refused(&mut client));
+    }
+}
+
+/// A block that cannot be read costs its own messages, and neither publishes nor history of anybody
+/// else, while the server runs and after a restart.
+#[test]
+fn a_damaged_block_costs_only_what_was_in_it() {
+    const CHANNELS: usize = 20;
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let config = folder.path().join("pushflo.toml");
+    fs::write(&config, "[history]\nbytes_per_shard = 1024\nmessages_per_channel = 1000\n").unwrap();
+    let start = || {
+        let (data, config) = (data.to_str().unwrap(), config.to_str().unwrap());
+        let arguments = ["serve", "--listen", "127.0.0.1:0", "--shards", "1", "--data-dir", data];
+        let mut command = command(&arguments);
+        command.args(["--config", config]);
+        serve(command)
+    };
+    let stop = |mut program: Program| {
+        program.signal(Signal::TERM);
+        assert!(program.output().status.success());
+    };
+    let mut random = fastrand::Rng::with_seed(number("PUSHFLO_SEED").unwrap_or(1));
+    let (program, address) = start();
+    let mut client = HttpClient::connect(address);
+    // Until the store has written tables of some size; what is random is not compressed away.
+    let tables = || {
+        let all = files(&data.join("log")).into_iter();
+        let large = |path: &PathBuf| fs::metadata(path).is_ok_and(|about| about.len() > 1 << 20);
+        let is_table =
+            |path: &PathBuf| path.parent().is_some_and(|folder| folder.ends_with("tables"));
+        all.filter(|path| is_table(path) && large(path)).collect::<Vec<_>>()
+    };
+    let mut published = [0u64; CHANNELS];
+    while tables().is_empty() {
+        assert!(published[0] < 1_000, "no table was written");
+        let text = || -> String { (0..9_000).map(|_| random.alphanumeric()).collect() };
+        let mut text = text;
+        let items: Vec<Value> = (0..3 * CHANNELS)
+            .map(|n| json!({ "channel": format!("c{}", n % CHANNELS), "data": text() }))
+            .collect();
+        client.send(&request(
+            "POST",
+            "/api/v1/publish/batch",
+            Some(SECRET_KEY),
+            &json!(items).to_string(),
+        ));
+        let answer = client.answer().unwrap().json();
+        assert_eq!(answer["data"]["failed"], 0, "{answer}");
+        published.iter_mut().for_each(|count| *count += 3);
+    }
+    // And has finished them.
+    let sizes =
+        || tables().iter().map(|path| fs::metadata(path).map_or(0, |m| m.len())).sum::<u64>();
+    let mut size = 0;
+    while size != sizes() {
+        size = sizes();
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    drop(client);
+    stop(program);
+    let table = tables().into_iter().max_by_key(|path| fs::metadata(path).unwrap().len()).unwrap();
+    let mut bytes = fs::read(&table).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&table, bytes).unwrap();
+    let (program, address) = start();
+    let mut client = HttpClient::connect(address);
+    let publish = |client: &mut HttpClient| {
+        let answer = client.publish(SECRET_KEY, &publish_body("victim", &json!(1)));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    };
+    // Whoever reads all of it meets the damage.
+    let read = |client: &mut HttpClient| {
+        let mut short = 0;
+        for channel in 0..CHANNELS {
+            let (mut seen, mut page) = (0, 1);
+            loop {
+                let target =
+                    format!("/api/v1/channels/c{channel}/messages?pageSize=100&page={page}");
+                client.send(&request("GET", &target, Some(SECRET_KEY), ""));
+                let answer = client.answer().unwrap();
+                if answer.status == 503 {
+                    // It is being repaired.
+                    std::thread::sleep(Duration::from_millis(100));
+                    continue;
+                }
+                if answer.status != 200 {
+                    break;
+                }
+                let items = answer.json()["data"]["items"].as_array().unwrap().len() as u64;
+                (seen, page) = (seen + items, page + 1);
+                if items < 100 {
+                    break;
+                }
+            }
+            publish(client);
+            short += usize::from(seen < published[channel]);
+        }
+        short
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let damaged = || {
+        let metrics = get(address, "/metrics", None).text();
+        !metrics.contains("pushflo_log_damaged_total 0")
+    };
+    while !damaged() {
+        assert!(Instant::now() < deadline, "nobody met the damage");
+        read(&mut client);
+    }
+    let short = read(&mut client);
+    assert!(short <= 2, "{short} channels lost messages to one block");
+    drop(client);
+    stop(program);
+    let (program, address) = start();
+    let mut client = HttpClient::connect(address);
+    assert!(read(&mut client) <= 2);
+    publish(&mut client);
+    assert_eq!(get(address, "/health", None).status, 200);
+    drop(client);
+    stop(program);
+    // What was damaged is kept aside.
+    let kept = || {
+        let all = fs::read_dir(&data).unwrap();
+        let names = all.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+        names.filter(|name| name.starts_with("log.damaged-")).count()
+    };
+    assert_eq!(kept(), 1);
+    // A table that was cut off, and what the store knows of its tables: the server starts all the
+    // same, and goes on.
+    for what in ["a table", "a manifest"] {
+        let file = match what {
+            "a table" => tables().into_iter().max().unwrap(),
+            _ => files(&data.join("log/keyspaces/1"))
+                .into_iter()
+                .find(|path| {
+                    path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('v'))
+                })
+                .unwrap(),
+        };
+        let bytes = fs::read(&file).unwrap();
+        fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+        let before = kept();
+        let (program, address) = start();
+        assert!(kept() > before, "{what}");
+        let mut client = HttpClient::connect(address);
+        publish(&mut client);
+        assert_eq!(get(address, "/health", None).status, 200, "{what}");
+        drop(client);
+        stop(program);
+    }
 }
 
 /// What was published, by epoch, channel and offset.

@@ -479,3 +479,45 @@ fn subscribing_ends_with_its_reader() {
     let output = first.output();
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "status 141\n");
 }
+
+/// Nobody else looks into the data, whatever the umask, and whatever an earlier version left.
+#[test]
+fn everything_in_the_data_folder_is_for_its_owner_only() {
+    fn open_to_others(folder: &Path, found: &mut Vec<String>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            if mode & 0o077 != 0 {
+                found.push(format!("{mode:o} {}", path.display()));
+            }
+            if path.is_dir() {
+                open_to_others(&path, found);
+            }
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    for round in 0..2 {
+        let mut serve = std::process::Command::new("sh");
+        let script = format!(
+            "umask 000; exec {} serve --listen 127.0.0.1:0 --data-dir {}",
+            pushflo_tests::program::path().display(),
+            data.display()
+        );
+        serve.args(["-c", &script]).stdout(std::process::Stdio::piped());
+        serve.env("PUSHFLO_PUBLISH_KEY", PUBLISH_KEY).env("PUSHFLO_SECRET_KEY", SECRET_KEY);
+        let mut program = Program::spawn(serve);
+        let address = program.address();
+        let mut http = HttpClient::connect(address);
+        assert_eq!(http.publish(SECRET_KEY, &publish_body("c", &json!("secret"))).status, 200);
+        drop(http);
+        program.signal(Signal::TERM);
+        assert!(program.output().status.success());
+        let mut found = Vec::new();
+        open_to_others(&data, &mut found);
+        assert!(found.is_empty(), "round {round}: {found:?}");
+        // As a release before this one had it.
+        let opened = std::process::Command::new("chmod").arg("-R").arg("a+rX").arg(&data).status();
+        assert!(opened.unwrap().success());
+    }
+}
