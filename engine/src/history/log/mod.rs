@@ -364,7 +364,6 @@ impl Shelf {
         self.damaged().values_mut().for_each(|is_tried| *is_tried = true);
     }
 
-    #[expect(clippy::disallowed_types, reason = "as above")]
     fn damaged(&self) -> std::sync::MutexGuard<'_, HashMap<LogId, bool>> {
         self.0.damaged.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
