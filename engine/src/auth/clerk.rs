@@ -31,7 +31,9 @@ use crate::hash::HashMap;
 use crate::history::Durability;
 use crate::history::log::{LogId, Retentions};
 use crate::runtime::mailbox::{Mailbox, post_and_wait};
-use crate::shard::{ChannelKey, Envelope, Outcome, RequestId, ShardId, Shared, StoredMeta};
+use crate::shard::{
+    AnswerAfterAll, ChannelKey, Envelope, Outcome, RequestId, ShardId, Shared, StoredMeta,
+};
 
 /// Calls that wait, of those about keys and of the others, on their way and in the queue each; a shard
 /// keeps what does not fit.
@@ -357,6 +359,7 @@ impl Desk {
     /// Writes the group to disk, tells every shard what it changed, and answers.
     fn write_group(&mut self) {
         let Group { changes, before, touched, mut replies } = std::mem::take(&mut self.group);
+        let is_for_all = !touched.is_empty();
         let written = if changes.is_empty() { Ok(()) } else { self.store.commit(&changes) };
         match written {
             Ok(()) => {
@@ -383,6 +386,14 @@ impl Desk {
         }
         for reply in replies {
             match reply {
+                // Whoever was told that a key is revoked finds no shard that still takes it.
+                Reply::Request(request, Ok(done)) if is_for_all => {
+                    let shards = self.mailboxes.len();
+                    let answer = AnswerAfterAll::new(shards, request, Ok(done));
+                    for shard in 0..shards {
+                        self.tell(ShardId(shard as u16), Envelope::Made(Arc::clone(&answer)));
+                    }
+                }
                 Reply::Request(request, outcome) => {
                     self.tell(request.shard, Envelope::Answer(Box::new((request, outcome))));
                 }

@@ -157,6 +157,8 @@ pub enum Envelope {
     App(Box<App>),
     /// From the clerk: an app was deleted.
     AppGone(AppId),
+    /// From the clerk, behind the above: whoever asked for it is answered when all shards got here.
+    Made(Arc<AnswerAfterAll>),
     /// From the home shard: the channel is deleted; its subscribers are to be told.
     Closed {
         /// The tail.

@@ -430,6 +430,7 @@ impl Shard {
             Envelope::ChannelsDescribed(list) => self.channels_described(list.0, list.1),
             Envelope::App(app) => self.learn(*app),
             Envelope::AppGone(app) => self.app_gone(app),
+            Envelope::Made(answer) => self.made(&answer),
             Envelope::Closed { tail } => self.tail_closed(tail),
             Envelope::Privacy { tail, is_private, answer } => {
                 self.tail_privacy(tail, is_private);

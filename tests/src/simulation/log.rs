@@ -34,6 +34,8 @@ struct Channel {
     epoch: Epoch,
     /// The last offset, also of what was forgotten.
     head: Offset,
+    /// When that got its offset.
+    last_ms: u64,
     messages: VecDeque<(Offset, Message)>,
 }
 
@@ -85,12 +87,13 @@ impl ModelLog {
             let channel = self.channels.entry(log).or_insert_with(|| {
                 let NewChannel { channel: name, epoch, .. } =
                     *new.expect("the log does not know the channel");
-                Channel { name, epoch, head: Offset(0), messages: VecDeque::new() }
+                Channel { name, epoch, head: Offset(0), last_ms: 0, messages: VecDeque::new() }
             });
             self.answers.extend(answer.map(|answer| (channel.name.clone(), *answer)));
             assert_eq!(channel.head, prev, "a hole in the log");
             assert!(message.offset > prev);
             channel.head = message.offset;
+            channel.last_ms = message.timestamp_ms;
             channel.messages.push_back((prev, message));
             while channel.messages.len() > self.messages_max {
                 channel.messages.pop_front();
@@ -128,7 +131,7 @@ impl ModelLog {
             epoch: channel.epoch,
             head: channel.head,
             next: Offset(channel.head.0 + leap + 1),
-            last_ms: 0,
+            last_ms: channel.last_ms,
             totals: Totals::default(),
             created_ms: 0,
         };
