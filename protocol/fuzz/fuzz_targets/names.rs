@@ -14,7 +14,9 @@ fn percent_encode(text: &str) -> String {
 
 fuzz_target!(|text: &str| {
     let valid = (1..=SLUG_BYTES_MAX).contains(&text.len())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:@=,;".contains(&b));
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:@=,;".contains(&b))
+        // HTTP clients take these out of an address.
+        && !matches!(text, "." | "..");
     match ChannelSlug::parse(text) {
         Ok(slug) => assert!(valid && slug.as_str() == text && slug.to_string() == text),
         Err(error) => assert!(!valid && !error.to_string().is_empty()),
