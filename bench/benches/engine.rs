@@ -8,15 +8,15 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pushflo_engine::auth::{
-    App, AppId, AppRecord, AppSettings, ChannelMeta, Key, Plan, Role, Usage,
-};
+use pushflo_engine::accounts::{App, AppRecord, AppSettings, ChannelMeta, Key, Plan, Role, Usage};
 use pushflo_engine::clock::{Now, TICK_MS};
-use pushflo_engine::history::{Durability, Retention};
+use pushflo_engine::ids::AppId;
+use pushflo_engine::ids::{ChannelKey, ConnectionKey, ShardId, TailKey};
+use pushflo_engine::retention::{Durability, Retention};
 use pushflo_engine::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use pushflo_engine::shard::{
-    AllowedOrigins, ChannelKey, ConnectionKey, Envelope, Limits, OutboxLimits, PresenceTimes,
-    Settings, Shard, ShardId, Shared, TailKey, Timeouts, TrustedProxies,
+    AllowedOrigins, Envelope, Limits, OutboxLimits, PresenceTimes, Settings, Shard, Shared,
+    Timeouts, TrustedProxies,
 };
 use pushflo_protocol::{ChannelSlug, Epoch, Offset, StreamPosition};
 

@@ -1,23 +1,26 @@
 //! PushFlo's engine: a realtime fan-out server.
 //!
 //! * [`shard`]: the core of a shard, a state machine without I/O
-//! * [`connection`], [`ingress`]: what connections say, and what it does
+//! * [`edge`], [`api`]: what connections say, and what it does
 //! * [`server`], [`config`]: the whole, and what it is told
 //! * [`runtime`]: threads, sockets and rings around it
-//! * [`history`]: the logs of channels
-//! * [`auth`]: keys and roles
-//! * [`metrics`], [`clock`], [`hash`]: numbers, time, the hasher
+//! * [`log`]: what is kept of channels on disk
+//! * [`accounts`]: apps, keys, plans and tokens
+//! * [`ids`], [`metrics`], [`clock`], [`hash`]: names, numbers, time, the hasher
 #![cfg(target_os = "linux")]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-pub mod auth;
+pub mod accounts;
+pub mod api;
 pub mod clock;
 pub mod config;
-pub mod connection;
+pub mod edge;
 pub mod hash;
-pub mod history;
-pub mod ingress;
+pub mod ids;
+pub mod log;
 pub mod metrics;
+mod pages;
+pub mod retention;
 pub mod runtime;
 pub mod server;
 pub mod shard;

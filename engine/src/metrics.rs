@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use pushflo_protocol::ErrorCode;
 use pushflo_protocol::time::Month;
 
-use crate::auth::{AppId, Usage};
+use crate::accounts::Usage;
+use crate::ids::AppId;
 use crate::shard::Shared;
 
 /// A number that one thread writes and all may read.

@@ -14,20 +14,22 @@ use rustix::fs::{FlockOperation, Mode, flock};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 
-use crate::auth::{self, Accepted, App, AppId, ChannelMeta, Clerk, DirectoryError, Role, Usages};
+use crate::accounts;
+use crate::accounts::{Accepted, Accounts, App, ChannelMeta, DirectoryError, Role, Usages};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::hash::HashMap;
-use crate::history::log::{
-    self, Append, Contents, LoadedChannel, Log, LogCall, LogError, LogId, LogPlan, Retentions,
-    StoredAnswer,
+use crate::ids::{AppId, ChannelKey, LogId, ShardId};
+use crate::log::{
+    self, Append, Contents, LoadedChannel, Log, LogCall, LogError, LogPlan, StoredAnswer,
 };
-use crate::history::{Durability, Retention};
+use crate::retention::Retentions;
+use crate::retention::{Durability, Retention};
 use crate::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use crate::runtime::{
     PortReservation, ShardError, ShardPlan, ShardThread, reserve_port, start_shard,
 };
-use crate::shard::{ChannelKey, Settings, ShardId, Shared};
+use crate::shard::{Settings, Shared};
 
 /// Fewer open files than this make a fan-out server pointless; a warning says so.
 const FILES_WANTED: u64 = 10_000;
@@ -160,7 +162,7 @@ pub struct Server {
     threads: Vec<ShardThread>,
     mailboxes: Vec<Mailbox>,
     log: Option<Log>,
-    clerk: Option<Clerk>,
+    accounts: Option<Accounts>,
     /// Held as long as the server is there.
     lock: OwnedFd,
 }
@@ -244,7 +246,7 @@ impl Server {
         stored.apps = directory.apps.values().cloned().collect();
         stored.metas = std::mem::take(&mut directory.channels);
         let shared = Arc::new(shared);
-        let clerk = Clerk::start(
+        let accounts = Accounts::start(
             directory,
             config.plans.clone(),
             Arc::clone(&shared),
@@ -259,7 +261,7 @@ impl Server {
             threads: Vec::new(),
             mailboxes,
             log,
-            clerk: Some(clerk),
+            accounts: Some(accounts),
             lock,
         };
         match server.start_shards(config, &settings, cores, &reservation, inboxes, stored) {
@@ -295,7 +297,7 @@ impl Server {
 
     /// What apps use, for metrics.
     pub fn usages(&self) -> Arc<Usages> {
-        self.clerk.as_ref().map(|clerk| Arc::clone(&clerk.usages)).unwrap_or_default()
+        self.accounts.as_ref().map(|accounts| Arc::clone(&accounts.usages)).unwrap_or_default()
     }
 
     /// Waits until all shards have drained.
@@ -307,8 +309,8 @@ impl Server {
         if let Some(log) = self.log {
             log.close();
         }
-        if let Some(clerk) = self.clerk {
-            clerk.close();
+        if let Some(accounts) = self.accounts {
+            accounts.close();
         }
         // The shards' file tables had copies of it, and may outlive their threads by a moment.
         let _ = flock(&self.lock, FlockOperation::Unlock);
@@ -337,7 +339,7 @@ impl Server {
                 inbox,
                 mailboxes: self.mailboxes.clone(),
                 log: self.log.as_ref().map(Log::handle),
-                clerk: self.clerk.as_ref().map(Clerk::handle),
+                accounts: self.accounts.as_ref().map(Accounts::handle),
                 stored,
                 seed: random_seed(),
                 clock,
@@ -375,7 +377,7 @@ impl Stored {
         &mut self,
         contents: Contents,
         log: &Log,
-        directory: &auth::Opened,
+        directory: &accounts::Opened,
         retentions: &Retentions,
     ) {
         for (id, month, messages) in contents.usage {
@@ -446,9 +448,9 @@ impl Stored {
 /// Nobody waits for what becomes of these appends.
 const NO_SHARD: ShardId = ShardId(u16::MAX);
 
-fn open_directory(config: &Config) -> Result<auth::Opened, StartupError> {
+fn open_directory(config: &Config) -> Result<accounts::Opened, StartupError> {
     let path = config.data_dir.join("directory");
-    auth::open(&path, &config.plans, &config.keys)
+    accounts::open(&path, &config.plans, &config.keys)
         .map_err(|source| StartupError::Directory { path, source })
 }
 
@@ -471,15 +473,17 @@ fn open_log(
 /// # Errors
 /// [`StartupError`]: the folder is in use, or cannot be read or written.
 pub fn recover_key(config: &Config, app: AppId, role: Role) -> Result<String, StartupError> {
-    while_stopped(config, |path| auth::open(path, &config.plans, &config.keys)?.add_key(app, role))
+    while_stopped(config, |path| {
+        accounts::open(path, &config.plans, &config.keys)?.add_key(app, role)
+    })
 }
 
-/// Takes apps and keys as they are, although part of what was in force is lost; see [`auth::accept`].
+/// Takes apps and keys as they are, although part of what was in force is lost; see [`accounts::accept`].
 ///
 /// # Errors
 /// As for [`recover_key`].
 pub fn accept_directory(config: &Config) -> Result<Accepted, StartupError> {
-    while_stopped(config, auth::accept)
+    while_stopped(config, accounts::accept)
 }
 
 /// Has the history of an app that is not known be deleted at the next start.
@@ -487,7 +491,9 @@ pub fn accept_directory(config: &Config) -> Result<Accepted, StartupError> {
 /// # Errors
 /// As for [`recover_key`]; or the app is known.
 pub fn delete_history(config: &Config, app: AppId) -> Result<(), StartupError> {
-    while_stopped(config, |path| auth::open(path, &config.plans, &config.keys)?.delete_history(app))
+    while_stopped(config, |path| {
+        accounts::open(path, &config.plans, &config.keys)?.delete_history(app)
+    })
 }
 
 /// Does something with the directory while no server has it.

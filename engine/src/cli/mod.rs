@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use pushflo_engine::auth::Role;
+use pushflo_engine::accounts::Role;
 use pushflo_engine::config::{Config, ConfigError, Overrides};
 
 use self::api::Api;

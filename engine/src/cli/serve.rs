@@ -6,7 +6,7 @@ use std::net::TcpListener;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pushflo_engine::auth::{Role, Usages};
+use pushflo_engine::accounts::{Role, Usages};
 use pushflo_engine::clock::unix_ms;
 use pushflo_engine::metrics;
 use pushflo_engine::server::Server;

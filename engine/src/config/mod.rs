@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use pushflo_protocol::origin::OriginError;
 use thiserror::Error;
 
-use crate::auth::{Plans, Role};
-use crate::history::Durability;
+use crate::accounts::{Plans, Role};
+use crate::retention::Durability;
 use crate::shard::{AllowedOrigins, Limits, OutboxLimits, PresenceTimes, Timeouts, TrustedProxies};
 use sections::{File, KeysSection, range, value};
 

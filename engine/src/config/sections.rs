@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::ConfigError;
-use crate::auth::plan::{Plan, Plans};
+use crate::accounts::{plan::Plan, plan::Plans};
 use crate::clock::ticks;
-use crate::history::{Durability, Retention};
+use crate::retention::{Durability, Retention};
 use crate::shard::{Limits, Network, PresenceTimes, ProxyProtocol, Timeouts, TrustedProxies};
 
 #[derive(Debug, Default, Deserialize)]

@@ -12,7 +12,8 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::shard::{Envelope, ShardId};
+use crate::ids::ShardId;
+use crate::shard::Envelope;
 
 /// Wakes a sleeping shard. The eventfd must be made before the shards part their file tables: its
 /// number then means the same in all of them.

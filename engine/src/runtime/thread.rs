@@ -18,11 +18,12 @@ use super::listener::listen;
 use super::mailbox::{Inbox, Mailbox};
 use super::parking::Parking;
 use super::turn::{Events, Turns, TurnsParts};
-use crate::auth::ClerkHandle;
+use crate::accounts::AccountsHandle;
 use crate::clock::{Clock, TICK_MS};
-use crate::history::log::LogHandle;
+use crate::ids::ShardId;
+use crate::log::LogHandle;
 use crate::server::Stored;
-use crate::shard::{Settings, Shard, ShardId, Shared};
+use crate::shard::{Settings, Shard, Shared};
 
 /// Entries of the shard's ring: writes that one turn can start without an extra submit.
 const RING_ENTRIES: u32 = 4096;
@@ -58,8 +59,8 @@ pub struct ShardPlan {
     pub mailboxes: Vec<Mailbox>,
     /// Its way to the log, if there is one.
     pub log: Option<LogHandle>,
-    /// Its way to the clerk.
-    pub clerk: Option<ClerkHandle>,
+    /// Its way to the accounts.
+    pub accounts: Option<AccountsHandle>,
     /// What it begins with.
     pub stored: Stored,
     /// Decides what is random in it.
@@ -160,7 +161,7 @@ fn run(
             inbox: plan.inbox,
             mailboxes: plan.mailboxes,
             log: plan.log,
-            clerk: plan.clerk,
+            accounts: plan.accounts,
             parking,
             events,
             drain_spread_ms: plan.drain_spread_ms,

@@ -17,10 +17,11 @@ use super::notify::{Notify, yield_now};
 use super::parking::{Arrival, Parking, Rest};
 use super::sockets::{Received, Sockets};
 use super::write::write;
-use crate::auth::ClerkHandle;
+use crate::accounts::AccountsHandle;
 use crate::clock::{Clock, Now, ticks};
-use crate::history::log::LogHandle;
-use crate::shard::{Batch, Closing, ConnectionKey, Shard, ShardId, Shared};
+use crate::ids::{ConnectionKey, ShardId};
+use crate::log::LogHandle;
+use crate::shard::{Batch, Closing, Shard, Shared};
 
 /// Envelopes taken in one turn; more wait for the next, so that sockets get their turn too.
 const ENVELOPES_PER_TURN: usize = 4096;
@@ -66,7 +67,7 @@ pub(super) struct Turns {
     /// All shards' mailboxes by shard, its own included.
     pub(super) mailboxes: Vec<Mailbox>,
     pub(super) log: Option<LogHandle>,
-    pub(super) clerk: Option<ClerkHandle>,
+    pub(super) accounts: Option<AccountsHandle>,
     pub(super) parking: Parking,
     pub(super) events: Rc<Events>,
     /// How long a drain spreads its closes.
@@ -96,7 +97,7 @@ pub(super) struct TurnsParts {
     pub(super) inbox: Inbox,
     pub(super) mailboxes: Vec<Mailbox>,
     pub(super) log: Option<LogHandle>,
-    pub(super) clerk: Option<ClerkHandle>,
+    pub(super) accounts: Option<AccountsHandle>,
     pub(super) parking: Parking,
     pub(super) events: Rc<Events>,
     pub(super) drain_spread_ms: u64,
@@ -131,7 +132,16 @@ impl LongestTurn {
 impl Turns {
     pub(super) fn new(parts: TurnsParts) -> Self {
         let TurnsParts {
-            shard, shared, clock, inbox, mailboxes, log, clerk, parking, events, ..
+            shard,
+            shared,
+            clock,
+            inbox,
+            mailboxes,
+            log,
+            accounts,
+            parking,
+            events,
+            ..
         } = parts;
         Self {
             shard,
@@ -140,7 +150,7 @@ impl Turns {
             inbox,
             mailboxes,
             log,
-            clerk,
+            accounts,
             parking,
             events,
             drain_spread_ms: parts.drain_spread_ms,
@@ -324,8 +334,8 @@ impl Turns {
         if let Some(log) = &self.log {
             left |= self.shard.post_log_calls(|call| log.post(call));
         }
-        if let Some(clerk) = &self.clerk {
-            left |= self.shard.post_clerk_calls(|call| clerk.post(call));
+        if let Some(accounts) = &self.accounts {
+            left |= self.shard.post_accounts_calls(|call| accounts.post(call));
         }
         left
     }

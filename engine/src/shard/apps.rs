@@ -1,11 +1,11 @@
-//! Apps that change or go: what a shard does when the clerk tells it.
+//! Apps that change or go: what a shard does when the accounts tell it.
 
 use pushflo_protocol::websocket::CloseCode;
 
 use super::Shard;
-use super::id::ConnectionKey;
-use crate::auth::{App, AppId};
-use crate::connection::{CloseReason, Session};
+use crate::accounts::App;
+use crate::edge::{CloseReason, Session};
+use crate::ids::{AppId, ConnectionKey};
 
 impl Shard {
     /// Takes an app as it is now. Connections that came with a key it has no more are closed.
@@ -40,7 +40,7 @@ impl Shard {
             return;
         }
         // How often this may be is bounded by the app's rate of changes.
-        let found = |(key, connection): (ConnectionKey, &crate::connection::Connection)| {
+        let found = |(key, connection): (ConnectionKey, &crate::edge::Connection)| {
             connection.session().is_some_and(&wanted).then_some(key)
         };
         let connections: Vec<ConnectionKey> = self.connections.iter().filter_map(found).collect();

@@ -1,6 +1,6 @@
 //! What the API does to channels, at their home shard: describe, create, change, delete.
 //!
-//! A change goes to the clerk first, who keeps it on disk; it takes effect when the clerk says so.
+//! A change goes to the accounts first, which keep it on disk; it takes effect when they say so.
 //! Until then the channel takes no other change.
 
 use std::fmt::Write as _;
@@ -12,14 +12,14 @@ use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Shard;
 use super::envelope::{
-    AnswerAfterAll, ChannelCall, ChannelChange, ChannelKey, ChannelRequest, DescribeRequest,
-    Envelope, ListRequest, Outcome, RequestId, StoredMeta,
+    AnswerAfterAll, ChannelCall, ChannelChange, ChannelRequest, DescribeRequest, Envelope,
+    ListRequest, Outcome, StoredMeta,
 };
 use super::home::{Extra, HomeChannel};
-use super::id::HomeKey;
 use super::presence::Presence;
-use crate::auth::{ChannelMeta, ClerkCall};
-use crate::history::page_end;
+use crate::accounts::{AccountsCall, ChannelMeta};
+use crate::ids::{ChannelKey, HomeKey, RequestId};
+use crate::pages::page_end;
 
 impl Shard {
     pub(super) fn home_channel_request(&mut self, asked: ChannelRequest) {
@@ -33,7 +33,7 @@ impl Shard {
         };
         match result {
             Ok(Some(body)) => self.answer_request(request, Ok((200, body))),
-            // Answered when the clerk has kept it.
+            // Answered when the accounts have kept it.
             Ok(None) => {}
             Err(refusal) => self.answer_request(request, Err(refusal)),
         }
@@ -161,7 +161,8 @@ impl Shard {
         let (shard, channel, meta) = (self.id, channel.clone(), meta.map(Arc::new));
         let log = home.log.map(|log| log.id);
         let app = channel.app;
-        let asked = self.ask_clerk(app, ClerkCall::StoreChannel { shard, channel, meta, log });
+        let asked =
+            self.ask_accounts(app, AccountsCall::StoreChannel { shard, channel, meta, log });
         if let Err(refusal) = asked {
             if let Some(extra) = self.homes.get_mut(key).and_then(|home| home.extra.as_mut()) {
                 extra.change = None;
@@ -173,7 +174,7 @@ impl Shard {
         Ok(None)
     }
 
-    /// The clerk's answer to a change.
+    /// The accounts' answer to a change.
     pub(super) fn channel_stored(&mut self, channel: &ChannelKey, result: StoredMeta) {
         let Some(key) = self.home_of.get(channel).copied() else { return };
         let Some(home) = self.homes.get_mut(key) else { return };

@@ -2,9 +2,9 @@
 //! over a time so that they do not all come to the next server at once.
 
 use super::Shard;
-use super::id::ConnectionKey;
 use crate::clock::ticks;
-use crate::connection::CloseReason;
+use crate::edge::CloseReason;
+use crate::ids::ConnectionKey;
 
 /// Ticks that connections may take to end after the spread at most: with the default spread all is done
 /// before the ten seconds after which containers are killed.

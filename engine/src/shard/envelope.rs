@@ -10,33 +10,13 @@ use pushflo_protocol::{ChannelSlug, Refusal, StreamPosition};
 
 use serde_json::value::RawValue;
 
-use super::id::{
-    BatchKey, ConnectionKey, HomeKey, ListKey, ReadKey, ShardId, SubscriptionKey, TailKey,
-};
-use crate::auth::{App, AppId, ChannelMeta};
-use crate::connection::Client;
-use crate::history::PageQuery;
-use crate::history::log::{Logged, ReadAnswer};
-
-/// A channel's full name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct ChannelKey {
-    /// The tenant.
-    pub app: AppId,
-    /// The name within it.
-    pub slug: ChannelSlug,
-}
-
-/// A request of an HTTP connection that waits for its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RequestId {
-    /// The shard that holds the connection.
-    pub shard: ShardId,
-    /// The connection.
-    pub connection: ConnectionKey,
-    /// Its position among the connection's requests.
-    pub sequence: u32,
-}
+use crate::accounts::{App, ChannelMeta};
+use crate::edge::Client;
+use crate::ids::ChannelKey;
+use crate::ids::RequestId;
+use crate::ids::{AppId, BatchKey, HomeKey, ListKey, ReadKey, ShardId, SubscriptionKey, TailKey};
+use crate::log::{Logged, ReadAnswer};
+use crate::pages::PageQuery;
 
 /// Who is told what became of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +82,7 @@ pub struct NewMessage {
 /// The result of a request that another shard worked on: status and JSON body, or why not.
 pub type Outcome = Result<(u16, Bytes), Refusal>;
 
-/// Metadata that the clerk has kept, `None` for a channel that is deleted; or why it could not.
+/// Metadata that the accounts have kept, `None` for a channel that is deleted; or why it could not.
 pub type StoredMeta = Result<Option<Arc<ChannelMeta>>, Refusal>;
 
 /// Position in a list and JSON of each channel; none where it is gone meanwhile.
@@ -143,7 +123,7 @@ pub enum Envelope {
     },
     /// To the home shard: something is asked of the channel or is to be done to it.
     Channel(Box<ChannelRequest>),
-    /// From the clerk: a channel's metadata are kept, or why not; `None`: the channel is deleted.
+    /// From the accounts: a channel's metadata are kept, or why not; `None`: the channel is deleted.
     ChannelStored(Box<(ChannelKey, StoredMeta)>),
     /// To any shard: which of the app's channels live there?
     ListChannels(Box<ListRequest>),
@@ -153,11 +133,11 @@ pub enum Envelope {
     DescribeChannels(Box<DescribeRequest>),
     /// From there: position and JSON of each; none where it is gone meanwhile.
     ChannelsDescribed(Box<(ListKey, Descriptions)>),
-    /// From the clerk: an app as it is now.
+    /// From the accounts: an app as it is now.
     App(Box<App>),
-    /// From the clerk: an app was deleted.
+    /// From the accounts: an app was deleted.
     AppGone(AppId),
-    /// From the clerk, behind the above: whoever asked for it is answered when all shards got here.
+    /// From the accounts, behind the above: whoever asked for it is answered when all shards got here.
     Made(Arc<AnswerAfterAll>),
     /// From the home shard: the channel is deleted; its subscribers are to be told.
     Closed {

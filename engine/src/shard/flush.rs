@@ -5,8 +5,8 @@
 
 use super::Shard;
 use super::batch::Batch;
-use super::id::{ConnectionKey, TailKey};
-use crate::connection::CloseReason;
+use crate::edge::CloseReason;
+use crate::ids::{ConnectionKey, TailKey};
 
 impl Shard {
     /// Seals what the turn brought and finds out who is to get it. To be called once a turn, after

@@ -12,15 +12,14 @@ use pushflo_protocol::{ErrorCode, Offset, Refusal, StreamPosition};
 use smallvec::SmallVec;
 
 use super::Shard;
-use super::envelope::{ChannelKey, RequestId};
-use super::id::{HomeKey, ShardId, TailKey};
 use super::idempotency::WINDOW_MS;
 use super::presence::Presence;
 use super::share;
-use crate::auth::plan::{UNLIMITED, limit};
-use crate::auth::{App, ChannelMeta};
-use crate::history::Durability;
-use crate::history::log::{LoadedChannel, LogId, StoredAnswer};
+use crate::accounts::{App, ChannelMeta};
+use crate::accounts::{plan::UNLIMITED, plan::limit};
+use crate::ids::{ChannelKey, HomeKey, LogId, RequestId, ShardId, TailKey};
+use crate::log::{LoadedChannel, StoredAnswer};
+use crate::retention::Durability;
 
 /// A channel at its home.
 #[derive(Debug)]

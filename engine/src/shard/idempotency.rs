@@ -11,12 +11,11 @@ use bytes::Bytes;
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::envelope::ReplyTo;
-use super::id::HomeKey;
 use super::share;
-use crate::auth::AppId;
 use crate::clock::Now;
 use crate::hash::{HashMap, Placement};
-use crate::history::log::StoredAnswer;
+use crate::ids::{AppId, HomeKey};
+use crate::log::StoredAnswer;
 
 /// How long an answer is kept, in milliseconds.
 pub(super) const WINDOW_MS: u64 = 5 * 60_000;

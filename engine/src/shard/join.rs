@@ -5,13 +5,14 @@ use pushflo_protocol::event::Recovered;
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Shard;
-use super::envelope::{Asker, ChannelKey, Envelope, RequestId, Subscribed};
+use super::envelope::{Asker, Envelope, Subscribed};
 use super::home::{Audience, HomeChannel};
-use super::id::{HomeKey, ShardId, TailKey};
 use super::logging::Missed;
-use crate::connection::Client;
-use crate::history::log::{PageCall, ReadFrom};
-use crate::history::{PageQuery, Retention, page_body};
+use crate::edge::Client;
+use crate::ids::{ChannelKey, HomeKey, RequestId, ShardId, TailKey};
+use crate::log::{PageCall, ReadFrom};
+use crate::pages::{PageQuery, page_body};
+use crate::retention::Retention;
 
 impl Shard {
     /// A page of history as the JSON of the answer. A channel that nobody used yet has none, which

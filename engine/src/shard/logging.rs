@@ -14,14 +14,13 @@ use pushflo_protocol::{ErrorCode, Message, Offset, Refusal};
 
 use super::Shard;
 use super::envelope::{Asker, ReplyTo};
-use super::id::{HomeKey, ReadKey};
 use super::idempotency::{Keyed, WINDOW_MS};
 use crate::hash::HashMap;
-use crate::history::log::{
-    Append, Entry, LogCall, LogId, Logged, NewChannel, PageCall, Read, ReadAnswer, ReadFrom,
-    StoredAnswer,
+use crate::ids::{HomeKey, LogId, ReadKey};
+use crate::log::{
+    Append, Entry, LogCall, Logged, NewChannel, PageCall, Read, ReadAnswer, ReadFrom, StoredAnswer,
 };
-use crate::history::{Durability, Retention};
+use crate::retention::{Durability, Retention};
 
 /// Most bytes of messages on their way to the log before publishes are refused.
 const LOGGING_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -14,7 +14,7 @@
 //! * `tail`, `batch`, `flush`: recent frames, cursors, one write per connection and turn
 //! * `timer`, `drain`: time-outs, leaving in good order
 //!
-//! What connections say is handled in [`crate::connection`] and [`crate::ingress`].
+//! What connections say is handled in [`crate::edge`] and [`crate::api`].
 
 mod apps;
 mod batch;
@@ -23,7 +23,6 @@ mod drain;
 mod envelope;
 mod flush;
 mod home;
-mod id;
 mod idempotency;
 mod join;
 mod logging;
@@ -31,6 +30,7 @@ mod outbox;
 mod presence;
 mod proxies;
 mod publish;
+mod recent;
 mod settings;
 mod share;
 mod subscribe;
@@ -49,27 +49,33 @@ use slotmap::SlotMap;
 
 pub use batch::Batch;
 pub use envelope::{
-    AnswerAfterAll, Asker, BatchRequest, BatchResults, ChannelCall, ChannelChange, ChannelKey,
-    ChannelRequest, DescribeRequest, Descriptions, Envelope, ListRequest, NewMessage, Outcome,
-    PublishRequest, ReplyTo, RequestId, StoredMeta, Subscribed,
-};
-pub use id::{
-    BatchKey, ConnectionKey, HomeKey, ListKey, ReadKey, ShardId, SubscriptionKey, TailKey,
+    AnswerAfterAll, Asker, BatchRequest, BatchResults, ChannelCall, ChannelChange, ChannelRequest,
+    DescribeRequest, Descriptions, Envelope, ListRequest, NewMessage, Outcome, PublishRequest,
+    ReplyTo, StoredMeta, Subscribed,
 };
 pub use outbox::{Outbox, OutboxLimits};
 pub use presence::PresenceTimes;
 pub use proxies::{Network, ProxyProtocol, TrustedProxies};
 pub(crate) use publish::{Draft, no_room};
-pub use settings::{AddressSlot, AllowedOrigins, EpochSlot, Limits, Settings, Shared, Timeouts};
+pub use settings::{AddressSlot, AllowedOrigins, Limits, Settings, Shared, Timeouts};
 pub(crate) use subscribe::over_rate;
 
-use crate::auth::{AppId, CHANGES_PER_SECOND_MAX, ClerkCall, Directory, Rate};
+use crate::accounts::{AccountsCall, CHANGES_PER_SECOND_MAX, Directory, Rate};
+use crate::api::{PendingBatch, PendingList};
 use crate::clock::Now;
-use crate::connection::Connection;
+use crate::edge::Connection;
 use crate::hash::HashMap;
-use crate::history::Recent;
-use crate::ingress::{PendingBatch, PendingList};
+use crate::ids::AppId;
+use crate::ids::BatchKey;
+use crate::ids::ChannelKey;
+use crate::ids::ConnectionKey;
+use crate::ids::HomeKey;
+use crate::ids::ListKey;
+use crate::ids::ShardId;
+use crate::ids::SubscriptionKey;
+use crate::ids::TailKey;
 use crate::metrics::ShardMetrics;
+use crate::shard::recent::Recent;
 use drain::Drain;
 use home::HomeChannel;
 use idempotency::Idempotency;
@@ -101,9 +107,9 @@ pub struct Shard {
     idempotency: Idempotency,
     /// Apps and keys.
     pub(crate) directory: Directory,
-    /// Calls that were not handed over to the clerk yet, urgent ones first, at most [`CLERK_CALLS_MAX`]
+    /// Calls that were not handed over to the accounts yet, urgent ones first, at most [`ACCOUNTS_CALLS_MAX`]
     /// of either kind.
-    clerk_calls: VecDeque<ClerkCall>,
+    accounts_calls: VecDeque<AccountsCall>,
     /// Wrong keys by address, in slots.
     pub(crate) wrong_keys: Box<[Rate]>,
     /// The month that messages are counted in.
@@ -132,9 +138,9 @@ pub struct Shard {
     date: (u64, String),
 }
 
-/// Most urgent calls, and most others, that wait for room at the clerk; those of connections that are
+/// Most urgent calls, and most others, that wait for room at the accounts; those of connections that are
 /// gone wait too.
-const CLERK_CALLS_MAX: usize = 1024;
+const ACCOUNTS_CALLS_MAX: usize = 1024;
 
 /// Slots for addresses that came with wrong keys; addresses that fall on one share its rate.
 const WRONG_KEY_SLOTS: usize = 4096;
@@ -184,7 +190,7 @@ impl Shard {
             presences: Vec::new(),
             idempotency: Idempotency::new(settings.limits.idempotency_keys_max),
             directory: Directory::default(),
-            clerk_calls: VecDeque::new(),
+            accounts_calls: VecDeque::new(),
             wrong_keys: (0..WRONG_KEY_SLOTS).map(|_| Rate::default()).collect(),
             month: Month::of(now.steady_ms),
             recent: Recent::new(settings.limits.recent_bytes_max),
@@ -359,41 +365,41 @@ impl Shard {
         }
     }
 
-    /// Hands calls over to the clerk, as far as `post` takes them. Returns whether some are left.
-    pub fn post_clerk_calls(
+    /// Hands calls over to the accounts, as far as `post` takes them. Returns whether some are left.
+    pub fn post_accounts_calls(
         &mut self,
-        mut post: impl FnMut(ClerkCall) -> Result<(), ClerkCall>,
+        mut post: impl FnMut(AccountsCall) -> Result<(), AccountsCall>,
     ) -> bool {
-        while let Some(call) = self.clerk_calls.pop_front() {
+        while let Some(call) = self.accounts_calls.pop_front() {
             if let Err(call) = post(call) {
-                self.clerk_calls.push_front(call);
+                self.accounts_calls.push_front(call);
                 break;
             }
         }
-        !self.clerk_calls.is_empty()
+        !self.accounts_calls.is_empty()
     }
 
-    /// Has the clerk change something in the name of an app.
+    /// Has the accounts change something in the name of an app.
     ///
     /// # Errors
     /// `OVERLOADED` where too much waits for it, `RATE_LIMITED` where the app asks too often; nothing
     /// is changed then.
-    pub(crate) fn ask_clerk(&mut self, app: AppId, call: ClerkCall) -> Result<(), Refusal> {
+    pub(crate) fn ask_accounts(&mut self, app: AppId, call: AccountsCall) -> Result<(), Refusal> {
         let usage = &self.directory.require(app)?.usage;
         if let Err(wait_ms) = usage.take_change(self.now.elapsed_ms) {
             let text = format!("an app may ask for {CHANGES_PER_SECOND_MAX} changes a second");
             return Err(over_rate("changesPerSecond", wait_ms, text));
         }
         // Urgent ones stand before the others and have room of their own.
-        let urgent = self.clerk_calls.iter().take_while(|call| call.is_urgent()).count();
+        let urgent = self.accounts_calls.iter().take_while(|call| call.is_urgent()).count();
         let (at, waiting) = match call.is_urgent() {
             true => (urgent, urgent),
-            false => (self.clerk_calls.len(), self.clerk_calls.len() - urgent),
+            false => (self.accounts_calls.len(), self.accounts_calls.len() - urgent),
         };
-        if waiting >= CLERK_CALLS_MAX {
+        if waiting >= ACCOUNTS_CALLS_MAX {
             return Err(no_room());
         }
-        self.clerk_calls.insert(at, call);
+        self.accounts_calls.insert(at, call);
         Ok(())
     }
 

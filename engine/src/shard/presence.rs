@@ -14,8 +14,8 @@ use pushflo_protocol::event::{self, PresenceMember};
 
 use super::Shard;
 use super::envelope::{Asker, Envelope};
-use super::id::HomeKey;
-use crate::connection::Client;
+use crate::edge::Client;
+use crate::ids::HomeKey;
 
 /// Most members of a channel; who comes beyond gets its messages and is not a member.
 const MEMBERS_MAX: usize = 1_000_000;
@@ -262,7 +262,7 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::Identity;
+    use crate::accounts::Identity;
 
     const TIMES: PresenceTimes = PresenceTimes { interval_ms: 1_000, grace_ms: 10_000 };
 

@@ -10,13 +10,11 @@ use pushflo_protocol::{ErrorCode, Offset, Refusal};
 use smallvec::SmallVec;
 
 use super::Shard;
-use super::envelope::{
-    BatchRequest, ChannelKey, Envelope, NewMessage, Outcome, PublishRequest, ReplyTo, RequestId,
-};
-use super::id::{HomeKey, ShardId, TailKey};
+use super::envelope::{BatchRequest, Envelope, NewMessage, Outcome, PublishRequest, ReplyTo};
 use super::idempotency::{Asked, Keyed, WINDOW_MS};
 use super::logging::LoggedMessage;
-use crate::auth::plan::limit;
+use crate::accounts::plan::limit;
+use crate::ids::{ChannelKey, HomeKey, RequestId, ShardId, TailKey};
 
 /// What a message is made from, before it has an offset.
 #[derive(Clone, Copy, Debug)]

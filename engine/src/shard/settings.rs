@@ -4,10 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use super::{ChannelKey, OutboxLimits, PresenceTimes, Refused, ShardId, TrustedProxies};
+use super::{OutboxLimits, PresenceTimes, Refused, TrustedProxies};
 use crate::clock::ticks;
 use crate::hash::Placement;
-use crate::history::log::{LogId, LogStatus};
+use crate::ids::EpochSlot;
+use crate::ids::{ChannelKey, LogId, ShardId};
+use crate::log::LogStatus;
 use crate::metrics::ShardMetrics;
 use pushflo_protocol::Epoch;
 pub use pushflo_protocol::origin::AllowedOrigins;
@@ -150,10 +152,6 @@ const EPOCH_SLOTS: usize = 4096;
 
 /// Gives names their slots, in all processes the same.
 const EPOCH_SLOT_SEED: u64 = 0x6570_6f63_6873_6c6f;
-
-/// A slot of names, whose epochs change together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct EpochSlot(pub u16);
 
 /// Slots for addresses.
 const ADDRESS_SLOTS: usize = 1 << 16;

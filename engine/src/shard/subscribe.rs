@@ -9,13 +9,13 @@ use pushflo_protocol::event::{self, Recovered};
 use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal, StreamPosition};
 
 use super::Shard;
-use super::envelope::{Asker, ChannelKey, Envelope, Subscribed};
-use super::id::{ConnectionKey, HomeKey, SubscriptionKey, TailKey};
+use super::envelope::{Asker, Envelope, Subscribed};
 use super::join::is_private as private_channel;
 use super::subscription::{Subscription, SubscriptionState};
 use super::tail::Tail;
-use crate::auth::plan::limit;
-use crate::connection::{Client, CloseReason, Connection};
+use crate::accounts::plan::limit;
+use crate::edge::{Client, CloseReason, Connection};
+use crate::ids::{ChannelKey, ConnectionKey, HomeKey, SubscriptionKey, TailKey};
 
 impl Shard {
     /// A client's `subscribe`.

@@ -1,6 +1,6 @@
 //! One connection's subscription to one channel: a cursor in the shard's tail.
 
-use super::id::{ConnectionKey, TailKey};
+use crate::ids::{ConnectionKey, TailKey};
 
 /// A subscription.
 #[derive(Debug)]

@@ -9,8 +9,7 @@ use std::collections::VecDeque;
 use bytes::{Bytes, BytesMut};
 use pushflo_protocol::StreamPosition;
 
-use super::envelope::ChannelKey;
-use super::id::{HomeKey, SubscriptionKey};
+use crate::ids::{ChannelKey, HomeKey, SubscriptionKey};
 
 /// One channel on one shard.
 #[derive(Debug)]
@@ -138,7 +137,7 @@ const BLOCKS_KEPT: usize = 4;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::auth::AppId;
+    use crate::ids::AppId;
     use pushflo_protocol::ChannelSlug;
 
     #[test]

@@ -4,7 +4,7 @@
 //! A time-out that moves to a later time costs nothing: the entry comes up, the connection sees that
 //! it is early and sets the next one.
 
-use super::id::ConnectionKey;
+use crate::ids::ConnectionKey;
 
 /// Slots of the wheel; an entry further away is set for the furthest slot, and again from there.
 const SLOTS: usize = 512;

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use fastrand::Rng;
-use pushflo_engine::history::log::{
-    Append, Entry, LoadedChannel, LogCall, LogFailure, LogId, NewChannel, Past, Read, ReadFrom,
+use pushflo_engine::ids::LogId;
+use pushflo_engine::ids::{ChannelKey, ShardId};
+use pushflo_engine::log::{
+    Append, Entry, LoadedChannel, LogCall, LogFailure, NewChannel, Past, Read, ReadFrom,
     StoredAnswer, Totals,
 };
-use pushflo_engine::shard::{ChannelKey, Envelope, ShardId};
+use pushflo_engine::shard::Envelope;
 use pushflo_protocol::{Epoch, Message, Offset};
 
 /// Calls that wait at most; the shards keep the rest.

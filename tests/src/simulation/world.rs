@@ -5,13 +5,15 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use fastrand::Rng;
-use pushflo_engine::auth::{App, AppId, AppRecord, AppSettings, Key, Plan, Role, Usage};
+use pushflo_engine::accounts::{App, AppRecord, AppSettings, Key, Plan, Role, Usage};
 use pushflo_engine::clock::{Now, TICK_MS};
-use pushflo_engine::history::log::LoadedChannel;
-use pushflo_engine::history::{Durability, Retention};
+use pushflo_engine::ids::AppId;
+use pushflo_engine::ids::{ConnectionKey, ShardId};
+use pushflo_engine::log::LoadedChannel;
+use pushflo_engine::retention::{Durability, Retention};
 use pushflo_engine::shard::{
-    AllowedOrigins, Batch, Closing, ConnectionKey, Envelope, Limits, OutboxLimits, PresenceTimes,
-    Settings, Shard, ShardId, Shared, Timeouts, TrustedProxies,
+    AllowedOrigins, Batch, Closing, Envelope, Limits, OutboxLimits, PresenceTimes, Settings, Shard,
+    Shared, Timeouts, TrustedProxies,
 };
 
 use super::client::{Link, Publisher, Subscriber, Tally, ViewState};
