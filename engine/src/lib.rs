@@ -1,26 +1,38 @@
 //! PushFlo's engine: a realtime fan-out server.
 //!
-//! * [`shard`]: the core of a shard, a state machine without I/O
-//! * [`edge`], [`api`]: what connections say, and what it does
-//! * [`server`], [`config`]: the whole, and what it is told
+//! From the bottom up; nothing knows what stands behind it in this list:
+//!
+//! * [`ids`], [`clock`], [`hash`], [`port`], [`retention`]: names, time, what others are made of
+//! * [`accounts`], [`log`]: apps, keys, plans and tokens; what is kept of channels on disk
+//! * [`settings`], [`metrics`], [`shared`]: what a shard is told, what it counts, what all share
+//! * [`mail`]: what the halves of shards say to each other
+//! * `home`, `edge`, `api`: channels; connections; what requests ask for
+//! * [`shard`]: both halves together, a state machine without I/O
 //! * [`runtime`]: threads, sockets and rings around it
-//! * [`log`]: what is kept of channels on disk
-//! * [`accounts`]: apps, keys, plans and tokens
-//! * [`ids`], [`metrics`], [`clock`], [`hash`]: names, numbers, time, the hasher
+//! * [`server`], [`config`]: the whole, and what it is told
 #![cfg(target_os = "linux")]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod accounts;
-pub mod api;
+mod after_all;
+mod api;
 pub mod clock;
 pub mod config;
-pub mod edge;
+mod context;
+mod edge;
 pub mod hash;
+mod home;
 pub mod ids;
 pub mod log;
+pub mod mail;
 pub mod metrics;
-mod pages;
+pub mod pages;
+pub mod port;
+pub mod proxies;
 pub mod retention;
 pub mod runtime;
 pub mod server;
+pub mod settings;
 pub mod shard;
+mod share;
+pub mod shared;

@@ -9,7 +9,7 @@ use pushflo_protocol::time::Month;
 
 use crate::accounts::Usage;
 use crate::ids::AppId;
-use crate::shard::Shared;
+use crate::shared::Shared;
 
 /// A number that one thread writes and all may read.
 #[derive(Debug, Default)]

@@ -1,9 +1,12 @@
 //! Pages of history: how they are asked for, and how they are told.
 
 use bytes::Bytes;
-use pushflo_protocol::Message;
+use pushflo_protocol::{Message, Refusal};
 
 use crate::ids::ChannelKey;
+
+/// The result of a request that somebody worked on: status and JSON body, or why not.
+pub type Outcome = Result<(u16, Bytes), Refusal>;
 
 /// A request for a page, newest first.
 #[derive(Clone, Debug)]

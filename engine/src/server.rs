@@ -29,7 +29,9 @@ use crate::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use crate::runtime::{
     PortReservation, ShardError, ShardPlan, ShardThread, reserve_port, start_shard,
 };
-use crate::shard::{Settings, Shared};
+use crate::settings::Settings;
+use crate::shard::Envelope;
+use crate::shared::Shared;
 
 /// Fewer open files than this make a fan-out server pointless; a warning says so.
 const FILES_WANTED: u64 = 10_000;
@@ -249,8 +251,8 @@ impl Server {
         let accounts = Accounts::start(
             directory,
             config.plans.clone(),
-            Arc::clone(&shared),
-            mailboxes.clone(),
+            Arc::clone(&shared.deletions),
+            mailboxes.iter().map(|mailbox| mailbox.port(Envelope::Accounts)).collect(),
             retentions,
         )?;
         let mut server = Self {
@@ -464,7 +466,8 @@ fn open_log(
     let opened = log::open(&path, random_seed());
     let opened = opened.map_err(|source| StartupError::Log { path: path.clone(), source })?;
     let contents = opened.contents.clone();
-    let plan = LogPlan { path, retentions, mailboxes: mailboxes.to_vec() };
+    let ports = mailboxes.iter().map(|mailbox| mailbox.port(Envelope::Log)).collect();
+    let plan = LogPlan { path, retentions, ports };
     Ok((Log::start(opened, plan)?, contents))
 }
 

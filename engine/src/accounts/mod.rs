@@ -14,6 +14,7 @@
 mod app;
 mod changes;
 mod channel;
+mod client;
 mod directory;
 mod keys;
 pub mod plan;
@@ -27,6 +28,7 @@ mod writer;
 
 pub use app::{App, AppRecord, AppSettings, SettingsChange};
 pub use channel::ChannelMeta;
+pub use client::Client;
 pub use directory::{Access, Directory};
 pub use keys::{Key, KeyDigest, KeyId, Role, SigningKey, random_bytes};
 pub use plan::{Plan, Plans};
@@ -34,4 +36,4 @@ pub use store::{Accepted, DirectoryError, Opened, accept, open};
 pub use token::{Grant, Identity};
 pub(crate) use usage::{CHANGES_PER_SECOND_MAX, Rate};
 pub use usage::{Usage, Usages};
-pub use writer::{Accounts, AccountsCall, AccountsHandle, AppChange};
+pub use writer::{Accounts, AccountsCall, AccountsHandle, AppChange, ChannelStored, Done, News};

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,13 +26,14 @@ use super::plan::{PLAN_DEFAULT, Plan, Plans};
 use super::queue::Queue;
 use super::store::{DirectoryError, Opened, Store};
 use super::usage::{Usage, Usages};
+use crate::after_all::AfterAll;
 use crate::clock::{self, Clock};
 use crate::hash::HashMap;
 use crate::ids::{AppId, ChannelKey, LogId, RequestId, ShardId};
+use crate::pages::Outcome;
+use crate::port::Port;
 use crate::retention::Durability;
 use crate::retention::Retentions;
-use crate::runtime::mailbox::{Mailbox, post_and_wait};
-use crate::shard::{AnswerAfterAll, Envelope, Outcome, Shared, StoredMeta};
 
 /// Calls that wait, of those about keys and of the others, on their way and in the queue each; a shard
 /// keeps what does not fit.
@@ -98,7 +99,7 @@ pub enum AccountsCall {
         key: KeyId,
     },
     /// Keep a channel's metadata, or forget it; its home shard is told by
-    /// [`Envelope::ChannelStored`].
+    /// [`News::ChannelStored`].
     StoreChannel {
         /// The home shard.
         shard: ShardId,
@@ -129,6 +130,40 @@ impl AccountsCall {
             Self::StoreChannel { channel, .. } => channel.app,
         }
     }
+}
+
+/// What the accounts tell a shard.
+#[derive(Clone, Debug)]
+pub enum News {
+    /// An app as it is now.
+    App(Box<App>),
+    /// An app was deleted.
+    AppGone(AppId),
+    /// What became of a call.
+    Done(Box<Done>),
+    /// What became of a call that changed what every shard knows: sent to all of them behind the change,
+    /// and told when all got here.
+    DoneByAll(Arc<AfterAll<Done>>),
+    /// What became of a change of a channel.
+    ChannelStored(Box<ChannelStored>),
+}
+
+/// What became of a call.
+#[derive(Clone, Debug)]
+pub struct Done {
+    /// Who waits for it.
+    pub request: RequestId,
+    /// The answer, or why it was refused.
+    pub outcome: Outcome,
+}
+
+/// What became of a change of a channel.
+#[derive(Clone, Debug)]
+pub struct ChannelStored {
+    /// The channel.
+    pub channel: ChannelKey,
+    /// The metadata that are kept now, none of a channel that is deleted; or why they are not.
+    pub result: Result<Option<Arc<ChannelMeta>>, Refusal>,
 }
 
 /// What is changed of an app; what is absent stays.
@@ -179,15 +214,16 @@ struct Group {
 enum Reply {
     Request(RequestId, Outcome),
     /// To the home shard.
-    Channel(ShardId, ChannelKey, StoredMeta),
+    Channel(ShardId, ChannelKey, Result<Option<Arc<ChannelMeta>>, Refusal>),
 }
 
 struct Writer {
     store: Store,
     apps: BTreeMap<AppId, App>,
     plans: Plans,
-    shared: Arc<Shared>,
-    mailboxes: Vec<Mailbox>,
+    /// How often a channel or an app was deleted, as the shards see it.
+    told_deletions: Arc<AtomicU64>,
+    ports: Vec<Port<News>>,
     retentions: Arc<Retentions>,
     usages: Arc<Usages>,
     /// What was written down of usage.
@@ -209,11 +245,11 @@ impl Accounts {
     pub fn start(
         opened: Opened,
         plans: Plans,
-        shared: Arc<Shared>,
-        mailboxes: Vec<Mailbox>,
+        deletions: Arc<AtomicU64>,
+        ports: Vec<Port<News>>,
         retentions: Arc<Retentions>,
     ) -> std::io::Result<Self> {
-        let Opened { store, apps, next_app, deletions, unswept, .. } = opened;
+        let Opened { store, apps, next_app, deletions: deleted, unswept, .. } = opened;
         let ((urgent, urgent_calls), (others, other_calls)) =
             (bounded(CALLS_MAX), bounded(CALLS_MAX));
         let calls = AccountsHandle { urgent, others };
@@ -228,14 +264,14 @@ impl Accounts {
             store,
             apps,
             plans,
-            shared,
-            mailboxes,
+            told_deletions: deletions,
+            ports,
             retentions,
             usages,
             written,
             group: Group::default(),
             next_app,
-            deletions,
+            deletions: deleted,
             unswept,
         };
         let thread = std::thread::Builder::new()
@@ -365,7 +401,7 @@ impl Writer {
         let written = if changes.is_empty() { Ok(()) } else { self.store.commit(&changes) };
         match written {
             Ok(()) => {
-                self.shared.deletions.store(self.deletions, Relaxed);
+                self.told_deletions.store(self.deletions, Relaxed);
                 touched.into_iter().for_each(|id| self.tell_all(id));
             }
             Err(error) => {
@@ -375,7 +411,7 @@ impl Writer {
                         None => self.apps.remove(&id),
                     };
                 }
-                self.deletions = self.shared.deletions.load(Relaxed);
+                self.deletions = self.told_deletions.load(Relaxed);
                 let refusal = failed(error);
                 // What was refused may have been so for what another call of the group changed.
                 for reply in &mut replies {
@@ -390,17 +426,18 @@ impl Writer {
             match reply {
                 // Whoever was told that a key is revoked finds no shard that still takes it.
                 Reply::Request(request, Ok(done)) if is_for_all => {
-                    let shards = self.mailboxes.len();
-                    let answer = AnswerAfterAll::new(shards, request, Ok(done));
-                    for shard in 0..shards {
-                        self.tell(ShardId(shard as u16), Envelope::Made(Arc::clone(&answer)));
+                    let done = Done { request, outcome: Ok(done) };
+                    let done = AfterAll::new(self.ports.len(), done);
+                    for port in &self.ports {
+                        port.send(News::DoneByAll(Arc::clone(&done)));
                     }
                 }
                 Reply::Request(request, outcome) => {
-                    self.tell(request.shard, Envelope::Answer(Box::new((request, outcome))));
+                    self.tell(request.shard, News::Done(Box::new(Done { request, outcome })));
                 }
                 Reply::Channel(shard, channel, result) => {
-                    self.tell(shard, Envelope::ChannelStored(Box::new((channel, result))));
+                    let stored = ChannelStored { channel, result };
+                    self.tell(shard, News::ChannelStored(Box::new(stored)));
                 }
             }
         }
@@ -420,12 +457,11 @@ impl Writer {
                 self.unswept.insert(id);
             }
         }
-        for shard in 0..self.mailboxes.len() {
-            let envelope = match &app {
-                Some(app) => Envelope::App(Box::new(app.clone())),
-                None => Envelope::AppGone(id),
-            };
-            self.tell(ShardId(shard as u16), envelope);
+        for port in &self.ports {
+            port.send(match &app {
+                Some(app) => News::App(Box::new(app.clone())),
+                None => News::AppGone(id),
+            });
         }
     }
 
@@ -607,8 +643,11 @@ impl Writer {
         }
     }
 
-    fn tell(&self, shard: ShardId, envelope: Envelope) {
-        post_and_wait(&self.mailboxes, shard, envelope);
+    fn tell(&self, shard: ShardId, news: News) {
+        match self.ports.get(shard.index()) {
+            Some(port) => port.send(news),
+            None => debug_assert!(false, "there is no shard {shard}"),
+        }
     }
 }
 

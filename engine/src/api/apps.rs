@@ -15,10 +15,11 @@ use serde::Deserialize;
 use super::messages::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, page, page_size};
 use crate::accounts::plan::Plan;
 use crate::accounts::{AccountsCall, App, AppChange, KeyId, Role, SettingsChange};
+use crate::context::Context;
+use crate::edge::Edge;
 use crate::edge::{Answering, Reply};
 use crate::ids::{AppId, RequestId};
 use crate::pages::page_end;
-use crate::shard::Shard;
 
 #[derive(Deserialize)]
 struct AppBody<'a> {
@@ -48,15 +49,16 @@ struct KeyBody<'a> {
     name: Option<Cow<'a, str>>,
 }
 
-impl Shard {
+impl Edge {
     pub(super) fn list_apps(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
     ) -> Result<Answering, Refusal> {
-        self.authorize_operator(id, request)?;
+        self.authorize_operator(cx, id, request)?;
         let (page, size) = (page(request)?, page_size(request, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?);
-        let mut apps: Vec<&Arc<App>> = self.directory.apps().collect();
+        let mut apps: Vec<&Arc<App>> = cx.directory.apps().collect();
         apps.sort_unstable_by_key(|app| app.id);
         let skip = usize::try_from((page - 1).saturating_mul(size)).unwrap_or(usize::MAX);
         let shown = apps.iter().skip(skip).take(size as usize);
@@ -68,68 +70,73 @@ impl Shard {
 
     pub(super) fn create_app(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
     ) -> Result<Answering, Refusal> {
-        self.authorize_operator(id, request)?;
+        self.authorize_operator(cx, id, request)?;
         let change = app_change(&request.body)?;
         if change.name.is_none() {
             return Err(Refusal::field("name", "name is required"));
         }
-        self.ask_accounts(AppId::DEFAULT, AccountsCall::CreateApp { request: id, change })?;
+        cx.ask_accounts(AppId::DEFAULT, AccountsCall::CreateApp { request: id, change })?;
         Ok(Answering::Later)
     }
 
     pub(super) fn app(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         app: &str,
     ) -> Result<Answering, Refusal> {
-        let app = self.authorize_for_app(id, request, app)?.0;
+        let app = self.authorize_for_app(cx, id, request, app)?.0;
         let body = format!(r#"{{"success":true,"data":{}}}"#, app.to_json());
         Ok(Answering::Now(Reply::json(200, body)))
     }
 
     pub(super) fn change_app(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         app: &str,
     ) -> Result<Answering, Refusal> {
-        let (app, is_operator) = self.authorize_for_app(id, request, app)?;
+        let (app, is_operator) = self.authorize_for_app(cx, id, request, app)?;
         let change = app_change(&request.body)?;
         if change.plan.is_some() && !is_operator {
             let text = "an app's plan is changed with an mgmt_ key of the app default";
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
-        self.ask_accounts(app.id, AccountsCall::ChangeApp { request: id, app: app.id, change })?;
+        cx.ask_accounts(app.id, AccountsCall::ChangeApp { request: id, app: app.id, change })?;
         Ok(Answering::Later)
     }
 
     pub(super) fn delete_app(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         app: &str,
     ) -> Result<Answering, Refusal> {
-        self.authorize_operator(id, request)?;
-        let app = self.authorize_for_app(id, request, app)?.0.id;
+        self.authorize_operator(cx, id, request)?;
+        let app = self.authorize_for_app(cx, id, request, app)?.0.id;
         if app == AppId::DEFAULT {
             let text = "the app default cannot be deleted";
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
-        self.ask_accounts(app, AccountsCall::DeleteApp { request: id, app })?;
+        cx.ask_accounts(app, AccountsCall::DeleteApp { request: id, app })?;
         Ok(Answering::Later)
     }
 
     pub(super) fn list_keys(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         app: &str,
     ) -> Result<Answering, Refusal> {
-        let app = self.authorize_for_app(id, request, app)?.0;
+        let app = self.authorize_for_app(cx, id, request, app)?.0;
         let keys: Vec<String> = app.record.keys.iter().map(|key| key.to_json(None)).collect();
         let body = format!(r#"{{"success":true,"data":[{}]}}"#, keys.join(","));
         Ok(Answering::Now(Reply::json(200, body)))
@@ -137,41 +144,44 @@ impl Shard {
 
     pub(super) fn create_key(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         app: &str,
     ) -> Result<Answering, Refusal> {
-        let app = self.authorize_for_app(id, request, app)?.0.id;
+        let app = self.authorize_for_app(cx, id, request, app)?.0.id;
         let body: KeyBody<'_> = json::parse(&request.body, "the body")?;
         let role = body.role.as_deref();
         let role = role.and_then(|role| Role::ALL.into_iter().find(|known| known.name() == role));
         let role = role.ok_or_else(|| Refusal::field("role", "must be publish, secret or mgmt"))?;
         let name = name(body.name)?;
-        self.ask_accounts(app, AccountsCall::CreateKey { request: id, app, role, name })?;
+        cx.ask_accounts(app, AccountsCall::CreateKey { request: id, app, role, name })?;
         Ok(Answering::Later)
     }
 
     pub(super) fn revoke_key(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         app: &str,
         key: &str,
     ) -> Result<Answering, Refusal> {
-        let app = self.authorize_for_app(id, request, app)?.0.id;
+        let app = self.authorize_for_app(cx, id, request, app)?.0.id;
         let no_key = || Refusal::new(ErrorCode::NotFound, "the app has no such key");
         let key = KeyId::parse(key).ok_or_else(no_key)?;
-        self.ask_accounts(app, AccountsCall::RevokeKey { request: id, app, key })?;
+        cx.ask_accounts(app, AccountsCall::RevokeKey { request: id, app, key })?;
         Ok(Answering::Later)
     }
 
     pub(super) fn usage(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
     ) -> Result<Answering, Refusal> {
-        let app = self.authorize(id, request, Role::Secret)?.app;
-        let month = self.month();
+        let app = self.authorize(cx, id, request, Role::Secret)?.app;
+        let month = cx.month();
         let (usage, plan) = (&app.usage, serde_json::json!(app.record.plan));
         let mut body = format!(
             r#"{{"success":true,"data":{{"plan":{plan},"month":"{month}","connections":{},"channels":{},"messagesThisMonth":{},"limits":"#,
@@ -185,8 +195,13 @@ impl Shard {
     }
 
     /// One who administers the server: a management key of the default app.
-    fn authorize_operator(&mut self, id: RequestId, request: &Request<'_>) -> Result<(), Refusal> {
-        let access = self.authorize(id, request, Role::Manage)?;
+    fn authorize_operator(
+        &mut self,
+        cx: &mut Context,
+        id: RequestId,
+        request: &Request<'_>,
+    ) -> Result<(), Refusal> {
+        let access = self.authorize(cx, id, request, Role::Manage)?;
         if access.app.id == AppId::DEFAULT {
             return Ok(());
         }
@@ -198,17 +213,18 @@ impl Shard {
     /// not even said whether the app exists.
     fn authorize_for_app(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         app: &str,
     ) -> Result<(Arc<App>, bool), Refusal> {
-        let access = self.authorize(id, request, Role::Manage)?;
+        let access = self.authorize(cx, id, request, Role::Manage)?;
         let is_operator = access.app.id == AppId::DEFAULT;
         if app == "self" {
             return Ok((access.app, is_operator));
         }
         let wanted = AppId::parse(app).filter(|wanted| is_operator || *wanted == access.app.id);
-        let found = wanted.and_then(|wanted| self.directory.app(wanted));
+        let found = wanted.and_then(|wanted| cx.directory.app(wanted));
         match found {
             Some(found) => Ok((Arc::clone(found), is_operator)),
             None => Err(Refusal::new(ErrorCode::NotFound, "there is no such app")),

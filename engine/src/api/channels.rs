@@ -13,13 +13,22 @@ use serde_json::value::RawValue;
 use super::apps::given;
 use super::messages::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, page, page_size};
 use crate::accounts::Role;
+use crate::context::Context;
 use crate::edge::Answering;
+use crate::edge::Edge;
 use crate::ids::{AppId, ChannelKey, ListKey, RequestId, ShardId};
+use crate::mail::ChannelCall;
+use crate::mail::ChannelChange;
+use crate::mail::ChannelList;
+use crate::mail::ChannelRequest;
+use crate::mail::ChannelsDescribed;
+use crate::mail::DescribeChannels;
+use crate::mail::DescribedChannel;
+use crate::mail::ListChannels;
+use crate::mail::ListedChannel;
+use crate::mail::ToHome;
+use crate::mail::no_room;
 use crate::pages::page_end;
-use crate::shard::{
-    ChannelCall, ChannelChange, ChannelRequest, DescribeRequest, Descriptions, Envelope,
-    ListRequest, Shard, no_room,
-};
 
 /// Members on a page of presence if the request does not say, and at most.
 const MEMBERS_DEFAULT: u64 = 100;
@@ -60,35 +69,38 @@ struct Body<'a> {
     metadata: Option<Option<&'a RawValue>>,
 }
 
-impl Shard {
+impl Edge {
     pub(super) fn channel(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         slug: &str,
     ) -> Result<Answering, Refusal> {
-        let app = self.authorize(id, request, Role::Secret)?.app.id;
-        self.ask_channel(id, app, ChannelSlug::parse(slug)?, ChannelCall::Describe)
+        let app = self.authorize(cx, id, request, Role::Secret)?.app.id;
+        self.ask_channel(cx, id, app, ChannelSlug::parse(slug)?, ChannelCall::Describe)
     }
 
     pub(super) fn presence(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         slug: &str,
     ) -> Result<Answering, Refusal> {
-        let app = self.authorize(id, request, Role::Secret)?.app.id;
+        let app = self.authorize(cx, id, request, Role::Secret)?.app.id;
         let page_size = page_size(request, MEMBERS_DEFAULT, MEMBERS_MAX)?;
         let call = ChannelCall::Presence { page: page(request)?, page_size };
-        self.ask_channel(id, app, ChannelSlug::parse(slug)?, call)
+        self.ask_channel(cx, id, app, ChannelSlug::parse(slug)?, call)
     }
 
     pub(super) fn create_channel_request(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
     ) -> Result<Answering, Refusal> {
-        let app = self.authorize(id, request, Role::Manage)?.app.id;
+        let app = self.authorize(cx, id, request, Role::Manage)?.app.id;
         let body: Body<'_> = json::parse(&request.body, "the body")?;
         let slug = body.slug.as_deref();
         let slug = slug.ok_or_else(|| Refusal::field("slug", "slug is required"))?;
@@ -98,59 +110,63 @@ impl Shard {
             return Err(Refusal::field("name", "name is required"));
         }
         let change = Box::new(change(&body)?);
-        self.ask_channel(id, app, slug, ChannelCall::Create(change))
+        self.ask_channel(cx, id, app, slug, ChannelCall::Create(change))
     }
 
     pub(super) fn change_channel_request(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         slug: &str,
     ) -> Result<Answering, Refusal> {
-        let app = self.authorize(id, request, Role::Manage)?.app.id;
+        let app = self.authorize(cx, id, request, Role::Manage)?.app.id;
         let slug = ChannelSlug::parse(slug)?;
         let body: Body<'_> = json::parse(&request.body, "the body")?;
         let change = Box::new(change(&body)?);
-        self.ask_channel(id, app, slug, ChannelCall::Change(change))
+        self.ask_channel(cx, id, app, slug, ChannelCall::Change(change))
     }
 
     pub(super) fn delete_channel_request(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         slug: &str,
     ) -> Result<Answering, Refusal> {
-        let app = self.authorize(id, request, Role::Manage)?.app.id;
-        self.ask_channel(id, app, ChannelSlug::parse(slug)?, ChannelCall::Delete)
+        let app = self.authorize(cx, id, request, Role::Manage)?.app.id;
+        self.ask_channel(cx, id, app, ChannelSlug::parse(slug)?, ChannelCall::Delete)
     }
 
     fn ask_channel(
         &mut self,
+        cx: &mut Context,
         request: RequestId,
         app: AppId,
         slug: ChannelSlug,
         call: ChannelCall,
     ) -> Result<Answering, Refusal> {
         let channel = ChannelKey { app, slug };
-        let home = self.home_shard(&channel);
-        if self.is_way_full(home) {
+        let home = cx.home_shard(&channel);
+        if cx.is_way_full(home) {
             return Err(no_room());
         }
         let asked = ChannelRequest { request, channel, call };
-        self.post(home, Envelope::Channel(Box::new(asked)));
+        cx.post_home(home, ToHome::Channel(Box::new(asked)));
         Ok(Answering::Later)
     }
 
     pub(super) fn list_channels(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
     ) -> Result<Answering, Refusal> {
-        let app = self.authorize(id, request, Role::Secret)?.app.id;
+        let app = self.authorize(cx, id, request, Role::Secret)?.app.id;
         let page = page(request)?;
         let page_size = page_size(request, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
-        let shards: Vec<ShardId> = self.shards().collect();
-        if shards.iter().any(|shard| self.is_way_full(*shard)) {
+        let shards: Vec<ShardId> = cx.shards().collect();
+        if shards.iter().any(|shard| cx.is_way_full(*shard)) {
             return Err(no_room());
         }
         let list = self.lists.insert(PendingList {
@@ -165,17 +181,18 @@ impl Shard {
         });
         // Of a page too far behind only the total is told.
         let last = page.saturating_mul(page_size);
-        let most = if last > LISTED_MAX { 0 } else { last as usize };
+        let count_max = if last > LISTED_MAX { 0 } else { last as usize };
         for shard in shards {
-            let request = ListRequest { shard: self.id, list, app, most };
-            self.post(shard, Envelope::ListChannels(Box::new(request)));
+            let request = ListChannels { shard: cx.shard, list, app, count_max };
+            cx.post_home(shard, ToHome::ListChannels(request));
         }
         Ok(Answering::Later)
     }
 
     /// What one shard has. With the last one it is known which channels stand on the page, and their
     /// home shards are asked for them.
-    pub(crate) fn channel_list(&mut self, key: ListKey, slugs: Vec<ChannelSlug>, total: u64) {
+    pub(crate) fn channel_list(&mut self, cx: &mut Context, channels: ChannelList) {
+        let ChannelList { list: key, slugs, total } = channels;
         let Some(list) = self.lists.get_mut(key) else { return };
         list.slugs.extend(slugs);
         list.total += total;
@@ -190,16 +207,16 @@ impl Shard {
             let Some(list) = self.lists.remove(key) else { return };
             let text = format!("only the first {LISTED_MAX} channels are listed");
             let refused = Err(Refusal::field("page", text));
-            return self.answer(list.request.connection, list.request.sequence, refused);
+            return cx.answer(list.request, refused);
         }
         let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(slugs.len());
         let on_page: Vec<ChannelSlug> = slugs.drain(skip..).take(list.page_size as usize).collect();
         list.described = vec![None; on_page.len()];
         let app = list.app;
-        let mut asked: Vec<(ShardId, Vec<(u32, ChannelSlug)>)> = Vec::new();
+        let mut asked: Vec<(ShardId, Vec<ListedChannel>)> = Vec::new();
         for (position, slug) in on_page.into_iter().enumerate() {
-            let home = self.home_shard(&ChannelKey { app, slug: slug.clone() });
-            let entry = (position as u32, slug);
+            let home = cx.home_shard(&ChannelKey { app, slug: slug.clone() });
+            let entry = ListedChannel { position: position as u32, slug };
             match asked.iter_mut().find(|(shard, _)| *shard == home) {
                 Some((_, channels)) => channels.push(entry),
                 None => asked.push((home, vec![entry])),
@@ -209,29 +226,30 @@ impl Shard {
             list.waiting = asked.len();
         }
         if asked.is_empty() {
-            return self.list_done(key);
+            return self.list_done(cx, key);
         }
         for (home, channels) in asked {
-            let request = DescribeRequest { shard: self.id, list: key, app, channels };
-            self.post(home, Envelope::DescribeChannels(Box::new(request)));
+            let request = DescribeChannels { shard: cx.shard, list: key, app, channels };
+            cx.post_home(home, ToHome::DescribeChannels(Box::new(request)));
         }
     }
 
     /// Channels that one shard has described. With the last ones the list is answered.
-    pub(crate) fn channels_described(&mut self, key: ListKey, channels: Descriptions) {
+    pub(crate) fn channels_described(&mut self, cx: &mut Context, described: ChannelsDescribed) {
+        let ChannelsDescribed { list: key, channels } = described;
         let Some(list) = self.lists.get_mut(key) else { return };
-        for (position, json) in channels {
+        for DescribedChannel { position, json } in channels {
             if let Some(place) = list.described.get_mut(position as usize) {
                 *place = json;
             }
         }
         list.waiting -= 1;
         if list.waiting == 0 {
-            self.list_done(key);
+            self.list_done(cx, key);
         }
     }
 
-    fn list_done(&mut self, key: ListKey) {
+    fn list_done(&mut self, cx: &mut Context, key: ListKey) {
         let Some(list) = self.lists.remove(key) else { return };
         let PendingList { request, page, page_size, total, described, .. } = list;
         let mut body = br#"{"success":true,"data":["#.to_vec();
@@ -243,7 +261,7 @@ impl Shard {
             body.extend_from_slice(json);
         }
         body.extend_from_slice(format!("],{}}}", page_end(page, page_size, total)).as_bytes());
-        self.answer(request.connection, request.sequence, Ok((200, body.into())));
+        cx.answer(request, Ok((200, body.into())));
     }
 }
 

@@ -4,10 +4,14 @@ use pushflo_protocol::http::Request;
 use pushflo_protocol::{ChannelSlug, Refusal};
 
 use crate::accounts::Role;
+use crate::context::Context;
 use crate::edge::Answering;
+use crate::edge::Edge;
 use crate::ids::{ChannelKey, RequestId};
+use crate::mail::ReadPage;
+use crate::mail::ToHome;
+use crate::mail::no_room;
 use crate::pages::PageQuery;
-use crate::shard::{Envelope, Shard, no_room};
 
 /// Messages, or what else there are pages of, on a page if the request does not say.
 pub(super) const PAGE_SIZE_DEFAULT: u64 = 25;
@@ -19,21 +23,23 @@ pub(super) const PAGE_SIZE_MAX: u64 = 100;
 /// client counts exactly.
 const NUMBER_MAX: u64 = (1 << 53) - 1;
 
-impl Shard {
+impl Edge {
     pub(super) fn messages(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         slug: &str,
     ) -> Result<Answering, Refusal> {
-        let access = self.authorize(id, request, Role::Secret)?;
+        let access = self.authorize(cx, id, request, Role::Secret)?;
         let channel = ChannelKey { app: access.app.id, slug: ChannelSlug::parse(slug)? };
         let query = page_query(request)?;
-        let home = self.home_shard(&channel);
-        if self.is_way_full(home) {
+        let home = cx.home_shard(&channel);
+        if cx.is_way_full(home) {
             return Err(no_room());
         }
-        self.post(home, Envelope::Page(Box::new((id, channel, query))));
+        let page = ReadPage { request: id, channel, query };
+        cx.post_home(home, ToHome::ReadPage(Box::new(page)));
         Ok(Answering::Later)
     }
 }

@@ -21,13 +21,18 @@ use pushflo_protocol::proxy::forwarded_for;
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use crate::accounts::{Access, Role};
+use crate::context::Context;
+use crate::edge::Edge;
 use crate::edge::{AllowOrigin, Answering, Reply};
 use crate::ids::{AppId, RequestId};
 use crate::metrics;
-use crate::shard::{AllowedOrigins, Limits, ProxyProtocol, Shard};
+use crate::proxies::ProxyProtocol;
+use crate::settings::AllowedOrigins;
+use crate::settings::Limits;
 
 pub(crate) use batch::PendingBatch;
 pub(crate) use channels::PendingList;
+pub(crate) use publish::new_message;
 
 /// Largest body of a request that changes apps, keys or channels.
 const MANAGEMENT_BYTES_MAX: usize = 64 * 1024;
@@ -109,58 +114,63 @@ impl<'a> Route<'a> {
     }
 }
 
-impl Shard {
+impl Edge {
     /// Does what a request asks for. `unanswered`: earlier requests of the connection still wait.
     pub(crate) fn route(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         unanswered: bool,
     ) -> Answering {
         let method = if request.method == "HEAD" { "GET" } else { request.method };
         let route = Route::parse(request.path)
-            .filter(|route| *route != Route::Metrics || self.settings.metrics_on_main_port);
+            .filter(|route| *route != Route::Metrics || cx.settings.metrics_on_main_port);
         let result = match (method, &route) {
-            (_, route) if !self.admits_origin(request, route.as_ref()) => {
+            (_, route) if !self.admits_origin(cx, request, route.as_ref()) => {
                 let text = "this origin may not call: it is not among the server's allowed_origins";
                 Err(Refusal::new(ErrorCode::Forbidden, text))
             }
             ("OPTIONS", _) => Ok(Answering::Now(preflight())),
-            ("POST", Some(Route::Publish)) => self.publish(id, request),
-            ("POST", Some(Route::PublishBatch)) => self.publish_batch(id, request),
-            ("GET", Some(Route::WebSocket)) => self.upgrade(id, request, unanswered),
-            ("GET", Some(Route::Health)) => Ok(Answering::Now(self.health())),
-            ("GET", Some(Route::Metrics)) => Ok(Answering::Now(self.metrics_page(request))),
+            ("POST", Some(Route::Publish)) => self.publish(cx, id, request),
+            ("POST", Some(Route::PublishBatch)) => self.publish_batch(cx, id, request),
+            ("GET", Some(Route::WebSocket)) => self.upgrade(cx, id, request, unanswered),
+            ("GET", Some(Route::Health)) => Ok(Answering::Now(self.health(cx))),
+            ("GET", Some(Route::Metrics)) => Ok(Answering::Now(self.metrics_page(cx, request))),
             ("GET", Some(Route::Live)) => Ok(Answering::Now(live::page())),
             ("GET", Some(Route::OpenApi)) => Ok(Answering::Now(openapi())),
-            ("POST", Some(Route::Token)) => self.issue_token(id, request),
-            ("GET", Some(Route::Usage)) => self.usage(id, request),
-            ("GET", Some(Route::Channels)) => self.list_channels(id, request),
-            ("POST", Some(Route::Channels)) => self.create_channel_request(id, request),
-            ("GET", Some(Route::Channel(slug))) => self.channel(id, request, slug),
-            ("PATCH", Some(Route::Channel(slug))) => self.change_channel_request(id, request, slug),
-            ("DELETE", Some(Route::Channel(slug))) => {
-                self.delete_channel_request(id, request, slug)
+            ("POST", Some(Route::Token)) => self.issue_token(cx, id, request),
+            ("GET", Some(Route::Usage)) => self.usage(cx, id, request),
+            ("GET", Some(Route::Channels)) => self.list_channels(cx, id, request),
+            ("POST", Some(Route::Channels)) => self.create_channel_request(cx, id, request),
+            ("GET", Some(Route::Channel(slug))) => self.channel(cx, id, request, slug),
+            ("PATCH", Some(Route::Channel(slug))) => {
+                self.change_channel_request(cx, id, request, slug)
             }
-            ("POST", Some(Route::ChannelMessages(slug))) => self.publish_message(id, request, slug),
-            ("GET", Some(Route::ChannelMessages(slug))) => self.messages(id, request, slug),
-            ("GET", Some(Route::ChannelPresence(slug))) => self.presence(id, request, slug),
-            ("GET", Some(Route::Apps)) => self.list_apps(id, request),
-            ("POST", Some(Route::Apps)) => self.create_app(id, request),
-            ("GET", Some(Route::App(app))) => self.app(id, request, app),
-            ("PATCH", Some(Route::App(app))) => self.change_app(id, request, app),
-            ("DELETE", Some(Route::App(app))) => self.delete_app(id, request, app),
-            ("GET", Some(Route::AppKeys(app))) => self.list_keys(id, request, app),
-            ("POST", Some(Route::AppKeys(app))) => self.create_key(id, request, app),
-            ("DELETE", Some(Route::AppKey(app, key))) => self.revoke_key(id, request, app, key),
+            ("DELETE", Some(Route::Channel(slug))) => {
+                self.delete_channel_request(cx, id, request, slug)
+            }
+            ("POST", Some(Route::ChannelMessages(slug))) => {
+                self.publish_message(cx, id, request, slug)
+            }
+            ("GET", Some(Route::ChannelMessages(slug))) => self.messages(cx, id, request, slug),
+            ("GET", Some(Route::ChannelPresence(slug))) => self.presence(cx, id, request, slug),
+            ("GET", Some(Route::Apps)) => self.list_apps(cx, id, request),
+            ("POST", Some(Route::Apps)) => self.create_app(cx, id, request),
+            ("GET", Some(Route::App(app))) => self.app(cx, id, request, app),
+            ("PATCH", Some(Route::App(app))) => self.change_app(cx, id, request, app),
+            ("DELETE", Some(Route::App(app))) => self.delete_app(cx, id, request, app),
+            ("GET", Some(Route::AppKeys(app))) => self.list_keys(cx, id, request, app),
+            ("POST", Some(Route::AppKeys(app))) => self.create_key(cx, id, request, app),
+            ("DELETE", Some(Route::AppKey(app, key))) => self.revoke_key(cx, id, request, app, key),
             (method, route) => {
                 let reply = no_route(method, request.path, route.as_ref());
-                self.metrics().refused(reply.0);
+                cx.metrics().refused(reply.0);
                 Ok(Answering::Now(reply.1))
             }
         };
         result.unwrap_or_else(|refusal| {
-            self.metrics().refused(refusal.code);
+            cx.metrics().refused(refusal.code);
             Answering::Now(Reply::refusal(&refusal))
         })
     }
@@ -183,23 +193,25 @@ impl Shard {
     /// again.
     pub(crate) fn authorize(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         role: Role,
     ) -> Result<Access, Refusal> {
         let key = bearer(request)?;
-        self.authorize_key(id, request, key, role)
+        self.authorize_key(cx, id, request, key, role)
     }
 
     fn authorize_key(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         key: &str,
         role: Role,
     ) -> Result<Access, Refusal> {
-        let Some(access) = self.directory.find(key) else {
-            self.count_wrong_key(id, request)?;
+        let Some(access) = cx.directory.find(key) else {
+            self.count_wrong_key(cx, id, request)?;
             return Err(Refusal::new(ErrorCode::Unauthorized, "the key is not known"));
         };
         if access.role < role {
@@ -221,34 +233,42 @@ impl Shard {
     ///
     /// # Errors
     /// `RATE_LIMITED` where there are too many.
-    fn count_wrong_key(&mut self, id: RequestId, request: &Request<'_>) -> Result<(), Refusal> {
+    fn count_wrong_key(
+        &mut self,
+        cx: &mut Context,
+        id: RequestId,
+        request: &Request<'_>,
+    ) -> Result<(), Refusal> {
         let connection = self.connections.get(id.connection);
         let through_proxy =
             connection.is_some_and(|c| c.proxy == Some(ProxyProtocol::ForwardedFor));
-        let told = self.forwarded_for(request).filter(|_| through_proxy);
-        let slot = told.map(|client| self.shared.address_slot(client));
+        let told = self.forwarded_for(cx, request).filter(|_| through_proxy);
+        let slot = told.map(|client| cx.shared.address_slot(client));
         let slot = slot.or(connection.and_then(|c| c.address()));
         let Some(slot) = slot else { return Ok(()) };
         let slots = self.wrong_keys.len().max(1);
         let Some(rate) = self.wrong_keys.get(slot.index() % slots) else { return Ok(()) };
-        rate.take(self.now.elapsed_ms, self.settings.limits.wrong_keys_per_second_max).map_err(
-            |_| {
-                let text = "too many wrong keys from this address";
-                Refusal::limit(ErrorCode::RateLimited, "wrongKeysPerSecond", 1, text)
-            },
-        )
+        rate.take(cx.now.elapsed_ms, cx.settings.limits.wrong_keys_per_second_max).map_err(|_| {
+            let text = "too many wrong keys from this address";
+            Refusal::limit(ErrorCode::RateLimited, "wrongKeysPerSecond", 1, text)
+        })
     }
 
     /// The address behind a trusted proxy, as it tells it in a header.
-    fn forwarded_for(&self, request: &Request<'_>) -> Option<IpAddr> {
-        let proxies = &self.settings.proxies;
+    fn forwarded_for(&self, cx: &Context, request: &Request<'_>) -> Option<IpAddr> {
+        let proxies = &cx.settings.proxies;
         let values: Vec<&[u8]> = request.headers("x-forwarded-for").collect();
         forwarded_for(values.into_iter(), |address| proxies.trusts(address))
     }
 
     /// Whether a browser's script may ask this of the server at all. What tells nothing of any app is for
     /// all; a WebSocket is told only after its upgrade, where a script can read it.
-    fn admits_origin(&self, request: &Request<'_>, route: Option<&Route<'_>>) -> bool {
+    fn admits_origin(
+        &self,
+        cx: &Context,
+        request: &Request<'_>,
+        route: Option<&Route<'_>>,
+    ) -> bool {
         let is_open = match route {
             Some(Route::WebSocket) => true,
             Some(Route::Live | Route::Health | Route::Metrics | Route::OpenApi) | None => {
@@ -256,16 +276,16 @@ impl Shard {
             }
             Some(_) => false,
         };
-        is_open || self.settings.origins.allows(request.header("origin"))
+        is_open || cx.settings.origins.allows(request.header("origin"))
     }
 
     /// What a browser's script is told about who may read the answer.
-    pub(crate) fn allow_origin(&self, request: &Request<'_>) -> AllowOrigin {
+    pub(crate) fn allow_origin(&self, cx: &Context, request: &Request<'_>) -> AllowOrigin {
         let Some(origin) = request.header("origin").and_then(|value| str::from_utf8(value).ok())
         else {
             return AllowOrigin::None;
         };
-        match &self.settings.origins {
+        match &cx.settings.origins {
             AllowedOrigins::All => AllowOrigin::Any,
             list if list.allows(Some(origin.as_bytes())) => {
                 AllowOrigin::One(format!("Access-Control-Allow-Origin: {origin}"))
@@ -274,31 +294,31 @@ impl Shard {
         }
     }
 
-    fn health(&self) -> Reply {
-        let log_fails = self.shared.log.as_ref().is_some_and(|log| log.is_failing());
+    fn health(&self, cx: &Context) -> Reply {
+        let log_fails = cx.shared.log.as_ref().is_some_and(|log| log.is_failing());
         let (code, status) = match (self.is_draining(), log_fails) {
             (true, _) => (503, "draining"),
             (_, true) => (503, "history cannot be written"),
             _ => (200, "ok"),
         };
-        let timestamp = pushflo_protocol::time::iso8601(self.now.unix_ms);
+        let timestamp = pushflo_protocol::time::iso8601(cx.now.unix_ms);
         let body = format!(r#"{{"status":"{status}","timestamp":"{timestamp}"}}"#);
         Reply::json(code, body)
     }
 
     /// The numbers of the server; those of apps only for who administers it.
-    fn metrics_page(&mut self, request: &Request<'_>) -> Reply {
-        let month = self.month();
-        let access = bearer(request).ok().and_then(|key| self.directory.find(key));
+    fn metrics_page(&mut self, cx: &mut Context, request: &Request<'_>) -> Reply {
+        let month = cx.month();
+        let access = bearer(request).ok().and_then(|key| cx.directory.find(key));
         let is_operator = access
             .is_some_and(|access| access.role == Role::Manage && access.app.id == AppId::DEFAULT);
-        let apps = self.directory.apps().filter(|_| is_operator);
+        let apps = cx.directory.apps().filter(|_| is_operator);
         let mut apps: Vec<_> = apps.map(|app| (app.id, Arc::clone(&app.usage))).collect();
         apps.sort_unstable_by_key(|(app, _)| *app);
         Reply {
             status: 200,
             content_type: Some("text/plain; version=0.0.4; charset=utf-8"),
-            body: metrics::render(&self.shared, &apps, month).into(),
+            body: metrics::render(&cx.shared, &apps, month).into(),
             headers: Vec::new(),
         }
     }

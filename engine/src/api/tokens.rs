@@ -15,9 +15,10 @@ use crate::accounts::{
     token::AUDIENCE, token::Audience, token::Claims, token::NumericDate, token::check_client_id,
     token::check_data, token::parse_patterns, token::sign,
 };
+use crate::context::Context;
+use crate::edge::Edge;
 use crate::edge::{Answering, Reply};
 use crate::ids::RequestId;
-use crate::shard::Shard;
 
 /// How long a token holds if the request does not say, and at most, in seconds.
 const TTL_DEFAULT_S: u64 = 3_600;
@@ -38,9 +39,10 @@ struct Body<'a> {
     ttl: Option<u64>,
 }
 
-impl Shard {
+impl Edge {
     pub(super) fn issue_token(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
     ) -> Result<Answering, Refusal> {
@@ -48,11 +50,11 @@ impl Shard {
         let body: &[u8] = if is_empty { b"{}" } else { &request.body };
         // Who asks is found out before what is wrong with the question is told.
         let access = match bearer(request) {
-            Ok(key) => self.authorize_key(id, request, key, Role::Publish)?,
+            Ok(key) => self.authorize_key(cx, id, request, key, Role::Publish)?,
             Err(refusal) => {
                 let key = json::parse::<Body<'_>>(body, "the body").ok();
                 let key = key.and_then(|body| body.publish_key).ok_or(refusal)?;
-                self.authorize_key(id, request, &key, Role::Publish)?
+                self.authorize_key(cx, id, request, &key, Role::Publish)?
             }
         };
         let body: Body<'_> = json::parse(body, "the body")?;
@@ -60,8 +62,8 @@ impl Shard {
         if !(1..=TTL_MAX_S).contains(&ttl_s) {
             return Err(Refusal::field("ttl", format!("must be from 1 to {TTL_MAX_S} seconds")));
         }
-        let expires_s = self.now.unix_ms / 1000 + ttl_s;
-        let (claims, client_id) = self.claims(&access, body, expires_s)?;
+        let expires_s = cx.now.unix_ms / 1000 + ttl_s;
+        let (claims, client_id) = self.claims(cx, &access, body, expires_s)?;
         let token = sign(&access, &claims)
             .map_err(|error| Refusal::new(ErrorCode::ServerError, error.to_string()))?;
         let host = request.header("host").and_then(|host| str::from_utf8(host).ok());
@@ -90,6 +92,7 @@ impl Shard {
 
     fn claims(
         &mut self,
+        cx: &mut Context,
         access: &Access,
         body: Body<'_>,
         expires_s: u64,
@@ -103,7 +106,7 @@ impl Shard {
             let text = "publish and data are granted with a sec_ or mgmt_ key";
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
-        let generated = || MessageId::new(self.now.unix_ms, self.random.u128(..)).to_string();
+        let generated = || MessageId::new(cx.now.unix_ms, cx.random.u128(..)).to_string();
         let client_id: Box<str> = body.client_id.map_or_else(generated, Cow::into_owned).into();
         let claims = Claims {
             aud: Audience::One(AUDIENCE.into()),

@@ -8,16 +8,19 @@ use pushflo_protocol::{ErrorCode, Refusal};
 use super::bearer;
 use crate::accounts::{Access, Grant};
 use crate::accounts::{token, token::TokenError};
+use crate::context::Context;
 use crate::edge::Answering;
+use crate::edge::Edge;
 use crate::ids::RequestId;
-use crate::shard::{ProxyProtocol, Shard};
+use crate::proxies::ProxyProtocol;
 
 /// What a handshake's key or token grants, or why it is refused after the upgrade.
 type Admitted = Result<(Access, Option<Grant>), (Refusal, CloseCode)>;
 
-impl Shard {
+impl Edge {
     pub(super) fn upgrade(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
         unanswered: bool,
@@ -27,8 +30,8 @@ impl Shard {
             let text = "a WebSocket handshake must not be pipelined behind other requests";
             return Err(Refusal::new(ErrorCode::ValidationError, text));
         }
-        let access = self.admit_websocket(id, request)?;
-        let date = self.date().to_owned();
+        let access = self.admit_websocket(cx, id, request)?;
+        let date = self.date(cx).to_owned();
         let accept = format!("Sec-WebSocket-Accept: {accept}");
         let mut bytes = Vec::new();
         Response {
@@ -40,7 +43,7 @@ impl Shard {
             head_only: false,
         }
         .encode(&date, &mut bytes);
-        self.open_websocket(id.connection, bytes.into(), access);
+        self.open_websocket(cx, id.connection, bytes.into(), access);
         Ok(Answering::Upgraded)
     }
 
@@ -51,16 +54,17 @@ impl Shard {
     /// with too many connections.
     fn admit_websocket(
         &mut self,
+        cx: &mut Context,
         id: RequestId,
         request: &Request<'_>,
     ) -> Result<Admitted, Refusal> {
         let proxy = self.connections.get(id.connection).and_then(|c| c.proxy);
         let is_forwarded = proxy == Some(ProxyProtocol::ForwardedFor);
         if is_forwarded
-            && let Some(client) = self.forwarded_for(request)
-            && !self.count_client(id.connection, client)
+            && let Some(client) = self.forwarded_for(cx, request)
+            && !self.count_client(cx, id.connection, client)
         {
-            let most = self.settings.limits.connections_per_address_max;
+            let most = cx.settings.limits.connections_per_address_max;
             let text = format!("the address has {most} connections, as many as it may");
             return Err(Refusal::limit(ErrorCode::RateLimited, "connectionsPerAddress", 5, text));
         }
@@ -73,12 +77,12 @@ impl Shard {
                 Refusal::new(ErrorCode::Unauthorized, "a token is required: /ws?token=KEY");
             return Ok(Err((refusal, CloseCode::Unauthorized)));
         };
-        let admitted = self.check_shown(&shown);
+        let admitted = self.check_shown(cx, &shown);
         // A token that was good once is no guess.
         let is_guess =
             |error: &TokenError| !matches!(error, TokenError::Expired | TokenError::TooEarly);
         if admitted.as_ref().is_err_and(is_guess) {
-            self.count_wrong_key(id, request)?;
+            self.count_wrong_key(cx, id, request)?;
         }
         let admitted = admitted.map_err(|error| {
             let refusal = Refusal::new(ErrorCode::Unauthorized, error.to_string());
@@ -86,7 +90,7 @@ impl Shard {
         });
         Ok(admitted.and_then(|(access, grant)| {
             let origin = request.header("origin");
-            let allowed = self.settings.origins.allows(origin)
+            let allowed = cx.settings.origins.allows(origin)
                 && access.app.record.settings.allowed_origins.allows(origin);
             if !allowed {
                 let refusal = Refusal::new(ErrorCode::Forbidden, "this origin may not connect");
@@ -97,13 +101,17 @@ impl Shard {
     }
 
     /// A key, or a connection token: a JWT has two dots, a key has none.
-    fn check_shown(&self, shown: &str) -> Result<(Access, Option<Grant>), TokenError> {
+    fn check_shown(
+        &self,
+        cx: &Context,
+        shown: &str,
+    ) -> Result<(Access, Option<Grant>), TokenError> {
         if shown.len() <= TOKEN_BYTES_MAX && shown.bytes().filter(|&byte| byte == b'.').count() == 2
         {
-            let verified = token::verify(&self.directory, shown, self.now.unix_ms);
+            let verified = token::verify(&cx.directory, shown, cx.now.unix_ms);
             return verified.map(|(access, grant)| (access, Some(grant)));
         }
-        let access = self.directory.find(shown).ok_or(TokenError::Unknown)?;
+        let access = cx.directory.find(shown).ok_or(TokenError::Unknown)?;
         Ok((access, None))
     }
 }

@@ -10,7 +10,7 @@ use pushflo_engine::accounts::{Role, Usages};
 use pushflo_engine::clock::unix_ms;
 use pushflo_engine::metrics;
 use pushflo_engine::server::Server;
-use pushflo_engine::shard::Shared;
+use pushflo_engine::shared::Shared;
 use pushflo_protocol::time::Month;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;

@@ -11,7 +11,13 @@ use thiserror::Error;
 
 use crate::accounts::{Plans, Role};
 use crate::retention::Durability;
-use crate::shard::{AllowedOrigins, Limits, OutboxLimits, PresenceTimes, Timeouts, TrustedProxies};
+
+use crate::proxies::TrustedProxies;
+use crate::settings::AllowedOrigins;
+use crate::settings::Limits;
+use crate::settings::OutboxLimits;
+use crate::settings::PresenceTimes;
+use crate::settings::Timeouts;
 use sections::{File, KeysSection, range, value};
 
 /// Where the server listens if nothing else is said.

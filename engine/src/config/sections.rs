@@ -8,8 +8,13 @@ use serde::Deserialize;
 use super::ConfigError;
 use crate::accounts::{plan::Plan, plan::Plans};
 use crate::clock::ticks;
+use crate::proxies::Network;
+use crate::proxies::ProxyProtocol;
+use crate::proxies::TrustedProxies;
 use crate::retention::{Durability, Retention};
-use crate::shard::{Limits, Network, PresenceTimes, ProxyProtocol, Timeouts, TrustedProxies};
+use crate::settings::Limits;
+use crate::settings::PresenceTimes;
+use crate::settings::Timeouts;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -7,9 +7,11 @@ use pushflo_protocol::http::{CONTINUE, Progress, Request, Response};
 use pushflo_protocol::proxy::{self, Prefix};
 use pushflo_protocol::{ErrorCode, Refusal};
 
-use super::Phase;
+use super::connection::Phase;
+use crate::context::Context;
+use crate::edge::Edge;
 use crate::ids::{ConnectionKey, RequestId};
-use crate::shard::{Outcome, Shard};
+use crate::mail::Answer;
 
 /// The answer to one request, and what it must know of the request.
 #[derive(Debug, Default)]
@@ -85,10 +87,15 @@ impl Reply {
     }
 }
 
-impl Shard {
+impl Edge {
     /// Bytes of a connection, whatever it speaks.
-    pub(crate) fn read_connection(&mut self, connection: ConnectionKey, bytes: &mut [u8]) {
-        let now = self.now.tick;
+    pub(crate) fn read_connection(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        bytes: &mut [u8],
+    ) {
+        let now = cx.now.tick;
         let Some(c) = self.connections.get_mut(connection) else { return };
         let mut held =
             c.active.as_mut().map(|a| std::mem::take(&mut a.inbound)).unwrap_or_default();
@@ -107,9 +114,9 @@ impl Shard {
             let rest = input.get_mut(taken..).unwrap_or_default();
             let phase = self.connections.get(connection).map(|c| c.phase);
             let step = match phase {
-                Some(Phase::Proxy) => self.read_proxy(connection, rest),
-                Some(Phase::Http) => self.read_request(connection, rest),
-                Some(Phase::Open { .. }) => self.read_frame(connection, rest),
+                Some(Phase::Proxy) => self.read_proxy(cx, connection, rest),
+                Some(Phase::Http) => self.read_request(cx, connection, rest),
+                Some(Phase::Open { .. }) => self.read_frame(cx, connection, rest),
                 Some(Phase::Closing { .. }) | None => return,
             };
             match step {
@@ -142,13 +149,18 @@ impl Shard {
         }
         c.active().inbound = rest;
         if matches!(c.phase, Phase::Proxy | Phase::Http) {
-            self.arm(connection, self.settings.timeouts.head);
+            self.arm(cx, connection, cx.settings.timeouts.head);
         }
     }
 
     /// Reads what a proxy says of the connection before anything else. `None`: it is not whole, or the
     /// connection is over.
-    fn read_proxy(&mut self, connection: ConnectionKey, bytes: &[u8]) -> Option<usize> {
+    fn read_proxy(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        bytes: &[u8],
+    ) -> Option<usize> {
         if bytes.is_empty() {
             return None;
         }
@@ -156,8 +168,8 @@ impl Shard {
         match proxy::read_prefix(bytes) {
             Prefix::More => None,
             Prefix::Header { client, bytes } => {
-                if client.is_some_and(|client| !self.count_client(connection, client)) {
-                    self.forget_connection(connection);
+                if client.is_some_and(|client| !self.count_client(cx, connection, client)) {
+                    self.forget_connection(cx, connection);
                     return None;
                 }
                 let c = self.connections.get_mut(connection)?;
@@ -167,8 +179,8 @@ impl Shard {
                 Some(bytes)
             }
             Prefix::Invalid => {
-                self.metrics().protocol_errors_total.increment();
-                self.forget_connection(connection);
+                cx.metrics().protocol_errors_total.increment();
+                self.forget_connection(cx, connection);
                 None
             }
         }
@@ -176,30 +188,40 @@ impl Shard {
 
     /// Counts a connection through a proxy for the address of its client. False: that has as many as
     /// it may.
-    pub(crate) fn count_client(&mut self, connection: ConnectionKey, client: IpAddr) -> bool {
-        let slot = self.shared.address_slot(client);
+    pub(crate) fn count_client(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        client: IpAddr,
+    ) -> bool {
+        let slot = cx.shared.address_slot(client);
         let Some(c) = self.connections.get_mut(connection) else { return false };
         if c.address == Some(slot) {
             return true;
         }
-        if !self.shared.admit_address(slot, &self.settings.limits) {
-            self.metrics().connections_refused_total.increment();
+        if !cx.shared.admit_address(slot, &cx.settings.limits) {
+            cx.metrics().connections_refused_total.increment();
             return false;
         }
         if let Some(c) = self.connections.get_mut(connection)
             && let Some(before) = c.address.replace(slot)
         {
-            self.shared.leave_address(before);
+            cx.shared.leave_address(before);
         }
         true
     }
 
     /// Reads one request and sees to its answer. `None`: there is no whole one, or it must wait.
-    fn read_request(&mut self, connection: ConnectionKey, bytes: &[u8]) -> Option<usize> {
+    fn read_request(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        bytes: &[u8],
+    ) -> Option<usize> {
         if bytes.is_empty() {
             return None;
         }
-        let limits = self.settings.limits;
+        let limits = cx.settings.limits;
         let c = self.connections.get_mut(connection)?;
         if !c.may_read(&limits) {
             return None;
@@ -213,71 +235,77 @@ impl Shard {
                 None
             }
             Ok(Progress::Request(request, taken)) => {
-                self.metrics().http_requests_total.increment();
-                self.take_request(connection, &request);
+                cx.metrics().http_requests_total.increment();
+                self.take_request(cx, connection, &request);
                 Some(taken)
             }
             Err(refusal) => {
-                self.metrics().protocol_errors_total.increment();
-                self.refuse_request(connection, refusal);
+                cx.metrics().protocol_errors_total.increment();
+                self.refuse_request(cx, connection, refusal);
                 None
             }
         }
     }
 
-    fn take_request(&mut self, connection: ConnectionKey, request: &Request<'_>) {
+    fn take_request(&mut self, cx: &mut Context, connection: ConnectionKey, request: &Request<'_>) {
         let Some(c) = self.connections.get_mut(connection) else { return };
         let active = c.active();
         let unanswered = !active.answers.is_empty();
         let sequence = active.first_answer.wrapping_add(active.answers.len() as u32);
-        let id = RequestId { shard: self.id, connection, sequence };
+        let id = RequestId { shard: cx.shard, connection, sequence };
         let answer = PendingAnswer {
             bytes: None,
             last: !request.keep_alive() || self.is_draining(),
             head_only: request.method == "HEAD",
             announces_keep_alive: request.http_10,
-            origin: self.allow_origin(request),
+            origin: self.allow_origin(cx, request),
         };
         if let Some(c) = self.connections.get_mut(connection) {
             c.active().answers.push_back(answer);
         }
-        match self.route(id, request, unanswered) {
-            Answering::Now(reply) => self.reply(connection, sequence, reply),
+        match self.route(cx, id, request, unanswered) {
+            Answering::Now(reply) => self.reply(cx, connection, sequence, reply),
             Answering::Later | Answering::Upgraded => {}
         }
     }
 
-    /// The answer to a request that another shard worked on, or to a client's publish.
-    pub(crate) fn answer(&mut self, connection: ConnectionKey, sequence: u32, outcome: Outcome) {
+    /// The answer to a request that somebody else worked on, or to a client's publish.
+    pub(crate) fn answer(&mut self, cx: &mut Context, answer: Answer) {
+        let Answer { request: RequestId { connection, sequence, .. }, outcome } = answer;
         let Some(c) = self.connections.get(connection) else { return };
         match c.phase {
-            Phase::Open { .. } => return self.publish_answered(connection, sequence, outcome),
+            Phase::Open { .. } => return self.publish_answered(cx, connection, sequence, outcome),
             Phase::Proxy | Phase::Closing { .. } => return,
             Phase::Http => {}
         }
         let reply = match outcome {
             Ok((status, body)) => Reply::json(status, body),
             Err(refusal) => {
-                self.metrics().refused(refusal.code);
+                cx.metrics().refused(refusal.code);
                 Reply::refusal(&refusal)
             }
         };
-        self.reply(connection, sequence, reply);
+        self.reply(cx, connection, sequence, reply);
     }
 
     /// Refuses what cannot be read as a request; nothing more is read from the connection.
-    pub(super) fn refuse_request(&mut self, connection: ConnectionKey, refusal: Refusal) {
-        self.metrics().refused(refusal.code);
+    pub(super) fn refuse_request(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        refusal: Refusal,
+    ) {
+        cx.metrics().refused(refusal.code);
         let Some(c) = self.connections.get_mut(connection) else { return };
         let active = c.active();
         active.inbound = Vec::new();
         let sequence = active.first_answer.wrapping_add(active.answers.len() as u32);
         active.answers.push_back(PendingAnswer { last: true, ..PendingAnswer::default() });
-        self.reply(connection, sequence, Reply::refusal(&refusal));
+        self.reply(cx, connection, sequence, Reply::refusal(&refusal));
     }
 
-    fn reply(&mut self, connection: ConnectionKey, sequence: u32, reply: Reply) {
-        let date = self.date().to_owned();
+    fn reply(&mut self, cx: &mut Context, connection: ConnectionKey, sequence: u32, reply: Reply) {
+        let date = self.date(cx).to_owned();
         let Some(c) = self.connections.get_mut(connection) else { return };
         let Some(active) = &mut c.active else { return };
         let index = sequence.wrapping_sub(active.first_answer) as usize;
@@ -305,11 +333,11 @@ impl Shard {
         let mut bytes = Vec::new();
         response.encode(&date, &mut bytes);
         answer.bytes = Some(bytes.into());
-        self.send_answers(connection);
+        self.send_answers(cx, connection);
     }
 
     /// Sends the answers that are ready and whose turn it is.
-    fn send_answers(&mut self, connection: ConnectionKey) {
+    fn send_answers(&mut self, cx: &mut Context, connection: ConnectionKey) {
         let Some(c) = self.connections.get_mut(connection) else { return };
         let Some(active) = &mut c.active else { return };
         let (mut ready, mut last) = (Vec::new(), false);
@@ -328,7 +356,7 @@ impl Shard {
             {
                 active.answers.clear();
             }
-            self.close_after(connection, Bytes::new());
+            self.close_after(cx, connection, Bytes::new());
         }
     }
 }

@@ -1,270 +1,247 @@
-//! One socket's life: HTTP first, then perhaps WebSocket, then closing.
+//! The half of a shard that owns connections: sockets' bytes, sessions, subscriptions, recent frames of
+//! the channels that somebody here listens to, writes that are due, and time-outs.
 //!
-//! A `Connection` is a small record. All that a connection needs only while something happens on
-//! it is in `Active`, which is made when it is needed and dropped when it is empty: an idle
-//! connection owns no buffer.
+//! It names no log and no home. What it wants of a channel goes to the channel's home as
+//! [`ToHome`](crate::mail::ToHome), what it is told comes as [`ToEdge`].
+//!
+//! * `connection`, `session`: what there is of each connection
+//! * `http`, `websocket`, `close`: what is spoken on it, and how it ends
+//! * `subscribe`, `subscription`: subscriptions, from the command to the last message
+//! * `tail`, `write`, `flush`: recent frames, cursors, one write for each connection and turn
+//! * `apps`, `timer`, `drain`: revoked rights, time-outs, leaving in good order
 
+mod apps;
 mod close;
+mod connection;
+mod drain;
+mod flush;
 mod http;
 mod session;
+mod subscribe;
+mod subscription;
+mod tail;
+mod timer;
 mod websocket;
+mod write;
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
 use bytes::Bytes;
-use pushflo_protocol::http::RequestReader;
-use pushflo_protocol::websocket::MessageReader;
+use slotmap::SlotMap;
 
-use crate::ids::SubscriptionKey;
-use crate::shard::{AddressSlot, Batch, Limits, ProxyProtocol};
-
-pub use close::CloseReason;
-use http::PendingAnswer;
+pub(crate) use close::CloseReason;
 pub(crate) use http::{AllowOrigin, Answering, Reply};
-pub use session::Client;
-pub(crate) use session::{Session, TokenGrant};
-use websocket::PendingPublish;
+pub use write::Write;
 
-/// A connection's record.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    phase: Phase,
-    /// The peer sends nothing more.
-    peer_done: bool,
-    /// Something was heard from it.
-    pub(crate) is_heard: bool,
-    /// Where it is counted; not yet known of one that comes through a proxy.
-    address: Option<AddressSlot>,
-    /// How the proxy it comes through tells whose it is.
-    pub(crate) proxy: Option<ProxyProtocol>,
-    /// Who is behind it, while it is a WebSocket.
-    session: Option<Session>,
-    /// The tick at which its time-out comes up; `u32::MAX` for none.
-    pub(crate) timer_tick: u32,
-    /// When the peer was last heard, or, while a request is read, when that began.
-    heard_tick: u32,
-    /// What it is subscribed to.
-    pub(crate) subscriptions: Vec<SubscriptionKey>,
-    active: Option<Box<Active>>,
-}
+use crate::accounts::Rate;
+use crate::api::{PendingBatch, PendingList};
+use crate::context::Context;
+use crate::hash::HashMap;
+use crate::ids::{BatchKey, ChannelKey, ConnectionKey, ListKey, SubscriptionKey, TailKey};
+use crate::mail::Privacy;
+use crate::mail::ToEdge;
+use crate::shared::Refused;
+use connection::Connection;
+use drain::Drain;
+use subscription::Subscription;
+use tail::Tail;
+use timer::TimerWheel;
 
-/// What is spoken on the connection.
+/// Slots for addresses that came with wrong keys; addresses that fall on one share its rate.
+const WRONG_KEY_SLOTS: usize = 4096;
+
+/// What is to be done to a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// A proxy is to tell whose connection it is.
-    Proxy,
-    Http,
-    /// A WebSocket.
-    Open {
-        pinged: bool,
-    },
-    /// A last write is on its way; what the peer sends is dropped. `until` is a tick.
-    Closing {
-        until: u32,
-        half_closed: bool,
-    },
+pub enum Closing {
+    /// Send FIN; what the peer still sends is read and dropped.
+    HalfClose(ConnectionKey),
+    /// Close it, at once and for good. The connection is forgotten already.
+    Close(ConnectionKey),
 }
 
-/// What a connection has only while something happens on it.
-#[derive(Debug, Default)]
-struct Active {
-    /// Bytes of an unfinished request or frame.
-    inbound: Vec<u8>,
-    request_reader: RequestReader,
-    message_reader: MessageReader,
-    /// Answers to pipelined requests in their order.
-    answers: VecDeque<PendingAnswer>,
-    /// The sequence number of the first of `answers`.
-    first_answer: u32,
-    /// Bytes of the connection's own, ready to be written.
-    out: VecDeque<Bytes>,
-    out_bytes: usize,
-    /// What the answers to its own publishes are to carry, in their order.
-    publishes: VecDeque<PendingPublish>,
-    /// The sequence number of the first of `publishes`.
-    first_publish: u32,
-    /// Subscriptions with something to send, each once.
-    behind: VecDeque<SubscriptionKey>,
-    /// What is left of a write that was taken in part.
-    unfinished: Option<Batch>,
-    /// The tick at which the write in flight began.
-    writing_since: u32,
-    is_writing: bool,
-    is_due: bool,
-    /// A command that waits for the answer to an earlier one about the same channel; what comes
-    /// behind it is not read meanwhile.
-    deferred: Option<Box<str>>,
-    /// There was no room when some of its bytes were to be read: see [`Connection::may_read`].
-    is_paused: bool,
+/// The connections of one shard.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    pub(crate) connections: SlotMap<ConnectionKey, Connection>,
+    subscriptions: SlotMap<SubscriptionKey, Subscription>,
+    tails: SlotMap<TailKey, Tail>,
+    tail_of: HashMap<ChannelKey, TailKey>,
+    /// Wrong keys by address, in slots.
+    pub(crate) wrong_keys: Box<[Rate]>,
+    /// Batches of publishes that wait for results of homes.
+    pub(crate) batches: SlotMap<BatchKey, PendingBatch>,
+    /// Lists of channels that wait for homes.
+    pub(crate) lists: SlotMap<ListKey, PendingList>,
+    /// Tails with something new.
+    dirty: Vec<TailKey>,
+    /// Connections with something to write and no write in flight.
+    due: VecDeque<ConnectionKey>,
+    closings: VecDeque<Closing>,
+    /// Connections whose bytes may be read again.
+    resumed: Vec<ConnectionKey>,
+    wheel: TimerWheel,
+    drain: Option<Drain>,
+    /// The `Date` header's value, and the second it is for.
+    date: (u64, String),
 }
 
-impl Connection {
-    pub(crate) fn new(
-        address: Option<AddressSlot>,
-        proxy: Option<ProxyProtocol>,
-        tick: u32,
-    ) -> Self {
-        let is_announced = proxy == Some(ProxyProtocol::Proxy);
+impl Edge {
+    /// One without connections.
+    pub(crate) fn new(cx: &Context) -> Self {
         Self {
-            phase: if is_announced { Phase::Proxy } else { Phase::Http },
-            peer_done: false,
-            is_heard: false,
-            address,
-            proxy,
-            session: None,
-            timer_tick: u32::MAX,
-            heard_tick: tick,
-            subscriptions: Vec::new(),
-            active: None,
+            connections: SlotMap::with_key(),
+            subscriptions: SlotMap::with_key(),
+            tails: SlotMap::with_key(),
+            tail_of: HashMap::default(),
+            wrong_keys: (0..WRONG_KEY_SLOTS).map(|_| Rate::default()).collect(),
+            batches: SlotMap::with_key(),
+            lists: SlotMap::with_key(),
+            dirty: Vec::new(),
+            due: VecDeque::new(),
+            closings: VecDeque::new(),
+            resumed: Vec::new(),
+            wheel: TimerWheel::new(cx.now.tick),
+            drain: None,
+            date: (u64::MAX, String::new()),
         }
     }
 
-    pub(crate) fn is_websocket(&self) -> bool {
-        matches!(self.phase, Phase::Open { .. })
+    /// Does what it is told.
+    pub(crate) fn handle(&mut self, cx: &mut Context, mail: ToEdge) {
+        match mail {
+            ToEdge::Answer(answer) => self.answer(cx, *answer),
+            ToEdge::BatchResults(results) => self.batch_results(cx, *results),
+            ToEdge::ChannelList(list) => self.channel_list(cx, *list),
+            ToEdge::ChannelsDescribed(described) => self.channels_described(cx, *described),
+            ToEdge::Message(message) => self.message(message),
+            ToEdge::Subscribed(subscribed) => self.subscribed(cx, *subscribed),
+            ToEdge::Unsubscribed(subscription) => self.unsubscribed(cx, subscription),
+            ToEdge::Closed(tail) => self.tail_closed(cx, tail),
+            ToEdge::Privacy(privacy) => {
+                let Privacy { tail, is_private, answer } = *privacy;
+                self.tail_privacy(cx, tail, is_private);
+                if let Some(answer) = answer.made() {
+                    cx.answer(answer.request, answer.outcome);
+                }
+            }
+            ToEdge::Roster(roster) => self.tail_roster(cx, roster),
+            ToEdge::PresenceSnapshot(snapshot) => self.presence_snapshot(snapshot),
+            ToEdge::Presence(presence) => self.tail_presence(cx, &presence),
+        }
     }
 
-    /// Who is behind it, while it is a WebSocket.
-    pub(crate) fn session(&self) -> Option<&Session> {
-        self.session.as_ref()
+    /// Whether a time-out may be due.
+    pub(crate) fn is_tick_due(&self, tick: u32) -> bool {
+        self.wheel.tick() < tick
     }
 
-    /// Where it is counted.
-    pub(crate) fn address(&self) -> Option<AddressSlot> {
-        self.address
-    }
-
-    /// Bytes of its own that wait to be written.
-    pub(crate) fn out_bytes(&self) -> usize {
-        self.active.as_ref().map_or(0, |active| active.out_bytes)
-    }
-
-    /// Whether nothing is under way on it.
-    pub(crate) fn is_quiet(&self) -> bool {
-        self.active.is_none() && !matches!(self.phase, Phase::Closing { .. })
-    }
-
-    /// Whether there is room for what more bytes may bring.
-    pub(crate) fn wants_bytes(&self, limits: &Limits) -> bool {
-        self.active.as_ref().is_none_or(|active| {
-            active.deferred.is_none()
-                && active.out_bytes < limits.out_bytes_max
-                && active.answers.len() < limits.pipelined_requests_max
-                && active.publishes.len() < limits.pipelined_requests_max
-        })
-    }
-
-    /// Whether bytes may be read or acted upon now. If there is no room the connection is paused
-    /// until [`Connection::resume`] finds some: bytes that are held come before newer ones.
-    pub(crate) fn may_read(&mut self, limits: &Limits) -> bool {
-        let wanted = self.wants_bytes(limits);
-        match &mut self.active {
-            None => true,
-            Some(active) => {
-                active.is_paused |= !wanted;
-                !active.is_paused
+    /// Does what is due by time. To be called once a tick.
+    pub(crate) fn tick(&mut self, cx: &mut Context) {
+        while let Some((tick, connections)) = self.wheel.advance(cx.now.tick) {
+            for connection in connections {
+                let c = self.connections.get_mut(connection);
+                if let Some(c) = c.filter(|c| c.timer_tick == tick) {
+                    c.timer_tick = u32::MAX;
+                    self.connection_timeout(cx, connection);
+                }
             }
         }
+        self.continue_drain(cx);
+        cx.metrics().subscriptions.set(self.subscriptions.len() as u64);
     }
 
-    /// Has a command wait, and all behind it.
-    pub(crate) fn defer(&mut self, command: &str) {
-        self.active().deferred = Some(command.into());
+    /// Takes a connection from `peer`.
+    ///
+    /// # Errors
+    /// [`Refused`] says which limit is reached; the socket is to be closed.
+    pub(crate) fn accept(
+        &mut self,
+        cx: &mut Context,
+        peer: IpAddr,
+    ) -> Result<ConnectionKey, Refused> {
+        if self.drain.is_some() {
+            return Err(Refused::Draining);
+        }
+        let is_proxy = cx.settings.proxies.trusts(peer);
+        let slot = (!is_proxy).then(|| cx.shared.address_slot(peer));
+        cx.shared.admit(slot, &cx.settings.limits).inspect_err(|_| {
+            cx.metrics().connections_refused_total.increment();
+        })?;
+        let proxy = is_proxy.then_some(cx.settings.proxies.protocol);
+        let connection = self.connections.insert(Connection::new(slot, proxy, cx.now.tick));
+        cx.metrics().connections.increment();
+        cx.metrics().connections_accepted_total.increment();
+        self.arm(cx, connection, cx.settings.timeouts.head);
+        Ok(connection)
     }
 
-    /// Whether a command waits.
-    pub(crate) fn has_deferred(&self) -> bool {
-        self.active.as_ref().is_some_and(|active| active.deferred.is_some())
+    /// Bytes came from a connection. `bytes` is scratch space: frames are unmasked in it.
+    pub(crate) fn received(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        bytes: &mut [u8],
+    ) {
+        cx.metrics().bytes_received_total.add(bytes.len() as u64);
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.is_heard = true;
+        }
+        self.read_connection(cx, connection, bytes);
     }
 
-    /// The command that waited.
-    pub(crate) fn take_deferred(&mut self) -> Option<Box<str>> {
-        self.active.as_mut()?.deferred.take()
+    /// Whether bytes of a connection may be read now. If not, [`Edge::next_resumed`] tells when.
+    pub(crate) fn may_read(&mut self, cx: &Context, connection: ConnectionKey) -> bool {
+        let limits = &cx.settings.limits;
+        self.connections.get_mut(connection).is_some_and(|c| c.may_read(limits))
     }
 
-    /// Ends a pause if there is room again, and says whether it did.
-    pub(crate) fn resume(&mut self, limits: &Limits) -> bool {
-        let wanted = self.wants_bytes(limits);
-        self.active.as_mut().is_some_and(|active| wanted && std::mem::take(&mut active.is_paused))
+    /// Whether nothing was heard from a connection yet, so that it can wait its turn.
+    pub(crate) fn is_newcomer(&self, connection: ConnectionKey) -> bool {
+        self.connections.get(connection).is_some_and(|c| !c.is_heard)
     }
 
-    pub(crate) fn push_out(&mut self, bytes: Bytes) {
-        let active = self.active();
-        active.out_bytes += bytes.len();
-        active.out.push_back(bytes);
+    /// A connection whose bytes are wanted again. Those that it already has are read first.
+    pub(crate) fn next_resumed(&mut self, cx: &mut Context) -> Option<ConnectionKey> {
+        let connection = self.resumed.pop()?;
+        self.resume(cx, connection);
+        Some(connection)
     }
 
-    pub(crate) fn has_out(&self) -> bool {
-        self.active.as_ref().is_some_and(|active| !active.out.is_empty())
+    /// Whether [`Edge::next_resumed`] has one.
+    pub(crate) fn has_resumed(&self) -> bool {
+        !self.resumed.is_empty()
     }
 
-    pub(crate) fn push_behind(&mut self, subscription: SubscriptionKey) {
-        self.active().behind.push_back(subscription);
+    /// What is to be done to sockets.
+    pub(crate) fn next_closing(&mut self) -> Option<Closing> {
+        self.closings.pop_front()
     }
 
-    pub(crate) fn pop_behind(&mut self) -> Option<SubscriptionKey> {
-        self.active.as_mut()?.behind.pop_front()
+    /// The current `Date` header's value.
+    pub(crate) fn date(&mut self, cx: &Context) -> &str {
+        let second = cx.now.unix_ms / 1000;
+        if self.date.0 != second {
+            self.date = (second, pushflo_protocol::http::date(second));
+        }
+        &self.date.1
     }
 
-    /// Whether the connection is to be put in line for a write now.
-    pub(crate) fn take_due(&mut self) -> bool {
-        let Some(active) = &mut self.active else { return false };
-        let something =
-            active.unfinished.is_some() || !active.out.is_empty() || !active.behind.is_empty();
-        let due = something && !active.is_writing && !active.is_due;
-        active.is_due |= due;
-        due
-    }
-
-    /// The batch of a new write: what an earlier one left, or the connection's own bytes. After
-    /// this `out` is empty unless the batch is full.
-    pub(crate) fn begin_write(&mut self, tick: u32) -> Batch {
-        let Some(active) = &mut self.active else { return Batch::default() };
-        active.is_due = false;
-        active.is_writing = true;
-        active.writing_since = tick;
-        let mut batch = active.unfinished.take().unwrap_or_default();
-        while !batch.is_full()
-            && let Some(bytes) = active.out.pop_front()
+    /// Sets a connection's time-out `ticks` from now, unless an earlier one is set.
+    fn arm(&mut self, cx: &Context, connection: ConnectionKey, ticks: u32) {
+        let tick = cx.now.tick.saturating_add(ticks);
+        if let Some(c) = self.connections.get_mut(connection)
+            && c.timer_tick > tick
         {
-            active.out_bytes -= bytes.len();
-            batch.push(bytes);
-        }
-        batch
-    }
-
-    /// A write ended and left `rest`.
-    pub(crate) fn write_done(&mut self, rest: Option<Batch>) {
-        if let Some(active) = &mut self.active {
-            active.is_writing = false;
-            active.unfinished = rest;
-        }
-        self.shrink();
-    }
-
-    fn active(&mut self) -> &mut Active {
-        self.active.get_or_insert_default()
-    }
-
-    /// Gives back what is not needed while nothing happens.
-    fn shrink(&mut self) {
-        if self.active.as_ref().is_some_and(|active| active.is_empty()) {
-            self.active = None;
+            c.timer_tick = self.wheel.set(connection, tick);
         }
     }
-}
 
-impl Active {
-    fn is_empty(&self) -> bool {
-        self.inbound.is_empty()
-            && !self.request_reader.is_reading_body()
-            && self.message_reader.is_idle()
-            && self.answers.is_empty()
-            && self.publishes.is_empty()
-            && self.out.is_empty()
-            && self.behind.is_empty()
-            && self.unfinished.is_none()
-            && self.deferred.is_none()
-            && !self.is_writing
-            && !self.is_paused
+    /// Queues bytes of the connection's own: answers, events, control frames.
+    fn send(&mut self, connection: ConnectionKey, bytes: Bytes) {
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.push_out(bytes);
+            self.mark_due(connection);
+        }
     }
 }

@@ -13,13 +13,20 @@ use pushflo_protocol::websocket::{CloseCode, Received, pong_frame};
 use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal};
 use serde::Deserialize;
 
-use super::{Client, CloseReason, Phase, Session, TokenGrant};
+use super::close::CloseReason;
+use super::connection::Phase;
+use super::session::{Session, TokenGrant};
+use crate::accounts::Client;
 use crate::accounts::plan::limit;
 use crate::accounts::token::CLOCK_LEEWAY_MS;
 use crate::accounts::{Access, Grant, Role, token};
+use crate::api::new_message;
 use crate::clock::ticks;
+use crate::context::Context;
+use crate::edge::Edge;
 use crate::ids::{AppId, ChannelKey, ConnectionKey, RequestId};
-use crate::shard::{Draft, Outcome, ReplyTo, Shard};
+use crate::mail::ReplyTo;
+use crate::pages::Outcome;
 
 /// A publish of the client's that waits for its answer.
 #[derive(Debug)]
@@ -42,17 +49,18 @@ pub(super) enum TokenTime {
 /// thirds of its life if that is later.
 const WARNING_MS: u64 = 30_000;
 
-impl Shard {
+impl Edge {
     /// Makes a connection a WebSocket: `response` is the 101. `access` is what its key or token
     /// grants, or the refusal that it is told in a frame, since browsers do not show an HTTP answer.
     pub(crate) fn open_websocket(
         &mut self,
+        cx: &mut Context,
         connection: ConnectionKey,
         response: Bytes,
         access: Result<(Access, Option<Grant>), (Refusal, CloseCode)>,
     ) {
-        let now_ms = self.now.unix_ms;
-        let generated = MessageId::new(now_ms, self.random.u128(..));
+        let now_ms = cx.now.unix_ms;
+        let generated = MessageId::new(now_ms, cx.random.u128(..));
         let Some(c) = self.connections.get_mut(connection) else { return };
         // The request's own answer is the 101.
         c.active().answers.pop_back();
@@ -69,25 +77,25 @@ impl Shard {
                     }
                     None => Client::generated(generated),
                 };
-                let grant = grant.map(|grant| Box::new(self.token_grant(grant)));
+                let grant = grant.map(|grant| Box::new(self.token_grant(cx, grant)));
                 let connected = event::connected(&client.id(), now_ms);
                 let Some(c) = self.connections.get_mut(connection) else { return };
                 let due = grant.as_ref().map(|grant| grant.warn_tick);
                 c.session = Some(Session::new(&access, client, grant));
                 c.phase = Phase::Open { pinged: false };
-                c.heard_tick = self.now.tick;
-                self.metrics().websocket_connections.increment();
+                c.heard_tick = cx.now.tick;
+                cx.metrics().websocket_connections.increment();
                 self.send(connection, connected);
-                let ping = self.settings.timeouts.ping;
-                let due = due.map_or(ping, |tick| tick.saturating_sub(self.now.tick).min(ping));
-                self.arm(connection, due);
+                let ping = cx.settings.timeouts.ping;
+                let due = due.map_or(ping, |tick| tick.saturating_sub(cx.now.tick).min(ping));
+                self.arm(cx, connection, due);
             }
             Err((refusal, code)) => {
-                self.metrics().refused(refusal.code);
+                cx.metrics().refused(refusal.code);
                 self.send(connection, event::error(&refusal, None, None));
                 let frame =
                     pushflo_protocol::websocket::close_frame(code.value(), &refusal.message);
-                self.close_after(connection, frame);
+                self.close_after(cx, connection, frame);
             }
         }
     }
@@ -95,13 +103,14 @@ impl Shard {
     /// Reads one frame and does what it says. `None`: there is no whole one.
     pub(super) fn read_frame(
         &mut self,
+        cx: &mut Context,
         connection: ConnectionKey,
         bytes: &mut [u8],
     ) -> Option<usize> {
-        let limits = self.settings.limits;
+        let limits = cx.settings.limits;
         let c = self.connections.get(connection)?;
         let app = c.session.as_ref()?.app;
-        let payload_bytes_max = self.payload_bytes_max(app);
+        let payload_bytes_max = self.payload_bytes_max(cx, app);
         let c = self.connections.get_mut(connection)?;
         let Phase::Open { pinged } = &mut c.phase else { return None };
         if bytes.is_empty() {
@@ -116,13 +125,13 @@ impl Shard {
             c.active.as_mut().map(|a| std::mem::take(&mut a.message_reader)).unwrap_or_default();
         let taken = match reader.read(bytes, client_message_bytes_max(payload_bytes_max)) {
             Ok(Some((taken, received))) => {
-                self.frame(connection, app, received, payload_bytes_max);
+                self.frame(cx, connection, app, received, payload_bytes_max);
                 Some(taken)
             }
             Ok(None) => None,
             Err(error) => {
-                self.metrics().protocol_errors_total.increment();
-                self.close_websocket(connection, CloseReason::new(error.code, error.reason));
+                cx.metrics().protocol_errors_total.increment();
+                self.close_websocket(cx, connection, CloseReason::new(error.code, error.reason));
                 return None;
             }
         };
@@ -136,33 +145,36 @@ impl Shard {
 
     fn frame(
         &mut self,
+        cx: &mut Context,
         connection: ConnectionKey,
         app: AppId,
         received: Received<'_>,
         payload_bytes_max: usize,
     ) {
         match received {
-            Received::Text(text) => self.text(connection, app, text, payload_bytes_max),
+            Received::Text(text) => self.text(cx, connection, app, text, payload_bytes_max),
             Received::Ping(payload) => self.send(connection, pong_frame(payload)),
             Received::Fragment | Received::Pong => {}
-            Received::Close { code } => self.close_echo(connection, code),
+            Received::Close { code } => self.close_echo(cx, connection, code),
         }
     }
 
     fn text(
         &mut self,
+        cx: &mut Context,
         connection: ConnectionKey,
         app: AppId,
         text: &str,
         payload_bytes_max: usize,
     ) {
-        if let Err(refused) = self.command(connection, app, text, payload_bytes_max) {
-            self.refuse_command(connection, &refused);
+        if let Err(refused) = self.command(cx, connection, app, text, payload_bytes_max) {
+            self.refuse_command(cx, connection, &refused);
         }
     }
 
     fn command<'a>(
         &mut self,
+        cx: &mut Context,
         connection: ConnectionKey,
         app: AppId,
         text: &'a str,
@@ -174,14 +186,14 @@ impl Shard {
                 Ok(())
             }
             Command::Ack => {
-                self.metrics().acks_total.increment();
+                cx.metrics().acks_total.increment();
                 Ok(())
             }
             Command::Unsubscribe { channel } => {
                 let key = ChannelKey { app, slug: channel };
                 match self.is_settling(connection, &key) {
                     true => self.defer(connection, text),
-                    false => self.unsubscribe(connection, &key),
+                    false => self.unsubscribe(cx, connection, &key),
                 }
                 Ok(())
             }
@@ -191,13 +203,13 @@ impl Shard {
                     self.defer(connection, text);
                     return Ok(());
                 }
-                self.check_start(&start)
-                    .and_then(|()| self.subscribe(connection, key, start, presence))
+                self.check_start(cx, &start)
+                    .and_then(|()| self.subscribe(cx, connection, key, start, presence))
             }
             Command::Publish { publish, reference } => {
-                self.client_publish(connection, &publish, reference)
+                self.client_publish(cx, connection, &publish, reference)
             }
-            Command::Refresh { token } => self.refresh(connection, &token),
+            Command::Refresh { token } => self.refresh(cx, connection, &token),
         };
         done.map_err(|refusal| RefusedCommand::new(refusal, text))
     }
@@ -210,20 +222,20 @@ impl Shard {
     }
 
     /// Goes on with a connection that waited: first with a command of its own that did.
-    pub(crate) fn resume(&mut self, connection: ConnectionKey) {
-        let limits = self.settings.limits;
+    pub(crate) fn resume(&mut self, cx: &mut Context, connection: ConnectionKey) {
+        let limits = cx.settings.limits;
         let Some(c) = self.connections.get_mut(connection) else { return };
         let app = c.session().map(|session| session.app);
         if let Some((command, app)) = c.take_deferred().zip(app) {
-            self.text(connection, app, &command, self.payload_bytes_max(app));
+            self.text(cx, connection, app, &command, self.payload_bytes_max(cx, app));
         }
         let Some(c) = self.connections.get_mut(connection) else { return };
         c.resume(&limits);
-        self.read_connection(connection, &mut []);
+        self.read_connection(cx, connection, &mut []);
     }
 
-    fn check_start(&self, start: &Start) -> Result<(), Refusal> {
-        let most = self.settings.limits.replay_messages_max;
+    fn check_start(&self, cx: &Context, start: &Start) -> Result<(), Refusal> {
+        let most = cx.settings.limits.replay_messages_max;
         match start {
             Start::Last(count) if *count > most => {
                 Err(Refusal::field("replay", format!("last may be at most {most}")))
@@ -234,13 +246,14 @@ impl Shard {
 
     fn client_publish(
         &mut self,
+        cx: &mut Context,
         connection: ConnectionKey,
         publish: &Publish<'_>,
         reference: Option<Cow<'_, str>>,
     ) -> Result<(), Refusal> {
         let Some(c) = self.connections.get(connection) else { return Ok(()) };
         let Some(session) = &c.session else { return Ok(()) };
-        let app = self.directory.require(session.app)?.clone();
+        let app = cx.directory.require(session.app)?.clone();
         if !session.may_publish(&publish.channel, app.record.settings.client_publish) {
             let text = "publishing to this channel over the WebSocket is not granted";
             return Err(Refusal::new(ErrorCode::Forbidden, text));
@@ -253,22 +266,17 @@ impl Shard {
             true => Cow::Owned(format!("{client_id}\0{key}")),
             false => Cow::Borrowed(&**key),
         });
-        self.take_publish(&app)?;
+        self.take_publish(cx, &app)?;
         let Some(c) = self.connections.get_mut(connection) else { return Ok(()) };
         let active = c.active();
         let sequence = active.first_publish.wrapping_add(active.publishes.len() as u32);
         let (channel, reference) = (publish.channel.clone(), reference.map(Into::into));
         active.publishes.push_back(PendingPublish { channel, reference, answer: None });
-        let reply_to = ReplyTo::Client(RequestId { shard: self.id, connection, sequence });
+        let reply_to = ReplyTo::Client(RequestId { shard: cx.shard, connection, sequence });
         let channel = ChannelKey { app: app.id, slug: publish.channel.clone() };
-        let draft = Draft {
-            event_type: &publish.event_type,
-            client_id: Some(&client_id),
-            content: publish.content,
-            key: key.as_deref(),
-        };
-        if let Err(refusal) = self.publish_at_home(channel, draft, reply_to) {
-            self.publish_answered(connection, sequence, Err(refusal));
+        let message = new_message(channel, publish, Some(&client_id), key.as_deref());
+        if let Err(refusal) = self.publish_at_home(cx, message, reply_to) {
+            self.publish_answered(cx, connection, sequence, Err(refusal));
         }
         Ok(())
     }
@@ -276,6 +284,7 @@ impl Shard {
     /// What became of a client's publish. Clients are answered in the order in which they published.
     pub(super) fn publish_answered(
         &mut self,
+        cx: &mut Context,
         connection: ConnectionKey,
         sequence: u32,
         outcome: Outcome,
@@ -295,7 +304,7 @@ impl Shard {
             ready.extend(active.publishes.pop_front().and_then(|publish| publish.answer));
         }
         if let Err(refusal) = outcome {
-            self.metrics().refused(refusal.code);
+            cx.metrics().refused(refusal.code);
         }
         for event in ready {
             self.send(connection, event);
@@ -303,12 +312,17 @@ impl Shard {
     }
 
     /// Takes a fresh token for a connection that came with one.
-    fn refresh(&mut self, connection: ConnectionKey, token: &str) -> Result<(), Refusal> {
+    fn refresh(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        token: &str,
+    ) -> Result<(), Refusal> {
         let unauthorized = |text: String| Refusal::new(ErrorCode::Unauthorized, text);
-        let (access, grant) = token::verify(&self.directory, token, self.now.unix_ms)
+        let (access, grant) = token::verify(&cx.directory, token, cx.now.unix_ms)
             .map_err(|error| unauthorized(error.to_string()))?;
         let expires_ms = grant.expires_ms;
-        let grant = self.token_grant(grant);
+        let grant = self.token_grant(cx, grant);
         let Some(c) = self.connections.get_mut(connection) else { return Ok(()) };
         let Some(session) = &mut c.session else { return Ok(()) };
         if session.grant.is_none() {
@@ -328,33 +342,37 @@ impl Shard {
         let warn_tick = grant.warn_tick;
         session.renew(&access, grant);
         self.send(connection, event::refreshed(expires_ms));
-        self.drop_what_is_not_granted(connection);
-        self.arm(connection, warn_tick.saturating_sub(self.now.tick));
+        self.drop_what_is_not_granted(cx, connection);
+        self.arm(cx, connection, warn_tick.saturating_sub(cx.now.tick));
         Ok(())
     }
 
-    fn token_grant(&self, grant: Grant) -> TokenGrant {
-        let left_ms = grant.expires_ms.saturating_sub(self.now.unix_ms);
+    fn token_grant(&self, cx: &Context, grant: Grant) -> TokenGrant {
+        let left_ms = grant.expires_ms.saturating_sub(cx.now.unix_ms);
         let warn_ms = left_ms.saturating_sub(WARNING_MS.min(left_ms / 3));
         let end_ms = grant.expires_ms.saturating_add(CLOCK_LEEWAY_MS);
-        let end_ms = end_ms.saturating_sub(self.now.unix_ms);
-        let tick = |ms| self.now.tick.saturating_add(ticks(ms));
+        let end_ms = end_ms.saturating_sub(cx.now.unix_ms);
+        let tick = |ms| cx.now.tick.saturating_add(ticks(ms));
         TokenGrant { warn_tick: tick(warn_ms), end_tick: tick(end_ms), is_warned: false, grant }
     }
 
     /// Warns of the end of a token, or closes the connection at it.
-    pub(super) fn token_timeout(&mut self, connection: ConnectionKey) -> TokenTime {
-        let now = self.now.tick;
+    pub(super) fn token_timeout(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+    ) -> TokenTime {
+        let now = cx.now.tick;
         let session = self.connections.get_mut(connection).and_then(|c| c.session.as_mut());
         let Some(token) = session.and_then(|session| session.grant.as_mut()) else {
             return TokenTime::Left(u32::MAX);
         };
         if now >= token.end_tick {
             let refusal = Refusal::new(ErrorCode::Unauthorized, "the token has expired");
-            self.metrics().refused(refusal.code);
+            cx.metrics().refused(refusal.code);
             self.send(connection, event::error(&refusal, None, None));
             let reason = CloseReason::new(CloseCode::Unauthorized, "token expired");
-            self.close_websocket(connection, reason);
+            self.close_websocket(cx, connection, reason);
             return TokenTime::Ended;
         }
         let (end_tick, expires_ms) = (token.end_tick, token.grant.expires_ms);
@@ -367,10 +385,15 @@ impl Shard {
         TokenTime::Left(end_tick - now)
     }
 
-    fn refuse_command(&mut self, connection: ConnectionKey, refused: &RefusedCommand<'_>) {
+    fn refuse_command(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        refused: &RefusedCommand<'_>,
+    ) {
         let RefusedCommand { refusal, channel, reference } = refused;
         debug_assert_ne!(refusal.code, ErrorCode::ServerError);
-        self.metrics().refused(refusal.code);
+        cx.metrics().refused(refusal.code);
         self.send(connection, event::error(refusal, channel.as_ref(), reference.as_deref()));
     }
 }

@@ -36,9 +36,9 @@ pub use store::Past;
 use crate::hash::HashMap;
 use crate::ids::LogId;
 use crate::ids::{AppId, ChannelKey, EpochSlot, ReadKey, RequestId, ShardId};
-use crate::pages::PageQuery;
+use crate::pages::{Outcome, PageQuery};
+use crate::port::Port;
 use crate::retention::{Retention, Retentions};
-use crate::runtime::mailbox::Mailbox;
 use store::Store;
 
 /// Calls that wait for either thread; a shard keeps what does not fit.
@@ -137,11 +137,11 @@ pub struct StoredAnswer {
 /// What a shard asks of the log.
 #[derive(Debug)]
 pub enum LogCall {
-    /// Append messages; answered with [`crate::shard::Envelope::Logged`].
+    /// Append messages; answered with [`Answer::Logged`].
     Append(Append),
-    /// Read what a subscriber missed; answered with [`crate::shard::Envelope::Read`].
+    /// Read what a subscriber missed; answered with [`Answer::Read`].
     Read(Read),
-    /// Read a page; answered to the request.
+    /// Read a page; answered with [`Answer::Page`].
     Page(Box<PageCall>),
 }
 
@@ -233,6 +233,35 @@ pub struct PageCall {
     pub query: PageQuery,
     /// What is kept of the channel.
     pub retention: Retention,
+}
+
+/// An answer to a call.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// What became of the oldest append that was not answered yet.
+    Logged(Logged),
+    /// What was read.
+    Read(Box<ReadDone>),
+    /// A page.
+    Page(Box<PageDone>),
+}
+
+/// What was read.
+#[derive(Clone, Debug)]
+pub struct ReadDone {
+    /// For what.
+    pub read: ReadKey,
+    /// What it is.
+    pub answer: ReadAnswer,
+}
+
+/// A page that was read.
+#[derive(Clone, Debug)]
+pub struct PageDone {
+    /// Who waits for it.
+    pub request: RequestId,
+    /// The page, or why it cannot be read.
+    pub outcome: Outcome,
 }
 
 /// What became of an append.
@@ -418,8 +447,8 @@ pub struct LogPlan {
     pub path: PathBuf,
     /// What is kept of each app's channels.
     pub retentions: Arc<Retentions>,
-    /// All shards' mailboxes.
-    pub mailboxes: Vec<Mailbox>,
+    /// Where answers go, by the shard that asked.
+    pub ports: Vec<Port<Answer>>,
 }
 
 impl Log {
@@ -433,7 +462,7 @@ impl Log {
         let (writer, appends) = bounded(CALLS_MAX);
         let (reader, calls) = bounded(CALLS_MAX);
         let shelf = opened.store;
-        let mailboxes = plan.mailboxes.clone();
+        let ports = plan.ports.clone();
         let (for_reader, for_writer) = (shelf.clone(), Arc::clone(&status));
         let contents = opened.contents;
         let threads = vec![
@@ -441,7 +470,7 @@ impl Log {
                 writer::Writer::new(shelf, plan, for_writer, contents).run(&appends);
             })?,
             std::thread::Builder::new().name("log-reader".into()).spawn(move || {
-                reader::run(&for_reader, &mailboxes, &calls);
+                reader::run(&for_reader, &ports, &calls);
             })?,
         ];
         Ok(Self { writer, reader, threads, status })

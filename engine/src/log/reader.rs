@@ -7,15 +7,17 @@ use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::keep::Keep;
 use super::store::{Past, Store};
-use super::{LogError, LogFailure, PageCall, Read, ReadFrom, ReaderCall, Shelf};
+use super::{
+    Answer, LogError, LogFailure, PageCall, PageDone, Read, ReadDone, ReadFrom, ReaderCall, Shelf,
+};
 use crate::clock::Clock;
 use crate::ids::LogId;
+use crate::ids::ShardId;
 use crate::pages::page_body;
-use crate::runtime::mailbox::{Mailbox, post_and_wait};
-use crate::shard::Envelope;
+use crate::port::Port;
 
 /// Runs until nobody can ask any more.
-pub(super) fn run(shelf: &Shelf, mailboxes: &[Mailbox], calls: &Receiver<ReaderCall>) {
+pub(super) fn run(shelf: &Shelf, ports: &[Port<Answer>], calls: &Receiver<ReaderCall>) {
     let mut clock = Clock::start();
     for call in calls {
         let now_ms = clock.now().steady_ms;
@@ -31,7 +33,8 @@ pub(super) fn run(shelf: &Shelf, mailboxes: &[Mailbox], calls: &Receiver<ReaderC
                         Outlook::ComeAgain => Err(LogFailure(COME_AGAIN.into())),
                     },
                 };
-                post_and_wait(mailboxes, read.shard, Envelope::Read(Box::new((read.read, past))));
+                let done = ReadDone { read: read.read, answer: past };
+                answer(ports, read.shard, Answer::Read(Box::new(done)));
             }
             ReaderCall::Page(page) => {
                 let PageCall { request, channel, log, query, retention } = *page;
@@ -44,10 +47,16 @@ pub(super) fn run(shelf: &Shelf, mailboxes: &[Mailbox], calls: &Receiver<ReaderC
                         Outlook::ComeAgain => Refusal::new(ErrorCode::Overloaded, COME_AGAIN),
                     }),
                 };
-                let envelope = Envelope::Answer(Box::new((request, outcome)));
-                post_and_wait(mailboxes, request.shard, envelope);
+                let done = PageDone { request, outcome };
+                answer(ports, request.shard, Answer::Page(Box::new(done)));
             }
         }
+    }
+}
+
+fn answer(ports: &[Port<Answer>], shard: ShardId, answer: Answer) {
+    if let Some(port) = ports.get(shard.index()) {
+        port.send(answer);
     }
 }
 

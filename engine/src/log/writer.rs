@@ -21,14 +21,13 @@ use super::keep::Keep;
 use super::record::Totals;
 use super::store::{Found, Group, Oldest, Run, Store, TrimChannel};
 use super::{
-    Append, Contents, Entry, LoadedChannel, LogError, LogFailure, LogPlan, LogStatus, NewChannel,
-    Shelf, StoredAnswer, repair,
+    Answer, Append, Contents, Entry, LoadedChannel, LogError, LogFailure, LogPlan, LogStatus,
+    Logged, NewChannel, Shelf, StoredAnswer, repair,
 };
 use crate::clock::Clock;
 use crate::hash::HashMap;
+use crate::ids::ShardId;
 use crate::ids::{AppId, ChannelKey, LogId};
-use crate::runtime::mailbox::post_and_wait;
-use crate::shard::Envelope;
 
 /// Most messages of a group. More wait for the next, so that a group does not take too long.
 const GROUP_MESSAGES_MAX: usize = 16 * 1024;
@@ -196,12 +195,17 @@ impl Writer {
         let earlier = self.failure.clone();
         let earlier = earlier.unwrap_or_else(|| LogFailure("an earlier write failed".into()));
         for append in refused {
-            let outcome = Err(earlier.clone());
-            post_and_wait(&self.plan.mailboxes, append.shard, Envelope::Logged(outcome));
+            self.answer(append.shard, Err(earlier.clone()));
         }
         for append in accepted {
-            let outcome = result.clone();
-            post_and_wait(&self.plan.mailboxes, append.shard, Envelope::Logged(outcome));
+            self.answer(append.shard, result.clone());
+        }
+    }
+
+    fn answer(&self, shard: ShardId, outcome: Logged) {
+        // What was begun before the shards run has none.
+        if let Some(port) = self.plan.ports.get(shard.index()) {
+            port.send(Answer::Logged(outcome));
         }
     }
 

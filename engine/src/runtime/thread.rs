@@ -23,7 +23,9 @@ use crate::clock::{Clock, TICK_MS};
 use crate::ids::ShardId;
 use crate::log::LogHandle;
 use crate::server::Stored;
-use crate::shard::{Settings, Shard, Shared};
+use crate::settings::Settings;
+use crate::shard::Shard;
+use crate::shared::Shared;
 
 /// Entries of the shard's ring: writes that one turn can start without an extra submit.
 const RING_ENTRIES: u32 = 4096;
@@ -122,7 +124,7 @@ fn run(
     let mut shard =
         Shard::new(id, plan.settings, Arc::clone(&plan.shared), plan.seed, plan.clock.now());
     let Stored { apps, metas, channels, answers } = plan.stored;
-    apps.into_iter().for_each(|app| shard.learn(app));
+    apps.into_iter().for_each(|app| shard.load_app(app));
     channels.into_iter().for_each(|channel| shard.load(channel));
     metas.into_iter().for_each(|(channel, meta)| shard.load_meta(&channel, meta));
     answers.into_iter().for_each(|(channel, answer)| shard.load_answer(&channel, answer));

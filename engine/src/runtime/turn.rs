@@ -19,9 +19,12 @@ use super::sockets::{Received, Sockets};
 use super::write::write;
 use crate::accounts::AccountsHandle;
 use crate::clock::{Clock, Now, ticks};
+use crate::edge::Closing;
 use crate::ids::{ConnectionKey, ShardId};
 use crate::log::LogHandle;
-use crate::shard::{Batch, Closing, Shard, Shared};
+use crate::shard::Shard;
+use crate::shard::Write;
+use crate::shared::Shared;
 
 /// Envelopes taken in one turn; more wait for the next, so that sockets get their turn too.
 const ENVELOPES_PER_TURN: usize = 4096;
@@ -53,7 +56,7 @@ pub(super) struct Events {
     /// Connections accepted.
     pub(super) accepted: RefCell<Vec<(OwnedFd, IpAddr)>>,
     /// Writes that ended.
-    written: RefCell<Vec<(ConnectionKey, Batch, io::Result<usize>)>>,
+    written: RefCell<Vec<(ConnectionKey, Write, io::Result<usize>)>>,
     /// A task will offer the outboxes again.
     retrying: Cell<bool>,
 }
@@ -325,7 +328,7 @@ impl Turns {
             if outbox.is_empty() {
                 continue;
             }
-            let sent = outbox.drain(|envelope| mailbox.post(envelope));
+            let sent = outbox.drain(|mail| mailbox.post_mail(mail));
             left |= !outbox.is_empty();
             if sent > 0 && mailbox.wake() {
                 self.shard.metrics().wakeups_total.increment();

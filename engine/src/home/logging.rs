@@ -12,14 +12,18 @@ use slotmap::SlotMap;
 use pushflo_protocol::time::Month;
 use pushflo_protocol::{ErrorCode, Message, Offset, Refusal};
 
-use super::Shard;
-use super::envelope::{Asker, ReplyTo};
+use super::Home;
 use super::idempotency::{Keyed, WINDOW_MS};
+use crate::context::Context;
 use crate::hash::HashMap;
 use crate::ids::{HomeKey, LogId, ReadKey};
 use crate::log::{
-    Append, Entry, LogCall, Logged, NewChannel, PageCall, Read, ReadAnswer, ReadFrom, StoredAnswer,
+    Answer, Append, Entry, LogCall, Logged, NewChannel, PageCall, Read, ReadAnswer, ReadFrom,
+    StoredAnswer,
 };
+use crate::mail::ReplyTo;
+use crate::mail::Subscriber;
+use crate::mail::no_room;
 use crate::retention::{Durability, Retention};
 
 /// Most bytes of messages on their way to the log before publishes are refused.
@@ -62,7 +66,7 @@ pub(super) struct PendingRead {
     /// The channel's head when the round began: how far it goes.
     until: Offset,
     /// Who waits for it, and whether they want to know who is there.
-    askers: Vec<(Asker, bool)>,
+    subscribers: Vec<(Subscriber, bool)>,
     /// What earlier rounds brought.
     missed: Missed,
     rounds: u32,
@@ -100,9 +104,12 @@ struct UnderWay {
     deletes: Vec<HomeKey>,
 }
 
-impl Shard {
+impl Home {
     /// Hands calls over to the log, as far as `post` takes them. Returns whether some are left.
-    pub fn post_log_calls(&mut self, mut post: impl FnMut(LogCall) -> Result<(), LogCall>) -> bool {
+    pub(crate) fn post_log_calls(
+        &mut self,
+        mut post: impl FnMut(LogCall) -> Result<(), LogCall>,
+    ) -> bool {
         while let Some(append) = self.logging.appends.pop_front() {
             if let Err(LogCall::Append(append)) = post(LogCall::Append(append)) {
                 self.logging.appends.push_front(append);
@@ -122,7 +129,7 @@ impl Shard {
     pub(super) fn check_log(&self) -> Result<(), Refusal> {
         let Logging { bytes, appends, .. } = &self.logging;
         if *bytes >= LOGGING_BYTES_MAX || appends.len() >= APPENDS_MAX {
-            return Err(super::no_room());
+            return Err(no_room());
         }
         Ok(())
     }
@@ -143,8 +150,8 @@ impl Shard {
         turn_deletes.append(failed_deletes);
     }
 
-    /// Hands the messages of the turn over.
-    pub(super) fn seal_append(&mut self) {
+    /// Hands the messages of the turn over to the log.
+    pub(crate) fn flush(&mut self, cx: &mut Context) {
         if self.logging.turn.is_empty() && self.logging.turn_deletes.is_empty() {
             return;
         }
@@ -152,15 +159,15 @@ impl Shard {
         let deletes = std::mem::take(&mut self.logging.turn_deletes);
         // One that is merely forgotten may come back after a power loss: nobody misses it.
         let is_awaited = |key: &HomeKey| {
-            let home = self.homes.get(*key);
+            let home = self.channels.get(*key);
             home.and_then(|home| home.extra.as_ref()).is_some_and(|extra| extra.change.is_some())
         };
         let mut sync = deletes.iter().any(is_awaited);
         let mut entries = Vec::with_capacity(messages.len());
         for logged in &messages {
-            let Some(home) = self.homes.get(logged.home) else { continue };
+            let Some(home) = self.channels.get(logged.home) else { continue };
             let Some(log) = home.log else { continue };
-            let app = self.directory.app(home.channel.app);
+            let app = cx.directory.app(home.channel.app);
             sync |= app.is_some_and(|app| app.plan.durability == Durability::Disk);
             let new = (!log.is_known).then(|| {
                 let (channel, epoch) = (home.channel.clone(), home.head.epoch);
@@ -171,19 +178,19 @@ impl Shard {
                 let Keyed { key, content, .. } = &**keyed;
                 let body = home.publish_result(&message, 0);
                 let (key, content) = ((&**key).into(), *content);
-                let until_ms = self.now.steady_ms + WINDOW_MS;
+                let until_ms = cx.now.steady_ms + WINDOW_MS;
                 let offset = message.offset;
                 Box::new(StoredAnswer { key, content, until_ms, offset, body })
             });
             entries.push(Entry { log: log.id, prev, message, new, answer });
         }
         let deleted = |key: &HomeKey| {
-            let home = self.homes.get(*key)?;
+            let home = self.channels.get(*key)?;
             Some((home.log?.id, home.channel.clone()))
         };
         let generation =
-            |key: &HomeKey| Some(self.shared.generation(&self.homes.get(*key)?.channel));
-        let (shard, term) = (self.id, self.logging.term);
+            |key: &HomeKey| Some(cx.shared.generation(&self.channels.get(*key)?.channel));
+        let (shard, term) = (cx.shard, self.logging.term);
         let append = Append {
             shard,
             term,
@@ -196,8 +203,17 @@ impl Shard {
         self.logging.under_way.push_back(UnderWay { term, messages, deletes });
     }
 
+    /// The log's answer to a call.
+    pub(crate) fn log_answered(&mut self, cx: &mut Context, answer: Answer) {
+        match answer {
+            Answer::Logged(outcome) => self.logged(cx, outcome),
+            Answer::Read(done) => self.read_answered(cx, done.read, done.answer),
+            Answer::Page(done) => cx.answer(done.request, done.outcome),
+        }
+    }
+
     /// The log's answer to the oldest append.
-    pub(super) fn logged(&mut self, outcome: Logged) {
+    fn logged(&mut self, cx: &mut Context, outcome: Logged) {
         let Some(UnderWay { term, messages, deletes }) = self.logging.under_way.pop_front() else {
             return;
         };
@@ -205,13 +221,13 @@ impl Shard {
             Ok(()) => {
                 for LoggedMessage { home, message, reply_to, keyed, .. } in messages {
                     self.logging.bytes -= message.frame.len();
-                    if let Some(log) = self.homes.get_mut(home).and_then(|h| h.log.as_mut()) {
+                    if let Some(log) = self.channels.get_mut(home).and_then(|h| h.log.as_mut()) {
                         log.is_known = true;
                     }
-                    self.deliver(home, message, reply_to, keyed);
+                    self.deliver(cx, home, message, reply_to, keyed);
                 }
                 for home in deletes {
-                    self.channel_deleted(home, Ok((204, Bytes::new())));
+                    self.channel_deleted(cx, home, Ok((204, Bytes::new())));
                 }
             }
             Err(failure) => {
@@ -223,13 +239,13 @@ impl Shard {
                 let refusal = Refusal::new(ErrorCode::Overloaded, text);
                 for LoggedMessage { home, message, month, reply_to, keyed, .. } in failed {
                     self.logging.bytes -= message.frame.len();
-                    self.return_message(home, month);
-                    self.publish_failed(reply_to, keyed, &refusal);
+                    self.return_message(cx, home, month);
+                    self.publish_failed(cx, reply_to, keyed, &refusal);
                 }
                 for home in deletes {
                     let text =
                         format!("the channel is closed, its history goes later: {}", failure.0);
-                    self.channel_deleted(home, Err(Refusal::new(ErrorCode::Overloaded, text)));
+                    self.channel_deleted(cx, home, Err(Refusal::new(ErrorCode::Overloaded, text)));
                     self.logging.failed_deletes.push(home);
                 }
             }
@@ -245,7 +261,7 @@ impl Shard {
         let homes: Vec<HomeKey> =
             failed.iter().chain(under_way).map(|logged| logged.home).collect();
         for key in homes {
-            if let Some(home) = self.homes.get_mut(key) {
+            if let Some(home) = self.channels.get_mut(key) {
                 home.given = home.head.offset;
             }
         }
@@ -254,42 +270,43 @@ impl Shard {
     /// Reads what a subscriber missed; it joins when that is there.
     pub(super) fn ask_log(
         &mut self,
-        asker: (Asker, bool),
+        cx: &mut Context,
+        subscriber: (Subscriber, bool),
         key: HomeKey,
         log: LogId,
         from: ReadFrom,
     ) {
         let Logging { reads, reading, .. } = &mut self.logging;
         if let Some(read) = reading.get(&(key, from)).and_then(|&read| reads.get_mut(read)) {
-            read.askers.push(asker);
+            read.subscribers.push(subscriber);
             return;
         }
-        let Some(home) = self.homes.get_mut(key) else { return };
+        let Some(home) = self.channels.get_mut(key) else { return };
         home.reads += 1;
-        let (askers, missed, until) = (vec![asker], Missed::default(), home.head.offset);
-        let read = PendingRead { home: key, log, from, until, askers, missed, rounds: 0 };
+        let (subscribers, missed, until) = (vec![subscriber], Missed::default(), home.head.offset);
+        let read = PendingRead { home: key, log, from, until, subscribers, missed, rounds: 0 };
         let read = reads.insert(read);
         reading.insert((key, from), read);
-        self.read_on(read, from);
+        self.read_on(cx, read, from);
     }
 
     pub(super) fn ask_log_page(&mut self, page: PageCall) {
         self.logging.questions.push_back(LogCall::Page(Box::new(page)));
     }
 
-    fn read_on(&mut self, key: ReadKey, from: ReadFrom) {
+    fn read_on(&mut self, cx: &mut Context, key: ReadKey, from: ReadFrom) {
         let Some(read) = self.logging.reads.get_mut(key) else { return };
-        let Some(home) = self.homes.get(read.home) else { return };
-        let app = self.directory.app(home.channel.app);
+        let Some(home) = self.channels.get(read.home) else { return };
+        let app = cx.directory.app(home.channel.app);
         let retention = app.map_or(Retention::NOTHING, |app| app.plan.retention);
         read.until = home.head.offset;
         let (log, until) = (read.log, read.until);
-        let call = Read { shard: self.id, read: key, log, from, until, retention };
+        let call = Read { shard: cx.shard, read: key, log, from, until, retention };
         self.logging.questions.push_back(LogCall::Read(call));
     }
 
     /// The log's answer to a read.
-    pub(super) fn read_answered(&mut self, key: ReadKey, answer: ReadAnswer) {
+    fn read_answered(&mut self, cx: &mut Context, key: ReadKey, answer: ReadAnswer) {
         let Some(read) = self.logging.reads.get_mut(key) else { return };
         if read.rounds == 0 {
             // Who asks from now on may want what this answer does not have.
@@ -297,10 +314,11 @@ impl Shard {
         }
         let past = match answer {
             Ok(Some(past)) => past,
-            Ok(None) => return self.read_done(key, Ok(None)),
+            Ok(None) => return self.read_done(cx, key, Ok(None)),
             // Nothing is lost yet: who is told of a gap would take it for one.
             Err(failure) => {
                 return self.read_done(
+                    cx,
                     key,
                     Err(Refusal::new(ErrorCode::Overloaded, failure.0.to_string())),
                 );
@@ -310,32 +328,41 @@ impl Shard {
         read.missed.frames.extend(past.frames);
         read.rounds += 1;
         let until = read.until;
-        let Some(home) = self.homes.get(read.home) else { return self.read_done(key, Ok(None)) };
+        let Some(home) = self.channels.get(read.home) else {
+            return self.read_done(cx, key, Ok(None));
+        };
         // What was sent meanwhile is in memory, as a rule.
         match self.recent.after(read.home, until, home.head.offset, 0) {
             Some(frames) => {
                 read.missed.messages += frames.len() as u64;
                 read.missed.frames.extend(frames);
                 let missed = std::mem::take(&mut read.missed);
-                self.read_done(key, Ok(Some(missed)));
+                self.read_done(cx, key, Ok(Some(missed)));
             }
-            None if read.rounds >= ROUNDS_MAX => self.read_done(key, Err(too_fast())),
-            None => self.read_on(key, ReadFrom::After(until)),
+            None if read.rounds >= ROUNDS_MAX => self.read_done(cx, key, Err(too_fast())),
+            None => self.read_on(cx, key, ReadFrom::After(until)),
         }
     }
 
-    fn read_done(&mut self, key: ReadKey, missed: Result<Option<Missed>, Refusal>) {
+    fn read_done(
+        &mut self,
+        cx: &mut Context,
+        key: ReadKey,
+        missed: Result<Option<Missed>, Refusal>,
+    ) {
         let Some(read) = self.logging.reads.remove(key) else { return };
-        if let Some(home) = self.homes.get_mut(read.home) {
+        if let Some(home) = self.channels.get_mut(read.home) {
             home.reads -= 1;
         }
-        for (asker, wants_presence) in read.askers {
+        for (subscriber, wants_presence) in read.subscribers {
             match &missed {
-                Ok(missed) => self.join(asker, read.home, Some(missed.clone()), wants_presence),
-                Err(refusal) => self.subscribe_done(asker, Err(refusal.clone())),
+                Ok(missed) => {
+                    self.join(cx, subscriber, read.home, Some(missed.clone()), wants_presence)
+                }
+                Err(refusal) => self.subscribe_done(cx, subscriber, Err(refusal.clone())),
             }
         }
-        self.forget_if_untouched(read.home);
+        self.forget_if_untouched(cx, read.home);
     }
 }
 

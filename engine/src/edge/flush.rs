@@ -3,41 +3,45 @@
 //! Per subscriber this reads a cursor and clones a reference to a block; it parses, formats and
 //! copies nothing. A connection is in `due` at most once and never while a write is in flight.
 
-use super::Shard;
-use super::batch::Batch;
+use super::Edge;
+use super::Write;
+use crate::context::Context;
 use crate::edge::CloseReason;
 use crate::ids::{ConnectionKey, TailKey};
 
-impl Shard {
+impl Edge {
     /// Seals what the turn brought and finds out who is to get it. To be called once a turn, after
     /// everything that waited was applied and before [`Shard::next_write`].
-    pub fn flush(&mut self) {
-        self.seal_append();
+    pub(crate) fn flush(&mut self, cx: &mut Context) {
         for key in std::mem::take(&mut self.dirty) {
-            self.flush_tail(key);
+            self.flush_tail(cx, key);
         }
-        self.settle();
     }
 
-    /// The next write: all of the batch, in order. [`Shard::written`] must follow.
-    pub fn next_write(&mut self) -> Option<(ConnectionKey, Batch)> {
+    /// The next write: all of the write, in order. [`Shard::written`] must follow.
+    pub(crate) fn next_write(&mut self, cx: &mut Context) -> Option<(ConnectionKey, Write)> {
         while let Some(connection) = self.due.pop_front() {
-            if let Some(batch) = self.gather(connection) {
-                return Some((connection, batch));
+            if let Some(write) = self.gather(cx, connection) {
+                return Some((connection, write));
             }
         }
         None
     }
 
-    /// The socket took `written` bytes of a batch; what it did not take is sent again.
-    pub fn written(&mut self, connection: ConnectionKey, mut batch: Batch, written: usize) {
-        self.metrics().bytes_sent_total.add(written as u64);
+    /// The socket took `written` bytes of a write; what it did not take is sent again.
+    pub(crate) fn written(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        mut write: Write,
+        written: usize,
+    ) {
+        cx.metrics().bytes_sent_total.add(written as u64);
         let Some(c) = self.connections.get_mut(connection) else { return };
-        batch.advance(written);
-        c.write_done((!batch.is_empty()).then_some(batch));
+        write.advance(written);
+        c.write_done((!write.is_empty()).then_some(write));
         self.mark_due(connection);
-        self.after_write(connection);
-        self.settle();
+        self.after_write(cx, connection);
     }
 
     /// Puts a connection in line for a write if it has something to send and none in flight.
@@ -50,17 +54,17 @@ impl Shard {
     }
 
     /// A subscriber of the tail has nothing more to send.
-    pub(super) fn caught_up(&mut self, key: TailKey) {
+    pub(super) fn caught_up(&mut self, cx: &mut Context, key: TailKey) {
         let Some(tail) = self.tails.get_mut(key) else { return };
         tail.behind = tail.behind.saturating_sub(1);
         if tail.behind == 0 && !tail.is_dirty {
             tail.trim(tail.end());
-            self.count_tail_bytes(key);
+            self.count_tail_bytes(cx, key);
         }
     }
 
-    fn flush_tail(&mut self, key: TailKey) {
-        let tail_bytes_max = self.settings.limits.tail_bytes_max;
+    fn flush_tail(&mut self, cx: &mut Context, key: TailKey) {
+        let tail_bytes_max = cx.settings.limits.tail_bytes_max;
         let Some(tail) = self.tails.get_mut(key) else { return };
         tail.is_dirty = false;
         tail.seal();
@@ -85,28 +89,28 @@ impl Shard {
             }
         }
         tail.trim(slowest);
-        self.count_tail_bytes(key);
+        self.count_tail_bytes(cx, key);
         for connection in too_slow {
-            self.metrics().slow_consumers_total.increment();
-            self.close_websocket(connection, CloseReason::TOO_SLOW);
+            cx.metrics().slow_consumers_total.increment();
+            self.close_websocket(cx, connection, CloseReason::TOO_SLOW);
         }
     }
 
-    /// One batch: first what was begun, then the connection's own bytes, then its channels in turn.
-    fn gather(&mut self, connection: ConnectionKey) -> Option<Batch> {
-        let (now, write_timeout) = (self.now.tick, self.settings.timeouts.write);
+    /// One write: first what was begun, then the connection's own bytes, then its channels in turn.
+    fn gather(&mut self, cx: &mut Context, connection: ConnectionKey) -> Option<Write> {
+        let (now, write_timeout) = (cx.now.tick, cx.settings.timeouts.write);
         let c = self.connections.get_mut(connection)?;
-        let mut batch = c.begin_write(now);
+        let mut write = c.begin_write(now);
         let mut messages = 0u64;
         let mut caught_up = Vec::new();
-        while !batch.is_full() && !c.has_out() {
+        while !write.is_full() && !c.has_out() {
             let Some(key) = c.pop_behind() else { break };
             let Some(subscription) = self.subscriptions.get_mut(key) else { continue };
             let Some(tail) = self.tails.get(subscription.tail) else { continue };
-            while !batch.is_full()
+            while !write.is_full()
                 && let Some((bytes, frames)) = tail.block(subscription.cursor)
             {
-                batch.push(bytes.clone());
+                write.push(bytes.clone());
                 messages += u64::from(frames);
                 subscription.cursor += 1;
             }
@@ -117,31 +121,31 @@ impl Shard {
                 c.push_behind(key);
             }
         }
-        let nothing = batch.is_empty();
+        let nothing = write.is_empty();
         if nothing {
             c.write_done(None);
         }
         for tail in caught_up {
-            self.caught_up(tail);
+            self.caught_up(cx, tail);
         }
         if nothing {
             return None;
         }
         // A write that is stuck is found in time; as a rule the time-out that is set already will do.
-        self.arm(connection, write_timeout);
-        let metrics = self.metrics();
+        self.arm(cx, connection, write_timeout);
+        let metrics = cx.metrics();
         if messages > 0 {
             metrics.flushes_total.increment();
             metrics.deliveries_total.add(messages);
         }
-        Some(batch)
+        Some(write)
     }
 
     /// Brings the metric up to what the tail holds.
-    fn count_tail_bytes(&mut self, key: TailKey) {
+    fn count_tail_bytes(&mut self, cx: &mut Context, key: TailKey) {
         let Some(tail) = self.tails.get_mut(key) else { return };
         let change = tail.bytes().wrapping_sub(tail.counted_bytes);
         tail.counted_bytes = tail.bytes();
-        self.metrics().tail_bytes.add(change);
+        cx.metrics().tail_bytes.add(change);
     }
 }

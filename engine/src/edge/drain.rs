@@ -1,9 +1,10 @@
 //! Leaving in good order: requests under way are answered, subscribers are closed with 1001, spread
 //! over a time so that they do not all come to the next server at once.
 
-use super::Shard;
+use super::CloseReason;
+use super::Edge;
 use crate::clock::ticks;
-use crate::edge::CloseReason;
+use crate::context::Context;
 use crate::ids::ConnectionKey;
 
 /// Ticks that connections may take to end after the spread at most: with the default spread all is done
@@ -23,10 +24,10 @@ pub(super) struct Drain {
     spread_ms: u64,
 }
 
-impl Shard {
+impl Edge {
     /// Takes no more connections and closes those there are within `spread_ms`. The shard is done
-    /// when [`Shard::is_drained`]; whoever has not left two seconds after the spread is cut off.
-    pub fn drain(&mut self, spread_ms: u64) {
+    /// when [`Edge::is_drained`]; whoever has not left two seconds after the spread is cut off.
+    pub(crate) fn drain(&mut self, cx: &mut Context, spread_ms: u64) {
         if self.drain.is_some() {
             return;
         }
@@ -40,19 +41,18 @@ impl Shard {
             }
         }
         for connection in idle {
-            self.half_close(connection);
+            self.half_close(cx, connection);
         }
-        self.random.shuffle(&mut waiting);
-        let until = self.now.tick.saturating_add(if spread_ms == 0 { 0 } else { ticks(spread_ms) });
-        let linger = self.settings.timeouts.linger.min(DRAIN_LINGER_MAX);
+        cx.random.shuffle(&mut waiting);
+        let until = cx.now.tick.saturating_add(if spread_ms == 0 { 0 } else { ticks(spread_ms) });
+        let linger = cx.settings.timeouts.linger.min(DRAIN_LINGER_MAX);
         let deadline = until.saturating_add(linger);
         self.drain = Some(Drain { waiting, until, deadline, spread_ms });
-        self.continue_drain();
-        self.settle();
+        self.continue_drain(cx);
     }
 
     /// Whether a drain has ended: every connection is gone.
-    pub fn is_drained(&self) -> bool {
+    pub(crate) fn is_drained(&self) -> bool {
         self.drain.is_some() && self.connections.is_empty()
     }
 
@@ -61,25 +61,25 @@ impl Shard {
         self.drain.is_some()
     }
 
-    pub(super) fn continue_drain(&mut self) {
+    pub(super) fn continue_drain(&mut self, cx: &mut Context) {
         let Some(drain) = &mut self.drain else { return };
-        let ticks_left = drain.until.saturating_sub(self.now.tick) as usize;
+        let ticks_left = drain.until.saturating_sub(cx.now.tick) as usize;
         let share = drain.waiting.len().div_ceil(ticks_left.max(1));
         let rest = drain.waiting.len().saturating_sub(share);
         let now: Vec<ConnectionKey> = drain.waiting.drain(rest..).collect();
         let spread_ms = drain.spread_ms;
-        let overdue: Vec<ConnectionKey> = if self.now.tick >= drain.deadline {
+        let overdue: Vec<ConnectionKey> = if cx.now.tick >= drain.deadline {
             self.connections.keys().collect()
         } else {
             Vec::new()
         };
         for connection in now {
             // Clients come back at different times, the later the more of them there were.
-            let retry_ms = self.random.u64(0..=spread_ms.max(1_000));
-            self.close_websocket(connection, CloseReason::going_away(retry_ms));
+            let retry_ms = cx.random.u64(0..=spread_ms.max(1_000));
+            self.close_websocket(cx, connection, CloseReason::going_away(retry_ms));
         }
         for connection in overdue {
-            self.forget_connection(connection);
+            self.forget_connection(cx, connection);
         }
     }
 }

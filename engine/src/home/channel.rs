@@ -11,15 +11,17 @@ use pushflo_protocol::message::Message;
 use pushflo_protocol::{ErrorCode, Offset, Refusal, StreamPosition};
 use smallvec::SmallVec;
 
-use super::Shard;
+use super::Home;
 use super::idempotency::WINDOW_MS;
 use super::presence::Presence;
-use super::share;
 use crate::accounts::{App, ChannelMeta};
 use crate::accounts::{plan::UNLIMITED, plan::limit};
+use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey, LogId, RequestId, ShardId, TailKey};
 use crate::log::{LoadedChannel, StoredAnswer};
+use crate::mail::no_room;
 use crate::retention::Durability;
+use crate::share;
 
 /// A channel at its home.
 #[derive(Debug)]
@@ -147,45 +149,45 @@ const FORGET_MAX: usize = 256;
 /// How much longer than its messages a channel is kept.
 const FORGET_SLACK_MS: u64 = 2_000;
 
-impl Shard {
+impl Home {
     /// A channel that never had a message and has no subscribers leaves no trace: if it is made
     /// again it gets the same epoch, so nobody can tell, unless some channel was deleted meanwhile.
-    pub(super) fn forget_if_untouched(&mut self, key: HomeKey) {
-        if self.homes.get(key).is_some_and(|home| home.is_untouched() && !home.is_closed()) {
-            self.hide(key);
-            self.homes.remove(key);
+    pub(super) fn forget_if_untouched(&mut self, cx: &mut Context, key: HomeKey) {
+        if self.channels.get(key).is_some_and(|home| home.is_untouched() && !home.is_closed()) {
+            self.hide(cx, key);
+            self.channels.remove(key);
         }
     }
 
     /// Forgets channels whose messages have all become too old, unless something else holds them: a
     /// subscriber, metadata, a key of a publish. Names that come and go must not fill the table. Looks
     /// at some in each tick.
-    pub(super) fn forget_expired(&mut self) {
+    pub(super) fn forget_expired(&mut self, cx: &mut Context) {
         if self.old_homes.is_empty() {
-            self.old_homes = self.homes.keys().collect();
+            self.old_homes = self.channels.keys().collect();
         }
         let looked_at = self.old_homes.len().min(FORGET_LOOKS_MAX);
         let mut forgotten = 0;
         for key in self.old_homes.split_off(self.old_homes.len() - looked_at) {
             if forgotten == FORGET_MAX {
                 self.old_homes.push(key);
-            } else if self.is_expired(key) {
+            } else if self.is_expired(cx, key) {
                 forgotten += 1;
-                self.close_channel(key, None);
+                self.close_channel(cx, key, None);
             }
         }
     }
 
-    fn is_expired(&self, key: HomeKey) -> bool {
-        let Some(home) = self.homes.get(key) else { return false };
-        let Some(app) = self.directory.app(home.channel.app) else { return false };
+    fn is_expired(&self, cx: &Context, key: HomeKey) -> bool {
+        let Some(home) = self.channels.get(key) else { return false };
+        let Some(app) = cx.directory.app(home.channel.app) else { return false };
         // What a reader or a clock that is a moment behind still sees is no loss.
         let since_ms =
-            app.plan.retention.since_ms(self.now.steady_ms).saturating_sub(FORGET_SLACK_MS);
+            app.plan.retention.since_ms(cx.now.steady_ms).saturating_sub(FORGET_SLACK_MS);
         home.next > Offset(1)
             && home.given == home.head.offset
             && home.last_ms < since_ms
-            && home.keyed_until_ms <= self.now.elapsed_ms
+            && home.keyed_until_ms <= cx.now.elapsed_ms
             && home.tails.is_empty()
             && home.reads == 0
             && home.extra.as_ref().is_none_or(|extra| {
@@ -194,14 +196,14 @@ impl Shard {
     }
 
     /// Has nothing find a channel any more.
-    pub(super) fn hide(&mut self, key: HomeKey) {
-        let Some(home) = self.homes.get(key) else { return };
+    pub(super) fn hide(&mut self, cx: &mut Context, key: HomeKey) {
+        let Some(home) = self.channels.get(key) else { return };
         let ChannelKey { app, slug } = &home.channel;
-        self.home_of.remove(&home.channel);
+        self.by_name.remove(&home.channel);
         if let Some(slugs) = self.slugs.get_mut(app) {
             slugs.remove(slug);
         }
-        if let Some(app) = self.directory.app(*app).filter(|_| home.is_counted) {
+        if let Some(app) = cx.directory.app(*app).filter(|_| home.is_counted) {
             app.usage.leave_channel();
         }
     }
@@ -210,12 +212,12 @@ impl Shard {
     ///
     /// # Errors
     /// `QUOTA_EXCEEDED` where the plan has no more.
-    pub(super) fn count_channel(&mut self, key: HomeKey) -> Result<(), Refusal> {
-        let home = self.homes.get_mut(key).ok_or_else(super::no_room)?;
+    pub(super) fn count_channel(&mut self, cx: &mut Context, key: HomeKey) -> Result<(), Refusal> {
+        let home = self.channels.get_mut(key).ok_or_else(no_room)?;
         if home.is_counted {
             return Ok(());
         }
-        let app = self.directory.require(home.channel.app)?;
+        let app = cx.directory.require(home.channel.app)?;
         let most = app.plan.channels_max;
         if !app.usage.take_channel(most) {
             let text = format!("the app has {most} channels, as many as its plan has");
@@ -226,21 +228,21 @@ impl Shard {
     }
 
     /// Counts a channel no more that was counted for something that did not come about.
-    pub(super) fn uncount_if_unused(&mut self, key: HomeKey) {
-        let Some(home) = self.homes.get_mut(key) else { return };
+    pub(super) fn uncount_if_unused(&mut self, cx: &mut Context, key: HomeKey) {
+        let Some(home) = self.channels.get_mut(key) else { return };
         if home.next == Offset(1)
             && home.meta().is_none()
             && std::mem::take(&mut home.is_counted)
-            && let Some(app) = self.directory.app(home.channel.app)
+            && let Some(app) = cx.directory.app(home.channel.app)
         {
             app.usage.leave_channel();
         }
     }
 
     /// Takes over a channel from the log, before the shard runs. Its app must be known.
-    pub fn load(&mut self, loaded: LoadedChannel) {
+    pub(crate) fn load(&mut self, cx: &mut Context, loaded: LoadedChannel) {
         let LoadedChannel { channel, log, epoch, head, next, last_ms, totals, created_ms } = loaded;
-        if let Some(app) = self.directory.app(channel.app) {
+        if let Some(app) = cx.directory.app(channel.app) {
             app.usage.take_channel(UNLIMITED);
         }
         let key = self.insert_home(HomeChannel {
@@ -262,37 +264,46 @@ impl Shard {
     }
 
     /// Takes over what the API added to a channel, before the shard runs.
-    pub fn load_meta(&mut self, channel: &ChannelKey, meta: ChannelMeta) {
-        let Some(app) = self.directory.app(channel.app).cloned() else { return };
-        let key = match self.home_of.get(channel) {
+    pub(crate) fn load_meta(&mut self, cx: &mut Context, channel: &ChannelKey, meta: ChannelMeta) {
+        let Some(app) = cx.directory.app(channel.app).cloned() else { return };
+        let key = match self.by_name.get(channel) {
             Some(&key) => key,
-            None => self.make_home(channel, &app),
+            None => self.make_home(cx, channel, &app),
         };
-        let Some(home) = self.homes.get_mut(key) else { return };
+        let Some(home) = self.channels.get_mut(key) else { return };
         if !std::mem::replace(&mut home.is_counted, true) {
             app.usage.take_channel(UNLIMITED);
         }
-        let presence = meta.presence.then(|| Presence::new(self.random.u32(..)));
+        let presence = meta.presence.then(|| Presence::new(cx.random.u32(..)));
         home.created_ms = home.created_ms.min(meta.created_ms);
         home.extra =
             Some(Box::new(Extra { meta: Some(meta.into()), presence, ..Extra::default() }));
     }
 
     /// Takes over an answer of the log for a publisher who asks again, before the shard runs.
-    pub fn load_answer(&mut self, channel: &ChannelKey, answer: StoredAnswer) {
-        if let Some(&key) = self.home_of.get(channel) {
-            if let Some(home) = self.homes.get_mut(key) {
-                home.keyed_until_ms = self.now.elapsed_ms + WINDOW_MS;
+    pub(crate) fn load_answer(
+        &mut self,
+        cx: &mut Context,
+        channel: &ChannelKey,
+        answer: StoredAnswer,
+    ) {
+        if let Some(&key) = self.by_name.get(channel) {
+            if let Some(home) = self.channels.get_mut(key) {
+                home.keyed_until_ms = cx.now.elapsed_ms + WINDOW_MS;
             }
-            self.idempotency.load(channel.app, key, answer, self.now);
+            self.idempotency.load(channel.app, key, answer, cx.now);
         }
     }
 
     /// The channel, made if it is not there and may be made by using it.
-    pub(super) fn home(&mut self, channel: &ChannelKey) -> Result<HomeKey, Refusal> {
-        let found = self.home_of.get(channel).copied();
-        if self.directory.require(channel.app)?.record.settings.require_channels {
-            let meta = found.and_then(|key| self.homes.get(key)?.meta());
+    pub(super) fn home(
+        &mut self,
+        cx: &mut Context,
+        channel: &ChannelKey,
+    ) -> Result<HomeKey, Refusal> {
+        let found = self.by_name.get(channel).copied();
+        if cx.directory.require(channel.app)?.record.settings.require_channels {
+            let meta = found.and_then(|key| self.channels.get(key)?.meta());
             if meta.is_none() {
                 let text = format!(
                     "there is no channel {}; channels of this app must be created first",
@@ -303,38 +314,39 @@ impl Shard {
         }
         match found {
             Some(key) => Ok(key),
-            None => self.new_home(channel),
+            None => self.new_home(cx, channel),
         }
     }
 
     /// A channel that is not there yet.
-    pub(super) fn new_home(&mut self, channel: &ChannelKey) -> Result<HomeKey, Refusal> {
-        let app = Arc::clone(self.directory.require(channel.app)?);
-        let most = self.settings.limits.channels_per_shard_max;
+    pub(super) fn new_home(
+        &mut self,
+        cx: &mut Context,
+        channel: &ChannelKey,
+    ) -> Result<HomeKey, Refusal> {
+        let app = Arc::clone(cx.directory.require(channel.app)?);
+        let most = cx.settings.limits.channels_per_shard_max;
         let of_app = self.slugs.get(&channel.app).map_or(0, BTreeSet::len);
-        if !share::has_room(of_app, self.homes.len(), most) {
+        if !share::has_room(of_app, self.channels.len(), most) {
             let text = format!(
                 "the app has {of_app} of the {most} channels that this shard takes, and must leave \
                  room for others"
             );
             return Err(Refusal::limit(ErrorCode::QuotaExceeded, limit::CHANNELS, 60, text));
         }
-        Ok(self.make_home(channel, &app))
+        Ok(self.make_home(cx, channel, &app))
     }
 
-    fn make_home(&mut self, channel: &ChannelKey, app: &App) -> HomeKey {
-        let is_logged = self.settings.has_log && app.plan.durability != Durability::Memory;
-        let log = is_logged.then(|| HomeLog { id: self.shared.new_log(), is_known: false });
+    fn make_home(&mut self, cx: &mut Context, channel: &ChannelKey, app: &App) -> HomeKey {
+        let is_logged = cx.settings.has_log && app.plan.durability != Durability::Memory;
+        let log = is_logged.then(|| HomeLog { id: cx.shared.new_log(), is_known: false });
         self.insert_home(HomeChannel {
             channel: channel.clone(),
-            head: StreamPosition {
-                epoch: self.shared.epoch(channel, is_logged),
-                offset: Offset(0),
-            },
+            head: StreamPosition { epoch: cx.shared.epoch(channel, is_logged), offset: Offset(0) },
             given: Offset(0),
             next: Offset(1),
             last_ms: 0,
-            created_ms: self.now.unix_ms,
+            created_ms: cx.now.unix_ms,
             messages: 0,
             is_counted: false,
             log,
@@ -347,9 +359,9 @@ impl Shard {
 
     fn insert_home(&mut self, home: HomeChannel) -> HomeKey {
         let channel = home.channel.clone();
-        let key = self.homes.insert(home);
+        let key = self.channels.insert(home);
         self.slugs.entry(channel.app).or_default().insert(channel.slug.clone());
-        self.home_of.insert(channel, key);
+        self.by_name.insert(channel, key);
         key
     }
 }

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pushflo_protocol::{ErrorCode, Refusal};
 
-use super::envelope::ReplyTo;
-use super::share;
 use crate::clock::Now;
 use crate::hash::{HashMap, Placement};
 use crate::ids::{AppId, HomeKey};
 use crate::log::StoredAnswer;
+use crate::mail::ReplyTo;
+use crate::share;
 
 /// How long an answer is kept, in milliseconds.
 pub(super) const WINDOW_MS: u64 = 5 * 60_000;

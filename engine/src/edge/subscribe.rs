@@ -6,24 +6,37 @@
 use bytes::Bytes;
 use pushflo_protocol::command::Start;
 use pushflo_protocol::event::{self, Recovered};
-use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal, StreamPosition};
+use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal};
 
-use super::Shard;
-use super::envelope::{Asker, Envelope, Subscribed};
-use super::join::is_private as private_channel;
+use super::Edge;
+use super::close::CloseReason;
+use super::connection::Connection;
 use super::subscription::{Subscription, SubscriptionState};
 use super::tail::Tail;
+use crate::accounts::Client;
 use crate::accounts::plan::limit;
-use crate::edge::{Client, CloseReason, Connection};
-use crate::ids::{ChannelKey, ConnectionKey, HomeKey, SubscriptionKey, TailKey};
+use crate::context::Context;
+use crate::ids::{ChannelKey, ConnectionKey, SubscriptionKey, TailKey};
+use crate::mail;
+use crate::mail::Members;
+use crate::mail::PresenceSnapshot;
+use crate::mail::Roster;
+use crate::mail::Subscribe;
+use crate::mail::Subscribed;
+use crate::mail::Subscriber;
+use crate::mail::ToHome;
+use crate::mail::Unsubscribe;
+use crate::mail::WantPresence;
+use crate::mail::private_channel;
 
-impl Shard {
+impl Edge {
     /// A client's `subscribe`.
     ///
     /// # Errors
     /// A refusal for the client; nothing has changed then.
     pub(crate) fn subscribe(
         &mut self,
+        cx: &mut Context,
         connection: ConnectionKey,
         channel: ChannelKey,
         start: Start,
@@ -35,12 +48,12 @@ impl Shard {
             return Err(not_granted());
         }
         if let Some(subscription) = self.find_subscription(connection, &channel) {
-            self.subscribe_again(connection, subscription, start, presence);
+            self.subscribe_again(cx, connection, subscription, start, presence);
             return Ok(());
         }
         let Some(c) = self.connections.get(connection) else { return Ok(()) };
-        let app = self.directory.require(channel.app)?;
-        let of_server = self.settings.limits.subscriptions_per_connection_max;
+        let app = cx.directory.require(channel.app)?;
+        let of_server = cx.settings.limits.subscriptions_per_connection_max;
         let most = app.plan.subscriptions_per_connection_max.min(of_server as u64);
         if c.subscriptions.len() as u64 >= most {
             let text = format!("a connection has at most {most} subscriptions");
@@ -48,26 +61,31 @@ impl Shard {
             return Err(Refusal::limit(ErrorCode::QuotaExceeded, name, 1, text));
         }
         let most = app.plan.subscribes_per_second_max;
-        if let Err(wait_ms) = app.usage.take_subscribe(self.now.elapsed_ms, most) {
+        if let Err(wait_ms) = app.usage.take_subscribe(cx.now.elapsed_ms, most) {
             let text = format!("the app may begin {most} subscriptions a second");
-            return Err(over_rate(limit::SUBSCRIBES_PER_SECOND, wait_ms, text));
+            return Err(Refusal::over_rate(limit::SUBSCRIBES_PER_SECOND, wait_ms, text));
         }
-        if self.is_way_full(self.home_shard(&channel)) {
+        if cx.is_way_full(cx.home_shard(&channel)) {
             let text = "the server is full for the moment; subscribe again shortly";
             return Err(Refusal::new(ErrorCode::Overloaded, text));
         }
-        self.ask_home(connection, channel, start, presence);
+        self.ask_home(cx, connection, channel, start, presence);
         Ok(())
     }
 
     /// A client's `unsubscribe`. One for a channel that is not subscribed is answered as well: what
     /// the client wants is so.
-    pub(crate) fn unsubscribe(&mut self, connection: ConnectionKey, channel: &ChannelKey) {
+    pub(crate) fn unsubscribe(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        channel: &ChannelKey,
+    ) {
         let Some(key) = self.find_subscription(connection, channel) else {
             self.send(connection, event::unsubscribed(&channel.slug));
             return;
         };
-        self.leave(key);
+        self.leave(cx, key);
     }
 
     /// Whether the home shard still has to answer what a connection said about a channel. What it says
@@ -86,7 +104,7 @@ impl Shard {
     }
 
     /// Drops all subscriptions of a connection, without a word to it.
-    pub(crate) fn drop_subscriptions(&mut self, connection: ConnectionKey) {
+    pub(crate) fn drop_subscriptions(&mut self, cx: &mut Context, connection: ConnectionKey) {
         let Some(c) = self.connections.get_mut(connection) else { return };
         let client = c.session().map(|session| session.client().clone());
         for key in std::mem::take(&mut c.subscriptions) {
@@ -97,44 +115,45 @@ impl Shard {
                 SubscriptionState::Pending => continue,
                 SubscriptionState::Live => {
                     let member = client.clone().filter(|_| subscription.is_member);
-                    self.tell_home_of_leaving(tail_key, None, member);
+                    self.tell_home_of_leaving(cx, tail_key, None, member);
                 }
                 SubscriptionState::Leaving => {}
             }
-            self.detach(tail_key, &subscription);
+            self.detach(cx, tail_key, &subscription);
         }
     }
 
-    /// The home shard's answer to a subscription.
-    pub(super) fn subscribed(&mut self, asker: &Asker, outcome: Result<Box<Subscribed>, Refusal>) {
-        let (key, tail_key) = (asker.subscription, asker.tail);
+    /// The home's answer to a subscription.
+    pub(super) fn subscribed(&mut self, cx: &mut Context, subscribed: Subscribed) {
+        let Subscribed { subscriber, outcome } = subscribed;
+        let (key, tail_key) = (subscriber.subscription, subscriber.tail);
         if let Some(tail) = self.tails.get_mut(tail_key) {
             tail.pending = tail.pending.saturating_sub(1);
-            if let Ok(subscribed) = &outcome {
-                tail.home = Some(subscribed.home);
-                tail.is_private = subscribed.is_private;
-                tail.head = Some(subscribed.head);
+            if let Ok(start) = &outcome {
+                tail.home = Some(start.home);
+                tail.is_private = start.is_private;
+                tail.head = Some(start.head);
             }
         }
         let Some(subscription) = self.subscriptions.get_mut(key) else {
             // The connection went away in the meantime.
-            if let Ok(subscribed) = outcome {
-                let member = subscribed.is_member.then(|| asker.client.clone());
-                self.tell_home_of_leaving(tail_key, None, member);
+            if let Ok(start) = outcome {
+                let member = start.is_member.then(|| subscriber.client.clone());
+                self.tell_home_of_leaving(cx, tail_key, None, member);
             }
-            self.drop_tail_if_unused(tail_key);
+            self.drop_tail_if_unused(cx, tail_key);
             return;
         };
         let connection = subscription.connection;
         let Some(tail) = self.tails.get_mut(tail_key) else { return };
         let slug = tail.channel.slug.clone();
-        let subscribed = match outcome {
-            Ok(subscribed) => subscribed,
+        let start = match outcome {
+            Ok(start) => start,
             Err(refusal) => {
                 self.subscriptions.remove(key);
                 self.forget_in_connection(connection, key);
-                self.drop_tail_if_unused(tail_key);
-                self.metrics().refused(refusal.code);
+                self.drop_tail_if_unused(cx, tail_key);
+                cx.metrics().refused(refusal.code);
                 self.send(connection, event::error(&refusal, Some(&slug), None));
                 self.settled(connection);
                 return;
@@ -146,20 +165,20 @@ impl Shard {
         subscription.slot = tail.subscribers.len() as u32;
         tail.subscribers.push(key);
         subscription.state = SubscriptionState::Live;
-        let Subscribed { head, past, missed, is_member, presence, is_private, .. } = *subscribed;
+        let mail::Subscription { head, past, missed, is_member, presence, is_private, .. } = start;
         subscription.is_member = is_member;
         // Its right may have gone while the answer was under way.
         if is_private && !self.may_stay(connection, &slug, true) {
-            self.cut(key, &private_channel());
+            self.cut(cx, key, &private_channel());
             return;
         }
         self.send(connection, event::subscribed(&slug, head, past));
         match presence {
             Some(presence) => self.send(connection, presence),
             // It was asked for while the home shard's answer was under way.
-            None => self.want_presence(key),
+            None => self.want_presence(cx, key),
         }
-        self.metrics().deliveries_total.add(past.map_or(0, |past| past.replayed));
+        cx.metrics().deliveries_total.add(past.map_or(0, |past| past.replayed));
         for frame in missed {
             self.send(connection, frame);
         }
@@ -167,27 +186,27 @@ impl Shard {
     }
 
     /// The home shard's last word on a subscription.
-    pub(super) fn unsubscribed(&mut self, key: SubscriptionKey) {
-        self.end(key, None);
+    pub(super) fn unsubscribed(&mut self, cx: &mut Context, key: SubscriptionKey) {
+        self.end(cx, key, None);
     }
 
     /// Ends a subscription that has no right to be there any more, without waiting for the home shard:
     /// what is published from now on does not reach it.
-    fn cut(&mut self, key: SubscriptionKey, refusal: &Refusal) {
+    fn cut(&mut self, cx: &mut Context, key: SubscriptionKey, refusal: &Refusal) {
         let Some(subscription) = self.subscriptions.get(key) else { return };
-        self.metrics().refused(refusal.code);
+        cx.metrics().refused(refusal.code);
         // The home shard learns of one that is still pending when its answer finds nobody.
         if subscription.state == SubscriptionState::Live {
             let (tail, is_member) = (subscription.tail, subscription.is_member);
             let session = self.connections.get(subscription.connection).and_then(|c| c.session());
             let member = session.map(|session| session.client().clone()).filter(|_| is_member);
-            self.tell_home_of_leaving(tail, None, member);
+            self.tell_home_of_leaving(cx, tail, None, member);
         }
-        self.end(key, Some(refusal));
+        self.end(cx, key, Some(refusal));
     }
 
     /// Takes a subscription away and tells its connection so, with the reason if there is one.
-    fn end(&mut self, key: SubscriptionKey, reason: Option<&Refusal>) {
+    fn end(&mut self, cx: &mut Context, key: SubscriptionKey, reason: Option<&Refusal>) {
         let Some(subscription) = self.subscriptions.remove(key) else { return };
         let (connection, tail_key) = (subscription.connection, subscription.tail);
         let is_pending = subscription.state == SubscriptionState::Pending;
@@ -204,12 +223,12 @@ impl Shard {
             }
         }
         for (bytes, frames) in rest {
-            self.metrics().deliveries_total.add(u64::from(frames));
+            cx.metrics().deliveries_total.add(u64::from(frames));
             self.send(connection, bytes);
         }
         self.forget_in_connection(connection, key);
         if !is_pending {
-            self.detach(tail_key, &subscription);
+            self.detach(cx, tail_key, &subscription);
         }
         if let Some(reason) = reason {
             self.send(connection, event::error(reason, Some(&slug), None));
@@ -228,7 +247,7 @@ impl Shard {
     }
 
     /// Ends the subscriptions of a connection that its token does not grant any more.
-    pub(crate) fn drop_what_is_not_granted(&mut self, connection: ConnectionKey) {
+    pub(crate) fn drop_what_is_not_granted(&mut self, cx: &mut Context, connection: ConnectionKey) {
         let Some(c) = self.connections.get(connection) else { return };
         let is_lost = |key: &&SubscriptionKey| {
             let tail = self.subscriptions.get(**key).and_then(|found| self.tails.get(found.tail));
@@ -236,22 +255,22 @@ impl Shard {
         };
         let lost: Vec<SubscriptionKey> = c.subscriptions.iter().filter(is_lost).copied().collect();
         for key in lost {
-            self.cut(key, &not_granted());
+            self.cut(cx, key, &not_granted());
         }
     }
 
     /// The channel was deleted: all its subscribers here are told, and whoever was about to come
     /// back asks again.
-    pub(super) fn tail_closed(&mut self, key: TailKey) {
+    pub(super) fn tail_closed(&mut self, cx: &mut Context, key: TailKey) {
         let Some(tail) = self.tails.get_mut(key) else { return };
         tail.home = None;
         for subscription in tail.subscribers.clone() {
-            self.unsubscribed(subscription);
+            self.unsubscribed(cx, subscription);
         }
     }
 
     /// The channel is private now, or is not any more: whoever may not be there has to go.
-    pub(super) fn tail_privacy(&mut self, key: TailKey, is_private: bool) {
+    pub(super) fn tail_privacy(&mut self, cx: &mut Context, key: TailKey, is_private: bool) {
         let Some(tail) = self.tails.get_mut(key) else { return };
         tail.is_private = is_private;
         if !is_private {
@@ -261,15 +280,16 @@ impl Shard {
         for key in tail.subscribers.clone() {
             let Some(subscription) = self.subscriptions.get(key) else { continue };
             if !self.may_stay(subscription.connection, &slug, true) {
-                self.cut(key, &private_channel());
+                self.cut(cx, key, &private_channel());
             }
         }
     }
 
     /// Tells those who want to know who is there. Whoever has too much waiting is too slow.
-    pub(super) fn tail_presence(&mut self, key: TailKey, frame: &Bytes) {
+    pub(super) fn tail_presence(&mut self, cx: &mut Context, presence: &mail::Presence) {
+        let mail::Presence { tail: key, ref frame } = *presence;
         let Some(tail) = self.tails.get(key) else { return };
-        let most = self.settings.limits.tail_bytes_max;
+        let most = cx.settings.limits.tail_bytes_max;
         for subscription in tail.subscribers.clone() {
             let Some(found) = self.subscriptions.get(subscription) else { continue };
             if !found.wants_presence || !matches!(found.state, SubscriptionState::Live) {
@@ -278,8 +298,8 @@ impl Shard {
             let connection = found.connection;
             let waiting = self.connections.get(connection).map_or(0, |c| c.out_bytes() as u64);
             if waiting > most {
-                self.metrics().slow_consumers_total.increment();
-                self.close_websocket(connection, CloseReason::TOO_SLOW);
+                cx.metrics().slow_consumers_total.increment();
+                self.close_websocket(cx, connection, CloseReason::TOO_SLOW);
             } else {
                 self.send(connection, frame.clone());
             }
@@ -287,7 +307,8 @@ impl Shard {
     }
 
     /// The next message of a tail.
-    pub(super) fn tail_push(&mut self, key: TailKey, frame: Bytes, head: StreamPosition) {
+    pub(super) fn message(&mut self, message: mail::Message) {
+        let mail::Message { tail: key, frame, head } = message;
         let Some(tail) = self.tails.get_mut(key) else { return };
         tail.head = Some(head);
         tail.push(frame);
@@ -299,6 +320,7 @@ impl Shard {
 
     fn ask_home(
         &mut self,
+        cx: &mut Context,
         connection: ConnectionKey,
         channel: ChannelKey,
         start: Start,
@@ -332,15 +354,16 @@ impl Shard {
         if let Some(c) = self.connections.get_mut(connection) {
             c.subscriptions.push(subscription);
         }
-        let (shard, home) = (self.id, self.home_shard(&channel));
-        let asker = Asker { shard, tail, subscription, client, may_enter };
-        let subscribe = Envelope::Subscribe { asker, channel, start, wants_presence };
-        self.post(home, subscribe);
+        let (shard, home) = (cx.shard, cx.home_shard(&channel));
+        let subscriber = Subscriber { shard, tail, subscription, client, may_enter };
+        let subscribe = Subscribe { subscriber, channel, start, wants_presence };
+        cx.post_home(home, ToHome::Subscribe(Box::new(subscribe)));
     }
 
     /// A second subscribe to a channel is answered again.
     fn subscribe_again(
         &mut self,
+        cx: &mut Context,
         connection: ConnectionKey,
         key: SubscriptionKey,
         start: Start,
@@ -355,30 +378,25 @@ impl Shard {
         let answer = event::subscribed(&tail.channel.slug, head, past);
         self.send(connection, answer);
         if presence {
-            self.want_presence(key);
+            self.want_presence(cx, key);
         }
     }
 
     /// Asks the home shard who is there, for one who wants to know that.
-    fn want_presence(&mut self, key: SubscriptionKey) {
+    fn want_presence(&mut self, cx: &mut Context, key: SubscriptionKey) {
         let Some(subscription) = self.subscriptions.get(key) else { return };
         if !subscription.wants_presence || !subscription.is_member {
             return;
         }
-        let (tail, connection) = (subscription.tail, subscription.connection);
-        let session = self.connections.get(connection).and_then(|c| c.session());
-        let Some(session) = session else { return };
-        let client = session.client().clone();
-        let Some((channel, Some(home))) = self.tails.get(tail).map(|t| (t.channel.clone(), t.home))
-        else {
-            return;
-        };
-        let asker = Asker { shard: self.id, tail, subscription: key, client, may_enter: true };
-        self.post(self.home_shard(&channel), Envelope::WantPresence { asker, home });
+        let Some(tail) = self.tails.get(subscription.tail) else { return };
+        let Some(home) = tail.home else { return };
+        let want = WantPresence { shard: cx.shard, subscription: key, home };
+        cx.post_home(cx.home_shard(&tail.channel), ToHome::WantPresence(want));
     }
 
     /// Who is there, for one subscriber.
-    pub(super) fn presence_snapshot(&mut self, key: SubscriptionKey, frame: Bytes) {
+    pub(super) fn presence_snapshot(&mut self, snapshot: PresenceSnapshot) {
+        let PresenceSnapshot { subscription: key, frame } = snapshot;
         let Some(subscription) = self.subscriptions.get(key) else { return };
         if matches!(subscription.state, SubscriptionState::Live) {
             self.send(subscription.connection, frame);
@@ -386,53 +404,53 @@ impl Shard {
     }
 
     /// Presence was switched on or off while there are subscribers.
-    pub(super) fn tail_roster(&mut self, key: TailKey, home: HomeKey, presence: Option<u32>) {
+    pub(super) fn tail_roster(&mut self, cx: &mut Context, roster: Roster) {
+        let Roster { tail: key, home, roster } = roster;
         let Some(tail) = self.tails.get(key).filter(|tail| tail.home == Some(home)) else { return };
         let channel = tail.channel.clone();
         let mut clients = Vec::new();
         for subscription in tail.subscribers.clone() {
             let Some(found) = self.subscriptions.get_mut(subscription) else { continue };
-            found.is_member = presence.is_some() && matches!(found.state, SubscriptionState::Live);
+            found.is_member = roster.is_some() && matches!(found.state, SubscriptionState::Live);
             if found.is_member {
                 let session = self.connections.get(found.connection).and_then(|c| c.session());
                 clients.extend(session.map(|session| session.client().clone()));
             }
         }
-        if let Some(time) = presence {
-            let members = Box::new((home, time, clients));
-            self.post(self.home_shard(&channel), Envelope::Members(members));
+        if let Some(roster) = roster {
+            let members = Members { home, roster, clients };
+            cx.post_home(cx.home_shard(&channel), ToHome::Members(Box::new(members)));
         }
     }
 
-    fn leave(&mut self, key: SubscriptionKey) {
+    fn leave(&mut self, cx: &mut Context, key: SubscriptionKey) {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
         subscription.state = SubscriptionState::Leaving;
         let (tail, is_member) = (subscription.tail, subscription.is_member);
         let session = self.connections.get(subscription.connection).and_then(|c| c.session());
         let member = session.map(|session| session.client().clone()).filter(|_| is_member);
-        self.tell_home_of_leaving(tail, Some(key), member);
+        self.tell_home_of_leaving(cx, tail, Some(key), member);
     }
 
     fn tell_home_of_leaving(
         &mut self,
+        cx: &mut Context,
         tail: TailKey,
         subscription: Option<SubscriptionKey>,
         member: Option<Client>,
     ) {
-        let Some((home_shard, home)) = self
-            .tails
-            .get(tail)
-            .and_then(|t| t.home.map(|home| (self.home_shard(&t.channel), home)))
+        let Some((home_shard, home)) =
+            self.tails.get(tail).and_then(|t| t.home.map(|home| (cx.home_shard(&t.channel), home)))
         else {
             return;
         };
-        let shard = self.id;
-        let leave = Envelope::Unsubscribe { shard, tail, home, subscription, member };
-        self.post(home_shard, leave);
+        let shard = cx.shard;
+        let leave = Unsubscribe { shard, tail, home, subscription, member };
+        cx.post_home(home_shard, ToHome::Unsubscribe(Box::new(leave)));
     }
 
     /// Takes a subscription out of its tail.
-    fn detach(&mut self, tail_key: TailKey, subscription: &Subscription) {
+    fn detach(&mut self, cx: &mut Context, tail_key: TailKey, subscription: &Subscription) {
         let Some(tail) = self.tails.get_mut(tail_key) else { return };
         let slot = subscription.slot as usize;
         if slot < tail.subscribers.len() {
@@ -443,17 +461,17 @@ impl Shard {
             }
         }
         if subscription.is_behind {
-            self.caught_up(tail_key);
+            self.caught_up(cx, tail_key);
         }
-        self.drop_tail_if_unused(tail_key);
+        self.drop_tail_if_unused(cx, tail_key);
     }
 
-    fn drop_tail_if_unused(&mut self, key: TailKey) {
+    fn drop_tail_if_unused(&mut self, cx: &mut Context, key: TailKey) {
         if self.tails.get(key).is_some_and(Tail::is_unused)
             && let Some(tail) = self.tails.remove(key)
         {
             self.tail_of.remove(&tail.channel);
-            self.metrics().tail_bytes.add(tail.counted_bytes.wrapping_neg());
+            cx.metrics().tail_bytes.add(tail.counted_bytes.wrapping_neg());
         }
     }
 
@@ -479,12 +497,6 @@ impl Shard {
 
 fn not_granted() -> Refusal {
     Refusal::new(ErrorCode::Forbidden, "the token does not grant this channel")
-}
-
-/// The refusal of what comes faster than a rate allows.
-pub(crate) fn over_rate(name: &'static str, wait_ms: u64, text: String) -> Refusal {
-    let wait_s = u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX);
-    Refusal::limit(ErrorCode::RateLimited, name, wait_s, text)
 }
 
 /// The answer to a request for the past by someone who already gets messages.

@@ -12,34 +12,25 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pushflo_protocol::event::{self, PresenceMember};
 
-use super::Shard;
-use super::envelope::{Asker, Envelope};
-use crate::edge::Client;
+use super::Home;
+use crate::accounts::Client;
+use crate::context::Context;
 use crate::ids::HomeKey;
+use crate::mail;
+use crate::mail::Members;
+use crate::mail::PresenceSnapshot;
+use crate::mail::ToEdge;
+use crate::mail::WantPresence;
+use crate::settings::PresenceTimes;
 
 /// Most members of a channel; who comes beyond gets its messages and is not a member.
 const MEMBERS_MAX: usize = 1_000_000;
-
-/// Times of presence.
-#[derive(Clone, Copy, Debug)]
-pub struct PresenceTimes {
-    /// Between two events of a channel, in milliseconds.
-    pub interval_ms: u64,
-    /// How long a member may be away before it has left, in milliseconds.
-    pub grace_ms: u64,
-}
-
-impl Default for PresenceTimes {
-    fn default() -> Self {
-        Self { interval_ms: 1_000, grace_ms: 10_000 }
-    }
-}
 
 /// The members of one channel.
 #[derive(Debug, Default)]
 pub(super) struct Presence {
     /// Names this time that presence was switched on.
-    time: u32,
+    roster: u32,
     members: BTreeMap<MemberId, Member>,
     /// Members that are not announced yet, in the order they came. Some may be gone again.
     joined: Vec<MemberId>,
@@ -83,14 +74,14 @@ struct Member {
 }
 
 impl Presence {
-    /// Nobody is there yet. `time` names this time that presence was switched on.
-    pub(super) fn new(time: u32) -> Self {
-        Self { time, ..Self::default() }
+    /// Nobody is there yet. `roster` names this time that presence was switched on.
+    pub(super) fn new(roster: u32) -> Self {
+        Self { roster, ..Self::default() }
     }
 
     /// Which time it was switched on.
-    pub(super) fn time(&self) -> u32 {
-        self.time
+    pub(super) fn roster(&self) -> u32 {
+        self.roster
     }
 
     /// A subscription of `client` began. Returns whether it counts.
@@ -207,19 +198,20 @@ impl Presence {
     }
 }
 
-impl Shard {
+impl Home {
     /// Has a channel's presence looked at in the coming ticks.
     pub(super) fn presence_changed(&mut self, key: HomeKey) {
-        let presence = self.homes.get_mut(key).and_then(|home| home.presence_mut());
+        let presence = self.channels.get_mut(key).and_then(|home| home.presence_mut());
         if presence.is_some_and(|presence| !std::mem::replace(&mut presence.is_listed, true)) {
             self.presences.push(key);
         }
     }
 
     /// Subscribers that were there when presence was switched on.
-    pub(super) fn home_members(&mut self, key: HomeKey, time: u32, clients: &[Client]) {
-        let presence = self.homes.get_mut(key).and_then(|home| home.presence_mut());
-        let Some(presence) = presence.filter(|presence| presence.time == time) else { return };
+    pub(super) fn take_members(&mut self, members: &Members) {
+        let Members { home: key, roster, ref clients } = *members;
+        let presence = self.channels.get_mut(key).and_then(|home| home.presence_mut());
+        let Some(presence) = presence.filter(|presence| presence.roster == roster) else { return };
         for client in clients {
             presence.join(client);
         }
@@ -227,20 +219,21 @@ impl Shard {
     }
 
     /// A subscriber wants to know who is there after all.
-    pub(super) fn home_want_presence(&mut self, asker: &Asker, key: HomeKey) {
-        let Some(home) = self.homes.get_mut(key) else { return };
+    pub(super) fn want_presence(&mut self, cx: &mut Context, want: WantPresence) {
+        let WantPresence { shard, subscription, home } = want;
+        let Some(home) = self.channels.get_mut(home) else { return };
         let slug = home.channel.slug.clone();
         let Some(presence) = home.presence_mut() else { return };
         let frame = presence.snapshot(slug.as_str());
-        let subscription = asker.subscription;
-        self.post(asker.shard, Envelope::PresenceSnapshot { subscription, frame });
+        let snapshot = PresenceSnapshot { subscription, frame };
+        cx.post_edge(shard, ToEdge::PresenceSnapshot(snapshot));
     }
 
     /// Tells what changed where it is time.
-    pub(super) fn tell_presence(&mut self) {
-        let (now_ms, times) = (self.now.elapsed_ms, self.settings.presence);
+    pub(super) fn tell_presence(&mut self, cx: &mut Context) {
+        let (now_ms, times) = (cx.now.elapsed_ms, cx.settings.presence);
         for key in std::mem::take(&mut self.presences) {
-            let Some(home) = self.homes.get_mut(key) else { continue };
+            let Some(home) = self.channels.get_mut(key) else { continue };
             let slug = home.channel.slug.clone();
             let Some(presence) = home.presence_mut() else { continue };
             let frame = presence.event(slug.as_str(), now_ms, times);
@@ -249,13 +242,13 @@ impl Shard {
                 self.presences.push(key);
             }
             let Some(frame) = frame else { continue };
-            let Some(home) = self.homes.get(key) else { continue };
+            let Some(home) = self.channels.get(key) else { continue };
             let tails: Vec<_> = home.audiences().collect();
             for (shard, tail) in tails {
-                self.post(shard, Envelope::Presence { tail, frame: frame.clone() });
+                let presence = mail::Presence { tail, frame: frame.clone() };
+                cx.post_edge(shard, ToEdge::Presence(presence));
             }
         }
-        self.settle();
     }
 }
 

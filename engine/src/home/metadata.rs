@@ -10,32 +10,46 @@ use bytes::Bytes;
 use pushflo_protocol::time::iso8601;
 use pushflo_protocol::{ErrorCode, Refusal};
 
-use super::Shard;
-use super::envelope::{
-    AnswerAfterAll, ChannelCall, ChannelChange, ChannelRequest, DescribeRequest, Envelope,
-    ListRequest, Outcome, StoredMeta,
-};
-use super::home::{Extra, HomeChannel};
+use super::Home;
+use super::channel::{Extra, HomeChannel};
 use super::presence::Presence;
+use crate::accounts::ChannelStored;
 use crate::accounts::{AccountsCall, ChannelMeta};
+use crate::after_all::AfterAll;
+use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey, RequestId};
+use crate::mail::Answer;
+use crate::mail::ChannelCall;
+use crate::mail::ChannelChange;
+use crate::mail::ChannelList;
+use crate::mail::ChannelRequest;
+use crate::mail::ChannelsDescribed;
+use crate::mail::DescribeChannels;
+use crate::mail::DescribedChannel;
+use crate::mail::ListChannels;
+use crate::mail::ListedChannel;
+use crate::mail::Privacy;
+use crate::mail::Roster;
+use crate::mail::ToEdge;
+use crate::mail::no_room;
+use crate::pages::Outcome;
 use crate::pages::page_end;
 
-impl Shard {
-    pub(super) fn home_channel_request(&mut self, asked: ChannelRequest) {
+impl Home {
+    pub(super) fn channel_request(&mut self, cx: &mut Context, asked: ChannelRequest) {
         let ChannelRequest { request, channel, call } = asked;
         let result = match call {
             ChannelCall::Describe => self.describe(&channel),
             ChannelCall::Presence { page, page_size } => self.members(&channel, page, page_size),
-            ChannelCall::Create(change) => self.create_channel(request, &channel, *change),
-            ChannelCall::Change(change) => self.change_channel(request, &channel, *change),
-            ChannelCall::Delete => self.delete_channel(request, &channel),
+            ChannelCall::Create(change) => self.create_channel(cx, request, &channel, *change),
+            ChannelCall::Change(change) => self.change_channel(cx, request, &channel, *change),
+            ChannelCall::Delete => self.delete_channel(cx, request, &channel),
         };
         match result {
-            Ok(Some(body)) => self.answer_request(request, Ok((200, body))),
+            Ok(Some(body)) => cx.answer(request, Ok((200, body))),
             // Answered when the accounts have kept it.
             Ok(None) => {}
-            Err(refusal) => self.answer_request(request, Err(refusal)),
+            Err(refusal) => cx.answer(request, Err(refusal)),
         }
     }
 
@@ -70,20 +84,21 @@ impl Shard {
 
     fn create_channel(
         &mut self,
+        cx: &mut Context,
         request: RequestId,
         channel: &ChannelKey,
         change: ChannelChange,
     ) -> Result<Option<Bytes>, Refusal> {
-        let key = match self.home_of.get(channel) {
+        let key = match self.by_name.get(channel) {
             Some(&key) => key,
-            None => self.new_home(channel)?,
+            None => self.new_home(cx, channel)?,
         };
-        let home = self.homes.get(key).ok_or_else(super::no_room)?;
+        let home = self.channels.get(key).ok_or_else(no_room)?;
         if home.meta().is_some() {
             let text = format!("there is a channel {} already", channel.slug);
             return Err(Refusal::new(ErrorCode::Conflict, text));
         }
-        let now_ms = self.now.unix_ms;
+        let now_ms = cx.now.unix_ms;
         let meta = ChannelMeta {
             name: change.name.unwrap_or_else(|| channel.slug.as_str().into()),
             description: change.description.flatten(),
@@ -93,11 +108,12 @@ impl Shard {
             created_ms: home.created_ms.min(now_ms),
             updated_ms: now_ms,
         };
-        self.begin_change((request, 201), key, channel, Some(meta))
+        self.begin_change(cx, (request, 201), key, channel, Some(meta))
     }
 
     fn change_channel(
         &mut self,
+        cx: &mut Context,
         request: RequestId,
         channel: &ChannelKey,
         change: ChannelChange,
@@ -121,80 +137,82 @@ impl Shard {
         meta.is_private = change.is_private.unwrap_or(meta.is_private);
         meta.presence = change.presence.unwrap_or(meta.presence);
         meta.metadata = change.metadata.unwrap_or(meta.metadata);
-        meta.updated_ms = self.now.unix_ms.max(meta.updated_ms);
-        self.begin_change((request, 200), key, channel, Some(meta))
+        meta.updated_ms = cx.now.unix_ms.max(meta.updated_ms);
+        self.begin_change(cx, (request, 200), key, channel, Some(meta))
     }
 
     fn delete_channel(
         &mut self,
+        cx: &mut Context,
         request: RequestId,
         channel: &ChannelKey,
     ) -> Result<Option<Bytes>, Refusal> {
         let (key, _) = self.find_home(channel)?;
-        self.begin_change((request, 204), key, channel, None)
+        self.begin_change(cx, (request, 204), key, channel, None)
     }
 
     fn find_home(&self, channel: &ChannelKey) -> Result<(HomeKey, &HomeChannel), Refusal> {
-        let key = self.home_of.get(channel).copied();
-        key.and_then(|key| Some((key, self.homes.get(key)?))).ok_or_else(|| {
+        let key = self.by_name.get(channel).copied();
+        key.and_then(|key| Some((key, self.channels.get(key)?))).ok_or_else(|| {
             Refusal::new(ErrorCode::NotFound, format!("there is no channel {}", channel.slug))
         })
     }
 
     fn begin_change(
         &mut self,
+        cx: &mut Context,
         change: (RequestId, u16),
         key: HomeKey,
         channel: &ChannelKey,
         meta: Option<ChannelMeta>,
     ) -> Result<Option<Bytes>, Refusal> {
         if meta.is_some() {
-            self.count_channel(key).inspect_err(|_| self.forget_if_untouched(key))?;
+            self.count_channel(cx, key).inspect_err(|_| self.forget_if_untouched(cx, key))?;
         }
-        let Some(home) = self.homes.get_mut(key) else { return Err(super::no_room()) };
+        let Some(home) = self.channels.get_mut(key) else { return Err(no_room()) };
         let extra = home.extra.get_or_insert_default();
         if extra.change.is_some() {
             let text = "another change of the channel is under way; try again";
             return Err(Refusal::new(ErrorCode::Conflict, text));
         }
         extra.change = Some(change);
-        let (shard, channel, meta) = (self.id, channel.clone(), meta.map(Arc::new));
+        let (shard, channel, meta) = (cx.shard, channel.clone(), meta.map(Arc::new));
         let log = home.log.map(|log| log.id);
         let app = channel.app;
-        let asked =
-            self.ask_accounts(app, AccountsCall::StoreChannel { shard, channel, meta, log });
+        let asked = cx.ask_accounts(app, AccountsCall::StoreChannel { shard, channel, meta, log });
         if let Err(refusal) = asked {
-            if let Some(extra) = self.homes.get_mut(key).and_then(|home| home.extra.as_mut()) {
+            if let Some(extra) = self.channels.get_mut(key).and_then(|home| home.extra.as_mut()) {
                 extra.change = None;
             }
-            self.uncount_if_unused(key);
-            self.forget_if_untouched(key);
+            self.uncount_if_unused(cx, key);
+            self.forget_if_untouched(cx, key);
             return Err(refusal);
         }
         Ok(None)
     }
 
     /// The accounts' answer to a change.
-    pub(super) fn channel_stored(&mut self, channel: &ChannelKey, result: StoredMeta) {
-        let Some(key) = self.home_of.get(channel).copied() else { return };
-        let Some(home) = self.homes.get_mut(key) else { return };
+    pub(crate) fn channel_stored(&mut self, cx: &mut Context, stored: ChannelStored) {
+        let ChannelStored { ref channel, result } = stored;
+        let Some(key) = self.by_name.get(channel).copied() else { return };
+        let Some(home) = self.channels.get_mut(key) else { return };
         let Extra { meta, presence, change, .. } = &mut **home.extra.get_or_insert_default();
         let Some((request, status)) = change.take() else { return };
         match result {
             Err(refusal) => {
-                self.uncount_if_unused(key);
-                self.forget_if_untouched(key);
-                self.answer_request(request, Err(refusal));
+                self.uncount_if_unused(cx, key);
+                self.forget_if_untouched(cx, key);
+                cx.answer(request, Err(refusal));
             }
-            Ok(None) => self.close_channel(key, Some(request)),
+            Ok(None) => self.close_channel(cx, key, Some(request)),
             Ok(Some(stored)) => {
                 let was_private = meta.as_ref().is_some_and(|meta| meta.is_private);
                 let is_private = stored.is_private;
                 let had_presence = presence.is_some();
                 if stored.presence != had_presence {
-                    *presence = stored.presence.then(|| Presence::new(self.random.u32(..)));
+                    *presence = stored.presence.then(|| Presence::new(cx.random.u32(..)));
                 }
-                let roster = presence.as_ref().map(Presence::time);
+                let roster = presence.as_ref().map(Presence::roster);
                 let is_other_presence = roster.is_some() != had_presence;
                 *meta = Some(stored);
                 let tails: Vec<_> = home.audiences().collect();
@@ -203,17 +221,18 @@ impl Shard {
                 body.push('}');
                 if is_other_presence {
                     for (shard, tail) in tails.iter().copied() {
-                        self.post(shard, Envelope::Roster { tail, home: key, presence: roster });
+                        cx.post_edge(shard, ToEdge::Roster(Roster { tail, home: key, roster }));
                     }
                 }
                 let outcome = Ok((status, body.into()));
                 if is_private == was_private || tails.is_empty() {
-                    return self.answer_request(request, outcome);
+                    return cx.answer(request, outcome);
                 }
-                let answer = AnswerAfterAll::new(tails.len(), request, outcome);
+                let answer = AfterAll::new(tails.len(), Answer { request, outcome });
                 for (shard, tail) in tails {
                     let answer = Arc::clone(&answer);
-                    self.post(shard, Envelope::Privacy { tail, is_private, answer });
+                    let privacy = Privacy { tail, is_private, answer };
+                    cx.post_edge(shard, ToEdge::Privacy(Box::new(privacy)));
                 }
             }
         }
@@ -221,62 +240,68 @@ impl Shard {
 
     /// Closes a channel for good: its subscribers are told, its history goes, and nothing finds it any
     /// more. What is on its way to the log arrives there first.
-    pub(super) fn close_channel(&mut self, key: HomeKey, request: Option<RequestId>) {
-        self.hide(key);
+    pub(super) fn close_channel(
+        &mut self,
+        cx: &mut Context,
+        key: HomeKey,
+        request: Option<RequestId>,
+    ) {
+        self.hide(cx, key);
         self.recent.forget(key);
-        let Some(home) = self.homes.get_mut(key) else { return };
+        let Some(home) = self.channels.get_mut(key) else { return };
         // A channel of the same name is another one.
-        self.shared.renew_epoch(&home.channel);
+        cx.shared.renew_epoch(&home.channel);
         let has_log = home.log.is_some();
         let unfinished = home.extra.as_mut().and_then(|extra| extra.change.take());
         let change = request.map(|request| (request, 204));
         home.extra = Some(Box::new(Extra { change, is_closed: true, ..Extra::default() }));
         for (shard, tail) in home.take_audiences() {
-            self.post(shard, Envelope::Closed { tail });
+            cx.post_edge(shard, ToEdge::Closed(tail));
         }
         if let Some((request, _)) = unfinished {
             let refusal = Refusal::new(ErrorCode::NotFound, "the channel was deleted");
-            self.answer_request(request, Err(refusal));
+            cx.answer(request, Err(refusal));
         }
         match has_log {
             true => self.log_delete(key),
-            false => self.channel_deleted(key, Ok((204, Bytes::new()))),
+            false => self.channel_deleted(cx, key, Ok((204, Bytes::new()))),
         }
     }
 
     /// What became of a deletion in the log.
-    pub(super) fn channel_deleted(&mut self, key: HomeKey, outcome: Outcome) {
-        let Some(home) = self.homes.get_mut(key) else { return };
+    pub(super) fn channel_deleted(&mut self, cx: &mut Context, key: HomeKey, outcome: Outcome) {
+        let Some(home) = self.channels.get_mut(key) else { return };
         let request = home.extra.as_mut().and_then(|extra| extra.change.take());
         if outcome.is_ok() {
-            self.homes.remove(key);
+            self.channels.remove(key);
         }
         if let Some((request, _)) = request {
-            self.answer_request(request, outcome);
+            cx.answer(request, outcome);
         }
     }
 
-    pub(super) fn list_channels_here(&mut self, request: ListRequest) {
-        let ListRequest { shard, list, app, most } = request;
+    pub(super) fn list_channels(&mut self, cx: &mut Context, request: ListChannels) {
+        let ListChannels { shard, list, app, count_max } = request;
         let slugs = self.slugs.get(&app);
         let total = slugs.map_or(0, |slugs| slugs.len() as u64);
-        let first = slugs.into_iter().flatten().take(most).cloned().collect();
-        self.post(shard, Envelope::ChannelList(Box::new((list, first, total))));
+        let slugs = slugs.into_iter().flatten().take(count_max).cloned().collect();
+        cx.post_edge(shard, ToEdge::ChannelList(Box::new(ChannelList { list, slugs, total })));
     }
 
-    pub(super) fn describe_channels(&mut self, request: DescribeRequest) {
-        let DescribeRequest { shard, list, app, channels } = request;
-        let describe = |(position, slug)| {
+    pub(super) fn describe_channels(&mut self, cx: &mut Context, request: DescribeChannels) {
+        let DescribeChannels { shard, list, app, channels } = request;
+        let describe = |ListedChannel { position, slug }| {
             let home = self.find_home(&ChannelKey { app, slug }).ok();
             let json = home.map(|(_, home)| {
                 let mut json = String::new();
                 push_json(home, &mut json);
                 json.into()
             });
-            (position, json)
+            DescribedChannel { position, json }
         };
-        let described = channels.into_iter().map(describe).collect();
-        self.post(shard, Envelope::ChannelsDescribed(Box::new((list, described))));
+        let channels = channels.into_iter().map(describe).collect();
+        let described = ChannelsDescribed { list, channels };
+        cx.post_edge(shard, ToEdge::ChannelsDescribed(Box::new(described)));
     }
 }
 

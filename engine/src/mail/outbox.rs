@@ -5,22 +5,13 @@
 
 use std::collections::VecDeque;
 
-use super::envelope::Envelope;
+use super::Mail;
+use crate::settings::OutboxLimits;
 
-/// Bounds of one outbox.
-#[derive(Clone, Copy, Debug)]
-pub struct OutboxLimits {
-    /// Most envelopes before publishes are refused. Answers are taken beyond it: they are bounded
-    /// by the requests that are under way.
-    pub envelopes_max: usize,
-    /// Most bytes of content before publishes are refused.
-    pub bytes_max: usize,
-}
-
-/// The envelopes on their way to one shard.
+/// The mail on their way to one shard.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    queue: VecDeque<Envelope>,
+    queue: VecDeque<Mail>,
     bytes: usize,
 }
 
@@ -31,19 +22,19 @@ impl Outbox {
     }
 
     /// Appends.
-    pub fn push(&mut self, envelope: Envelope) {
-        self.bytes += envelope.payload_bytes();
-        self.queue.push_back(envelope);
+    pub fn push(&mut self, mail: Mail) {
+        self.bytes += mail.kept_bytes();
+        self.queue.push_back(mail);
     }
 
     /// Hands over in order until `post` gives one back because the mailbox is full. Returns how
     /// many went.
-    pub fn drain(&mut self, mut post: impl FnMut(Envelope) -> Result<(), Envelope>) -> usize {
+    pub fn drain(&mut self, mut post: impl FnMut(Mail) -> Result<(), Mail>) -> usize {
         let mut sent = 0;
-        while let Some(envelope) = self.queue.pop_front() {
-            let bytes = envelope.payload_bytes();
-            if let Err(envelope) = post(envelope) {
-                self.queue.push_front(envelope);
+        while let Some(mail) = self.queue.pop_front() {
+            let bytes = mail.kept_bytes();
+            if let Err(mail) = post(mail) {
+                self.queue.push_front(mail);
                 break;
             }
             self.bytes -= bytes;

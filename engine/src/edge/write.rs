@@ -12,12 +12,12 @@ pub(super) const SEGMENTS_MAX: usize = 64;
 
 /// Bytes on their way to a socket.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub struct Write {
     segments: SmallVec<[Bytes; 2]>,
     bytes: usize,
 }
 
-impl Batch {
+impl Write {
     /// Appends a segment.
     pub fn push(&mut self, segment: Bytes) {
         if !segment.is_empty() {
@@ -26,7 +26,7 @@ impl Batch {
         }
     }
 
-    /// Whether the batch is as large as it should get.
+    /// Whether the write is as large as it should get.
     pub fn is_full(&self) -> bool {
         self.bytes >= WRITE_BYTES_MAX || self.segments.len() >= SEGMENTS_MAX
     }
@@ -70,15 +70,15 @@ mod tests {
     #[test]
     fn any_part_may_be_taken() {
         for first in 0..=9 {
-            let mut batch = Batch::default();
+            let mut write = Write::default();
             for part in ["ab", "", "cde", "fghi"] {
-                batch.push(Bytes::from_static(part.as_bytes()));
+                write.push(Bytes::from_static(part.as_bytes()));
             }
-            batch.advance(first);
-            assert_eq!(batch.len(), 9 - first);
-            assert_eq!(batch.segments().concat(), "abcdefghi".as_bytes()[first..].to_vec());
-            batch.advance(9 - first);
-            assert!(batch.is_empty() && batch.segments().is_empty());
+            write.advance(first);
+            assert_eq!(write.len(), 9 - first);
+            assert_eq!(write.segments().concat(), "abcdefghi".as_bytes()[first..].to_vec());
+            write.advance(9 - first);
+            assert!(write.is_empty() && write.segments().is_empty());
         }
     }
 }

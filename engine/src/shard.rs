@@ -1,0 +1,275 @@
+//! A shard: its two halves, and the order in which they are called. A state machine without I/O, clock
+//! or randomness of its own.
+//!
+//! [`Home`] owns the channels whose home is here, [`Edge`] the connections. They know nothing of each
+//! other: what one wants of the other is [`Mail`], also within a shard, and mail that a shard sends to
+//! itself is delivered before the call that caused it returns.
+//!
+//! The contract of the machine, for its shell and for a simulation:
+//!
+//! * The time is told by [`Shard::tell_time`] before anything else of a turn, and by [`Shard::advance`]
+//!   after all that had come by then was handed in.
+//! * Input is handed in by [`Shard::apply`], [`Shard::accept`], [`Shard::received`],
+//!   [`Shard::end_of_input`] and [`Shard::failed`], in any order; bytes only while
+//!   [`Shard::may_read`] allows it.
+//! * [`Shard::flush`] ends a turn. What is to be done then is asked for by [`Shard::next_write`],
+//!   [`Shard::outbox`], [`Shard::post_log_calls`], [`Shard::post_accounts_calls`] and
+//!   [`Shard::next_closing`]; each write is answered by [`Shard::written`] or [`Shard::failed`].
+//! * [`Shard::next_resumed`] names connections whose bytes are wanted again.
+//!
+//! The same calls in the same order give the same results, which is what lets a simulation replay a run
+//! from its seed.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::accounts::{AccountsCall, App, ChannelMeta, News};
+use crate::clock::Now;
+use crate::context::Context;
+use crate::edge::Edge;
+pub use crate::edge::{Closing, Write};
+use crate::home::Home;
+use crate::ids::{ChannelKey, ConnectionKey, ShardId};
+use crate::log::{self, LoadedChannel, LogCall, StoredAnswer};
+use crate::mail::{Mail, Outbox};
+use crate::metrics::ShardMetrics;
+use crate::settings::Settings;
+use crate::shared::{Refused, Shared};
+
+/// One entry of a shard's mailbox.
+#[derive(Clone, Debug)]
+pub enum Envelope {
+    /// From another shard.
+    Mail(Mail),
+    /// From the log: an answer to a call of this shard.
+    Log(log::Answer),
+    /// From the accounts: what changed, or an answer to a call of this shard.
+    Accounts(News),
+}
+
+/// One shard.
+#[derive(Debug)]
+pub struct Shard {
+    cx: Context,
+    home: Home,
+    edge: Edge,
+}
+
+impl Shard {
+    /// A shard without connections. `seed` decides everything that is random in it.
+    pub fn new(
+        id: ShardId,
+        settings: Arc<Settings>,
+        shared: Arc<Shared>,
+        seed: u64,
+        now: Now,
+    ) -> Self {
+        let cx = Context::new(id, settings, shared, seed, now);
+        let (home, edge) = (Home::new(&cx), Edge::new(&cx));
+        Self { cx, home, edge }
+    }
+
+    /// Takes over an app that is there from the start.
+    pub fn load_app(&mut self, app: App) {
+        self.cx.directory.learn(app);
+    }
+
+    /// Takes over a channel from the log, before the shard runs. Its app must be known.
+    pub fn load(&mut self, loaded: LoadedChannel) {
+        self.home.load(&mut self.cx, loaded);
+    }
+
+    /// Takes over what the API added to a channel, before the shard runs.
+    pub fn load_meta(&mut self, channel: &ChannelKey, meta: ChannelMeta) {
+        self.home.load_meta(&mut self.cx, channel, meta);
+    }
+
+    /// Takes over an answer of the log for a publisher who asks again, before the shard runs.
+    pub fn load_answer(&mut self, channel: &ChannelKey, answer: StoredAnswer) {
+        self.home.load_answer(&mut self.cx, channel, answer);
+    }
+
+    /// Tells the time. What is due by then waits for [`Shard::advance`].
+    pub fn tell_time(&mut self, now: Now) {
+        self.cx.tell_time(now);
+    }
+
+    /// Tells the time and does what is due by then. To be called when everything that came before
+    /// was handed in: a time-out must not overtake what it waits for.
+    pub fn advance(&mut self, now: Now) {
+        self.tell_time(now);
+        if !self.edge.is_tick_due(now.tick) {
+            return;
+        }
+        self.edge.tick(&mut self.cx);
+        self.home.tick(&mut self.cx);
+        self.settle();
+        self.metrics().outbox_depth.set(self.cx.outbox_depth() as u64);
+    }
+
+    /// Takes a connection from `peer`.
+    ///
+    /// # Errors
+    /// [`Refused`] says which limit is reached; the socket is to be closed.
+    pub fn accept(&mut self, peer: IpAddr) -> Result<ConnectionKey, Refused> {
+        self.edge.accept(&mut self.cx, peer)
+    }
+
+    /// Bytes came from a connection. `bytes` is scratch space: frames are unmasked in it.
+    pub fn received(&mut self, connection: ConnectionKey, bytes: &mut [u8]) {
+        self.edge.received(&mut self.cx, connection, bytes);
+        self.settle();
+    }
+
+    /// The peer sends nothing more.
+    pub fn end_of_input(&mut self, connection: ConnectionKey) {
+        self.edge.input_ended(&mut self.cx, connection);
+        self.settle();
+    }
+
+    /// The socket failed.
+    pub fn failed(&mut self, connection: ConnectionKey) {
+        self.edge.forget_connection(&mut self.cx, connection);
+        self.settle();
+    }
+
+    /// Whether bytes of a connection may be read now. If not, [`Shard::next_resumed`] tells when.
+    pub fn may_read(&mut self, connection: ConnectionKey) -> bool {
+        self.edge.may_read(&self.cx, connection)
+    }
+
+    /// Whether nothing was heard from a connection yet, so that it can wait its turn.
+    pub fn is_newcomer(&self, connection: ConnectionKey) -> bool {
+        self.edge.is_newcomer(connection)
+    }
+
+    /// A connection whose bytes are wanted again. Those that it already has are read first.
+    pub fn next_resumed(&mut self) -> Option<ConnectionKey> {
+        let connection = self.edge.next_resumed(&mut self.cx)?;
+        self.settle();
+        Some(connection)
+    }
+
+    /// Whether [`Shard::next_resumed`] has one.
+    pub fn has_resumed(&self) -> bool {
+        self.edge.has_resumed()
+    }
+
+    /// An entry of the mailbox.
+    pub fn apply(&mut self, envelope: Envelope) {
+        match envelope {
+            Envelope::Mail(mail) => self.deliver(mail),
+            Envelope::Log(answer) => self.home.log_answered(&mut self.cx, answer),
+            Envelope::Accounts(news) => self.learn(news),
+        }
+        self.settle();
+    }
+
+    /// Ends a turn: seals what it brought and finds out who is to get it. To be called after everything
+    /// that waited was applied and before [`Shard::next_write`].
+    pub fn flush(&mut self) {
+        self.home.flush(&mut self.cx);
+        self.edge.flush(&mut self.cx);
+        self.settle();
+    }
+
+    /// The next write: all of it, in order. [`Shard::written`] must follow.
+    pub fn next_write(&mut self) -> Option<(ConnectionKey, Write)> {
+        self.edge.next_write(&mut self.cx)
+    }
+
+    /// The socket took `written` bytes of a write; what it did not take is sent again.
+    pub fn written(&mut self, connection: ConnectionKey, write: Write, written: usize) {
+        self.edge.written(&mut self.cx, connection, write, written);
+        self.settle();
+    }
+
+    /// What waits to go to another shard.
+    pub fn outbox(&mut self, to: ShardId) -> Option<&mut Outbox> {
+        self.cx.outbox(to)
+    }
+
+    /// Hands calls over to the log, as far as `post` takes them. Returns whether some are left.
+    pub fn post_log_calls(&mut self, post: impl FnMut(LogCall) -> Result<(), LogCall>) -> bool {
+        self.home.post_log_calls(post)
+    }
+
+    /// Hands calls over to the accounts, as far as `post` takes them. Returns whether some are left.
+    pub fn post_accounts_calls(
+        &mut self,
+        post: impl FnMut(AccountsCall) -> Result<(), AccountsCall>,
+    ) -> bool {
+        self.cx.post_accounts_calls(post)
+    }
+
+    /// What is to be done to sockets.
+    pub fn next_closing(&mut self) -> Option<Closing> {
+        self.edge.next_closing()
+    }
+
+    /// Takes no more connections and closes those there are within `spread_ms`. The shard is done
+    /// when [`Shard::is_drained`]; whoever has not left two seconds after the spread is cut off.
+    pub fn drain(&mut self, spread_ms: u64) {
+        self.edge.drain(&mut self.cx, spread_ms);
+        self.settle();
+    }
+
+    /// Whether a drain has ended: every connection is gone.
+    pub fn is_drained(&self) -> bool {
+        self.edge.is_drained()
+    }
+
+    /// How many connections there are.
+    pub fn connection_count(&self) -> usize {
+        self.edge.connections.len()
+    }
+
+    /// This shard's numbers.
+    pub fn metrics(&self) -> &ShardMetrics {
+        self.cx.metrics()
+    }
+
+    fn learn(&mut self, news: News) {
+        let cx = &mut self.cx;
+        match news {
+            News::App(app) => {
+                let id = app.id;
+                let gone = cx.directory.learn(*app);
+                if !gone.is_empty() {
+                    self.edge.keys_gone(cx, id, &gone);
+                }
+            }
+            News::AppGone(app) => {
+                self.edge.app_gone(cx, app);
+                self.home.app_gone(cx, app);
+                cx.directory.forget(app);
+            }
+            News::Done(done) => cx.answer(done.request, done.outcome),
+            News::DoneByAll(done) => {
+                if let Some(done) = done.made() {
+                    cx.answer(done.request, done.outcome);
+                }
+            }
+            News::ChannelStored(stored) => self.home.channel_stored(cx, *stored),
+        }
+    }
+
+    fn deliver(&mut self, mail: Mail) {
+        match mail {
+            Mail::Home(mail) => self.home.handle(&mut self.cx, mail),
+            Mail::Edge(mail) => self.edge.handle(&mut self.cx, mail),
+        }
+    }
+
+    /// Delivers what this shard said to itself.
+    fn settle(&mut self) {
+        loop {
+            while let Some(mail) = self.cx.next_local() {
+                self.deliver(mail);
+            }
+            if !self.home.send_batch_results(&mut self.cx) {
+                return;
+            }
+        }
+    }
+}
