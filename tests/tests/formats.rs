@@ -75,11 +75,12 @@ fn a_folder_of_the_first_format_is_taken_over_whole() {
     let body = json!({ "channel": "keyed", "event": "k", "data": { "once": true } }).to_string();
     let again = |address| {
         let mut client = HttpClient::connect(address);
-        client.send(&format!(
+        let request = format!(
             "POST /api/v1/publish HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {SECRET_KEY}\r\n\
              Idempotency-Key: k-1\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
-        ));
+        );
+        client.send(request.as_bytes());
         client.answer().unwrap().json()
     };
     assert_eq!(again(api.address()), told["answer"]);
