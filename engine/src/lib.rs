@@ -23,6 +23,7 @@ mod edge;
 pub mod hash;
 mod home;
 pub mod ids;
+mod in_turn;
 pub mod log;
 pub mod mail;
 pub mod metrics;

@@ -72,7 +72,7 @@ fn a_folder_of_the_first_format_is_taken_over_whole() {
     let (mut program, mut api) = serve(folder.path());
     check(&mut api, &told);
     // Who asks again gets the first answer; to how many it was delivered then is not kept.
-    let body = json!({ "channel": "keyed", "event": "k", "data": { "once": true } }).to_string();
+    let body = r#"{"channel": "keyed", "event": "k", "data": {"once": true}}"#;
     let again = |address| {
         let mut client = HttpClient::connect(address);
         let request = format!(

@@ -1,22 +1,20 @@
 //! Calls that wait for the accounts: those about keys first, then those of the apps in turn, so that what
 //! many ask for does not keep the one waiting who revokes a key.
 
-use std::collections::{BTreeMap, VecDeque};
-
 use super::writer::AccountsCall;
-use crate::ids::AppId;
+use crate::in_turn::InTurn;
 
 /// Calls in the order in which they are done. Calls of one app about the same thing keep their order.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    urgent: InTurn,
-    others: InTurn,
+    urgent: InTurn<AccountsCall>,
+    others: InTurn<AccountsCall>,
 }
 
 impl Queue {
     pub(super) fn push(&mut self, call: AccountsCall) {
         let turns = if call.is_urgent() { &mut self.urgent } else { &mut self.others };
-        turns.push(call);
+        turns.push(call.app(), call);
     }
 
     pub(super) fn pop(&mut self) -> Option<AccountsCall> {
@@ -24,51 +22,17 @@ impl Queue {
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.urgent.len + self.others.len == 0
+        self.urgent.is_empty() && self.others.is_empty()
     }
 
     /// Calls that are not urgent.
     pub(super) fn others(&self) -> usize {
-        self.others.len
+        self.others.len()
     }
 
     /// Calls that are.
     pub(super) fn urgent(&self) -> usize {
-        self.urgent.len
-    }
-}
-
-/// One call of each app, then the next of each.
-#[derive(Debug, Default)]
-struct InTurn {
-    by_app: BTreeMap<AppId, VecDeque<AccountsCall>>,
-    /// Apps with calls, each once.
-    turns: VecDeque<AppId>,
-    len: usize,
-}
-
-impl InTurn {
-    fn push(&mut self, call: AccountsCall) {
-        let app = call.app();
-        let calls = self.by_app.entry(app).or_default();
-        if calls.is_empty() {
-            self.turns.push_back(app);
-        }
-        calls.push_back(call);
-        self.len += 1;
-    }
-
-    fn pop(&mut self) -> Option<AccountsCall> {
-        let app = self.turns.pop_front()?;
-        let calls = self.by_app.get_mut(&app)?;
-        let call = calls.pop_front()?;
-        if calls.is_empty() {
-            self.by_app.remove(&app);
-        } else {
-            self.turns.push_back(app);
-        }
-        self.len -= 1;
-        Some(call)
+        self.urgent.len()
     }
 }
 
@@ -76,7 +40,7 @@ impl InTurn {
 mod tests {
     use super::*;
     use crate::accounts::{AppChange, KeyId};
-    use crate::ids::{RequestId, ShardId};
+    use crate::ids::{AppId, RequestId, ShardId};
 
     #[test]
     fn keys_come_first_and_apps_in_turn() {

@@ -34,6 +34,12 @@ impl CloseReason {
         reason: Cow::Borrowed("too slow: reconnect and recover"),
     };
 
+    /// What follows for a subscriber is not kept any more, or cannot be read for the moment.
+    pub(super) const LEFT_BEHIND: Self = Self {
+        code: CloseCode::TooSlow as u16,
+        reason: Cow::Borrowed("history moved on or cannot be read: reconnect and recover"),
+    };
+
     /// The server goes away; the client is to wait before it comes back.
     pub(crate) fn going_away(retry_ms: u64) -> Self {
         let reason = format!(r#"{{"retryAfterMs":{retry_ms}}}"#).into();
@@ -73,6 +79,9 @@ impl Edge {
             active.inbound = Vec::new();
             active.deferred = None;
             active.behind.clear();
+            active.windows.clear();
+            active.wanting.clear();
+            active.farewells.clear();
             if std::mem::take(&mut active.is_paused) {
                 self.resumed.push(connection);
             }

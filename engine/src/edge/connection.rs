@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use pushflo_protocol::Refusal;
 use pushflo_protocol::http::RequestReader;
 use pushflo_protocol::websocket::MessageReader;
 
@@ -80,6 +81,14 @@ pub(super) struct Active {
     pub(super) first_publish: u32,
     /// Subscriptions with something to send, each once.
     pub(super) behind: VecDeque<SubscriptionKey>,
+    /// Windows that were read for it and are not sent yet, one for a subscription at most.
+    pub(super) windows: Vec<HeldWindow>,
+    /// Windows that it may still get without asking: those that are under way.
+    pub(super) windows_under_way: usize,
+    /// Subscriptions that want a window when there is room for one.
+    pub(super) wanting: VecDeque<SubscriptionKey>,
+    /// The last words on subscriptions that end, when all before is sent.
+    pub(super) farewells: Vec<Farewell>,
     /// What is left of a write that was taken in part.
     pub(super) unfinished: Option<Write>,
     /// The tick at which the write in flight began.
@@ -92,6 +101,28 @@ pub(super) struct Active {
     /// There was no room when some of its bytes were to be read: see [`Connection::may_read`].
     pub(super) is_paused: bool,
 }
+
+/// A window that was read for a subscription.
+#[derive(Debug)]
+pub(super) struct HeldWindow {
+    pub(super) subscription: SubscriptionKey,
+    pub(super) bytes: Bytes,
+    pub(super) frames: u64,
+}
+
+/// The last word on a subscription.
+#[derive(Debug)]
+pub(super) struct Farewell {
+    pub(super) subscription: SubscriptionKey,
+    /// The block of the tail that it does not get any more.
+    pub(super) until: u64,
+    /// Why it ends, if not by its own wish.
+    pub(super) reason: Option<Refusal>,
+}
+
+/// Windows of a connection that are under way or held: with its other channels, and what it does not
+/// read, it must not take more than a few.
+pub(super) const WINDOWS_MAX: usize = 4;
 
 impl Connection {
     pub(super) fn new(
@@ -200,6 +231,44 @@ impl Connection {
         self.active.as_mut()?.behind.pop_front()
     }
 
+    /// Whether one more window may be read for it, which it then counts.
+    pub(super) fn begin_window(&mut self) -> bool {
+        let active = self.active();
+        let is_room = active.windows_under_way + active.windows.len() < WINDOWS_MAX;
+        active.windows_under_way += usize::from(is_room);
+        is_room
+    }
+
+    /// A window that was under way is there, or will not come.
+    pub(super) fn end_window(&mut self) {
+        if let Some(active) = &mut self.active {
+            debug_assert!(active.windows_under_way > 0, "a window that nobody counted");
+            active.windows_under_way = active.windows_under_way.saturating_sub(1);
+        }
+    }
+
+    /// The window that is held for a subscription.
+    pub(super) fn take_window(&mut self, subscription: SubscriptionKey) -> Option<HeldWindow> {
+        let windows = &mut self.active.as_mut()?.windows;
+        let index = windows.iter().position(|window| window.subscription == subscription)?;
+        Some(windows.swap_remove(index))
+    }
+
+    /// The last word on a subscription that ends.
+    pub(super) fn farewell(&self, subscription: SubscriptionKey) -> Option<&Farewell> {
+        let farewells = &self.active.as_ref()?.farewells;
+        farewells.iter().find(|farewell| farewell.subscription == subscription)
+    }
+
+    /// Takes the last word on a subscription, and forgets all else about it.
+    pub(super) fn take_farewell(&mut self, subscription: SubscriptionKey) -> Option<Farewell> {
+        let active = self.active.as_mut()?;
+        active.windows.retain(|window| window.subscription != subscription);
+        active.wanting.retain(|wanting| *wanting != subscription);
+        let index = active.farewells.iter().position(|f| f.subscription == subscription)?;
+        Some(active.farewells.swap_remove(index))
+    }
+
     /// Whether the connection is to be put in line for a write now.
     pub(super) fn take_due(&mut self) -> bool {
         let Some(active) = &mut self.active else { return false };
@@ -257,6 +326,10 @@ impl Active {
             && self.publishes.is_empty()
             && self.out.is_empty()
             && self.behind.is_empty()
+            && self.windows.is_empty()
+            && self.windows_under_way == 0
+            && self.wanting.is_empty()
+            && self.farewells.is_empty()
             && self.unfinished.is_none()
             && self.deferred.is_none()
             && !self.is_writing

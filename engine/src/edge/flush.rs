@@ -5,20 +5,30 @@
 
 use super::Edge;
 use super::Write;
+use super::subscription::{Place, SubscriptionState};
 use crate::context::Context;
 use crate::edge::CloseReason;
-use crate::ids::{ConnectionKey, TailKey};
+use crate::ids::{ConnectionKey, SubscriptionKey, TailKey};
+
+/// What subscriptions of a connection came to in a write.
+#[derive(Default)]
+struct Reached {
+    ends_of_tails: Vec<TailKey>,
+    ends_of_windows: Vec<SubscriptionKey>,
+    /// Their own.
+    ends: Vec<SubscriptionKey>,
+}
 
 impl Edge {
     /// Seals what the turn brought and finds out who is to get it. To be called once a turn, after
-    /// everything that waited was applied and before [`Shard::next_write`].
+    /// everything that waited was applied and before [`Edge::next_write`].
     pub(crate) fn flush(&mut self, cx: &mut Context) {
         for key in std::mem::take(&mut self.dirty) {
             self.flush_tail(cx, key);
         }
     }
 
-    /// The next write: all of the write, in order. [`Shard::written`] must follow.
+    /// The next write: all of the write, in order. [`Edge::written`] must follow.
     pub(crate) fn next_write(&mut self, cx: &mut Context) -> Option<(ConnectionKey, Write)> {
         while let Some(connection) = self.due.pop_front() {
             if let Some(write) = self.gather(cx, connection) {
@@ -73,12 +83,14 @@ impl Edge {
         let mut too_slow: Vec<ConnectionKey> = Vec::new();
         for &subscriber in &tail.subscribers {
             let Some(subscription) = self.subscriptions.get_mut(subscriber) else { continue };
-            slowest = slowest.min(subscription.cursor);
+            // Who is further behind than the tail reads windows.
+            let Some(block) = subscription.holds() else { continue };
+            slowest = slowest.min(block);
             if subscription.is_behind {
-                if tail.bytes_behind(subscription.cursor) > tail_bytes_max {
+                if tail.bytes_behind(block) > tail_bytes_max {
                     too_slow.push(subscription.connection);
                 }
-            } else if subscription.cursor < end {
+            } else if block < end {
                 subscription.is_behind = true;
                 tail.behind += 1;
                 let Some(c) = self.connections.get_mut(subscription.connection) else { continue };
@@ -102,31 +114,61 @@ impl Edge {
         let c = self.connections.get_mut(connection)?;
         let mut write = c.begin_write(now);
         let mut messages = 0u64;
-        let mut caught_up = Vec::new();
+        let mut reached = Reached::default();
         while !write.is_full() && !c.has_out() {
             let Some(key) = c.pop_behind() else { break };
             let Some(subscription) = self.subscriptions.get_mut(key) else { continue };
             let Some(tail) = self.tails.get(subscription.tail) else { continue };
-            while !write.is_full()
-                && let Some((bytes, frames)) = tail.block(subscription.cursor)
-            {
-                write.push(bytes.clone());
-                messages += u64::from(frames);
-                subscription.cursor += 1;
+            if let Some(window) = c.take_window(key) {
+                messages += window.frames;
+                write.push(window.bytes);
             }
-            if subscription.cursor >= tail.end() {
-                subscription.is_behind = false;
-                caught_up.push(subscription.tail);
-            } else {
+            let end = match subscription.state {
+                SubscriptionState::Ending => c.farewell(key).map_or(0, |farewell| farewell.until),
+                _ => tail.end(),
+            };
+            let is_done = match &mut subscription.place {
+                Place::Behind(_) => true,
+                Place::Tail(next) => {
+                    while !write.is_full()
+                        && *next < end
+                        && let Some((bytes, frames)) = tail.block(*next)
+                    {
+                        write.push(bytes.clone());
+                        messages += u64::from(frames);
+                        *next += 1;
+                    }
+                    *next >= end
+                }
+            };
+            if !is_done {
                 c.push_behind(key);
+                continue;
+            }
+            match (subscription.state, subscription.place) {
+                (SubscriptionState::Ending, _) => reached.ends.push(key),
+                (_, Place::Behind(_)) => {
+                    subscription.is_behind = false;
+                    reached.ends_of_windows.push(key);
+                }
+                (_, Place::Tail(_)) => {
+                    subscription.is_behind = false;
+                    reached.ends_of_tails.push(subscription.tail);
+                }
             }
         }
         let nothing = write.is_empty();
         if nothing {
             c.write_done(None);
         }
-        for tail in caught_up {
+        for tail in reached.ends_of_tails {
             self.caught_up(cx, tail);
+        }
+        for key in reached.ends_of_windows {
+            self.want_window(cx, connection, key);
+        }
+        for key in reached.ends {
+            self.finish(cx, key, true);
         }
         if nothing {
             return None;

@@ -8,6 +8,7 @@
 //! * `http`, `websocket`, `close`: what is spoken on it, and how it ends
 //! * `gather`: answers that are put together from those of several homes
 //! * `subscribe`, `subscription`: subscriptions, from the command to the last message
+//! * `window`: subscribers that are behind their tail
 //! * `tail`, `write`, `flush`: recent frames, cursors, one write for each connection and turn
 //! * `apps`, `timer`, `drain`: revoked rights, time-outs, leaving in good order
 
@@ -25,6 +26,7 @@ mod subscription;
 mod tail;
 mod timer;
 mod websocket;
+mod window;
 mod write;
 
 use std::collections::VecDeque;
@@ -69,6 +71,8 @@ pub(crate) struct Edge {
     batches: SlotMap<BatchKey, PendingBatch>,
     /// Lists of channels that wait for homes.
     lists: SlotMap<ListKey, PendingList>,
+    /// Tails that keep something for many of their subscribers.
+    shared: Vec<TailKey>,
     /// Tails with something new.
     dirty: Vec<TailKey>,
     /// Connections with something to write and no write in flight.
@@ -92,6 +96,7 @@ impl Edge {
             tail_of: HashMap::default(),
             batches: SlotMap::with_key(),
             lists: SlotMap::with_key(),
+            shared: Vec::new(),
             dirty: Vec::new(),
             due: VecDeque::new(),
             closings: VecDeque::new(),
@@ -111,6 +116,7 @@ impl Edge {
             ToEdge::ChannelsDescribed(described) => self.channels_described(cx, *described),
             ToEdge::Message(message) => self.message(message),
             ToEdge::Subscribed(subscribed) => self.subscribed(cx, *subscribed),
+            ToEdge::Window(window) => self.window(cx, *window),
             ToEdge::Unsubscribed(subscription) => self.unsubscribed(cx, subscription),
             ToEdge::Closed(tail) => self.tail_closed(cx, tail),
             ToEdge::Privacy(privacy) => {
@@ -143,6 +149,7 @@ impl Edge {
             }
         }
         self.continue_drain(cx);
+        self.forget_shared();
         cx.metrics().subscriptions.set(self.subscriptions.len() as u64);
     }
 

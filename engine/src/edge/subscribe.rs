@@ -3,17 +3,17 @@
 //! The seam between the past and live is exact because the home shard's answer travels in the same
 //! queue as the messages: what the tail gets after the answer is what the answer does not hold.
 
-use bytes::Bytes;
-use pushflo_protocol::dialect::Encoding;
 use pushflo_protocol::dialect::pushflo::event;
 use pushflo_protocol::position::{Recovered, Start};
-use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal};
+use pushflo_protocol::{ChannelSlug, ErrorCode, Offset, Refusal};
 
 use super::Edge;
 use super::close::CloseReason;
 use super::connection::Connection;
-use super::subscription::{Subscription, SubscriptionState};
-use super::tail::{Tail, encode};
+use super::connection::Farewell;
+use super::subscription::{Place, Subscription, SubscriptionState};
+use super::tail::Tail;
+use super::window::WINDOW_BYTES;
 use crate::accounts::Client;
 use crate::accounts::plan::limit;
 use crate::api;
@@ -123,7 +123,7 @@ impl Edge {
                     let member = client.clone().filter(|_| subscription.is_member);
                     self.tell_home_of_leaving(cx, tail_key, None, member);
                 }
-                SubscriptionState::Leaving => {}
+                SubscriptionState::Leaving | SubscriptionState::Ending => {}
             }
             self.detach(cx, tail_key, &subscription);
         }
@@ -151,6 +151,11 @@ impl Edge {
             return;
         };
         let connection = subscription.connection;
+        // Room for a first window was kept for one who asked for the past.
+        if std::mem::take(&mut subscription.windows) > 0 {
+            self.window_ended(cx, connection);
+        }
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
         let Some(tail) = self.tails.get_mut(tail_key) else { return };
         let slug = tail.channel.slug.clone();
         let start = match outcome {
@@ -165,13 +170,17 @@ impl Edge {
                 return;
             }
         };
-        // What was appended so far is not for this subscription: its past is in the answer.
+        // What was appended so far is not for this subscription: its past comes in windows.
         tail.seal();
-        subscription.cursor = tail.end();
+        let mail::Subscription {
+            head, past, after, window, is_member, members, is_private, ..
+        } = start;
+        let is_at_head = after == head.offset;
+        subscription.place =
+            if is_at_head { Place::Tail(tail.end()) } else { Place::Behind(after) };
         subscription.slot = tail.subscribers.len() as u32;
         tail.subscribers.push(key);
         subscription.state = SubscriptionState::Live;
-        let mail::Subscription { head, past, missed, is_member, members, is_private, .. } = start;
         subscription.is_member = is_member;
         // Its right may have gone while the answer was under way.
         if is_private && !self.may_stay(connection, &slug, true) {
@@ -184,9 +193,10 @@ impl Edge {
             // It was asked for while the home's answer was under way.
             None => self.want_presence(cx, key),
         }
-        cx.metrics().deliveries_total.add(past.map_or(0, |past| past.replayed));
-        if !missed.is_empty() {
-            self.send(connection, encode(Encoding::PushFlo, &slug, &missed));
+        if !window.is_empty() {
+            self.take_window(connection, key, &window);
+        } else if !is_at_head {
+            self.want_window(cx, connection, key);
         }
         self.settled(connection);
     }
@@ -201,7 +211,7 @@ impl Edge {
     fn cut(&mut self, cx: &mut Context, key: SubscriptionKey, refusal: &Refusal) {
         let Some(subscription) = self.subscriptions.get(key) else { return };
         cx.metrics().refused(refusal.code);
-        // The home shard learns of one that is still pending when its answer finds nobody.
+        // The home learns of one that is still pending when its answer finds nobody.
         if subscription.state == SubscriptionState::Live {
             let (tail, is_member) = (subscription.tail, subscription.is_member);
             let session = self.connections.get(subscription.connection).and_then(|c| c.session());
@@ -211,33 +221,59 @@ impl Edge {
         self.end(cx, key, Some(refusal));
     }
 
-    /// Takes a subscription away and tells its connection so, with the reason if there is one.
+    /// Ends a subscription: what came before belongs to it, and then its connection is told, with the
+    /// reason if there is one.
     fn end(&mut self, cx: &mut Context, key: SubscriptionKey, reason: Option<&Refusal>) {
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        let (connection, reason) = (subscription.connection, reason.cloned());
+        let is_pending = subscription.state == SubscriptionState::Pending;
+        if std::mem::replace(&mut subscription.state, SubscriptionState::Ending)
+            == SubscriptionState::Ending
+        {
+            return;
+        }
+        let Some(tail) = self.tails.get_mut(subscription.tail) else { return };
+        tail.seal();
+        // What is to be sent already is; of what is further behind there is no more.
+        let until = tail.end();
+        let is_done = match subscription.place {
+            Place::Tail(block) => block >= until && !subscription.is_behind,
+            Place::Behind(_) => !subscription.is_behind,
+        };
+        let has_room_kept = is_pending && std::mem::take(&mut subscription.windows) > 0;
+        if !is_done && !subscription.is_behind {
+            tail.behind += 1;
+        }
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        c.active().farewells.push(Farewell { subscription: key, until, reason });
+        if is_pending {
+            // The answer will find nobody; it is then that the home is told.
+            self.finish(cx, key, false);
+        } else if is_done {
+            self.finish(cx, key, true);
+        } else {
+            self.go_behind(key);
+        }
+        if has_room_kept {
+            self.window_ended(cx, connection);
+        }
+    }
+
+    /// All that came before the end of a subscription is sent, or on its way.
+    pub(super) fn finish(&mut self, cx: &mut Context, key: SubscriptionKey, is_joined: bool) {
         let Some(subscription) = self.subscriptions.remove(key) else { return };
         let (connection, tail_key) = (subscription.connection, subscription.tail);
-        let is_pending = subscription.state == SubscriptionState::Pending;
-        let Some(tail) = self.tails.get_mut(tail_key) else { return };
-        let slug = tail.channel.slug.clone();
-        // What the home shard sent before belongs to the subscriber.
-        let mut rest: Vec<(Bytes, u32)> = Vec::new();
-        if !is_pending {
-            tail.seal();
-            let mut cursor = subscription.cursor;
-            while let Some((bytes, frames)) = tail.block(cursor) {
-                rest.push((bytes.clone(), frames));
-                cursor += 1;
-            }
-        }
-        for (bytes, frames) in rest {
-            cx.metrics().deliveries_total.add(u64::from(frames));
-            self.send(connection, bytes);
-        }
+        let Some(slug) = self.tails.get(tail_key).map(|tail| tail.channel.slug.clone()) else {
+            return;
+        };
         self.forget_in_connection(connection, key);
-        if !is_pending {
+        let farewell = self.connections.get_mut(connection).and_then(|c| c.take_farewell(key));
+        debug_assert!(farewell.is_some(), "a subscription ends without a last word");
+        if is_joined {
             self.detach(cx, tail_key, &subscription);
         }
-        if let Some(reason) = reason {
-            self.send(connection, event::error(reason, Some(&slug), None));
+        if let Some(reason) = farewell.and_then(|farewell| farewell.reason) {
+            self.send(connection, event::error(&reason, Some(&slug), None));
         }
         self.send(connection, event::unsubscribed(&slug));
         self.settled(connection);
@@ -301,7 +337,7 @@ impl Edge {
         let most = cx.settings.limits.tail_bytes_max;
         for subscription in tail.subscribers.clone() {
             let Some(found) = self.subscriptions.get(subscription) else { continue };
-            if !found.wants_presence || !matches!(found.state, SubscriptionState::Live) {
+            if !found.wants_presence || found.state != SubscriptionState::Live {
                 continue;
             }
             let connection = found.connection;
@@ -347,11 +383,15 @@ impl Edge {
                 tail
             }
         };
+        let is_room = start != Start::Live
+            && self.connections.get_mut(connection).is_some_and(Connection::begin_window);
+        let window_bytes = if is_room { WINDOW_BYTES } else { 0 };
         let subscription = self.subscriptions.insert(Subscription {
             connection,
             tail,
-            cursor: 0,
+            place: Place::Behind(Offset(0)),
             slot: 0,
+            windows: u8::from(window_bytes > 0),
             is_behind: false,
             wants_presence,
             is_member: false,
@@ -365,7 +405,7 @@ impl Edge {
         }
         let (shard, home) = (cx.shard, cx.home_shard(&channel));
         let subscriber = Subscriber { shard, tail, subscription, client, may_enter };
-        let subscribe = Subscribe { subscriber, channel, start, wants_presence };
+        let subscribe = Subscribe { subscriber, channel, start, wants_presence, window_bytes };
         cx.post_home(home, ToHome::Subscribe(Box::new(subscribe)));
     }
 
@@ -407,7 +447,7 @@ impl Edge {
     pub(super) fn presence_snapshot(&mut self, snapshot: PresenceSnapshot) {
         let PresenceSnapshot { subscription: key, members } = snapshot;
         let Some(subscription) = self.subscriptions.get(key) else { return };
-        if matches!(subscription.state, SubscriptionState::Live) {
+        if subscription.state == SubscriptionState::Live {
             self.send_members(subscription.connection, subscription.tail, &members);
         }
     }
@@ -419,7 +459,11 @@ impl Edge {
         tail: TailKey,
         members: &Arc<MemberList>,
     ) {
-        let Some(tail) = self.tails.get_mut(tail) else { return };
+        let key = tail;
+        let Some(tail) = self.tails.get_mut(key) else { return };
+        if !tail.has_shared() {
+            self.shared.push(key);
+        }
         let event = tail.members_event(members);
         self.send(connection, event);
     }
@@ -432,7 +476,7 @@ impl Edge {
         let mut clients = Vec::new();
         for subscription in tail.subscribers.clone() {
             let Some(found) = self.subscriptions.get_mut(subscription) else { continue };
-            found.is_member = roster.is_some() && matches!(found.state, SubscriptionState::Live);
+            found.is_member = roster.is_some() && found.state == SubscriptionState::Live;
             if found.is_member {
                 let session = self.connections.get(found.connection).and_then(|c| c.session());
                 clients.extend(session.map(|session| session.client().clone()));
@@ -481,7 +525,7 @@ impl Edge {
                 moved.slot = subscription.slot;
             }
         }
-        if subscription.is_behind {
+        if subscription.is_behind && subscription.holds().is_some() {
             self.caught_up(cx, tail_key);
         }
         self.drop_tail_if_unused(cx, tail_key);

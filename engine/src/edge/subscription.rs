@@ -1,4 +1,6 @@
-//! One connection's subscription to one channel: a cursor in the shard's tail.
+//! One connection's subscription to one channel: a cursor in the shard's tail, or a place behind it.
+
+use pushflo_protocol::Offset;
 
 use crate::ids::{ConnectionKey, TailKey};
 
@@ -9,10 +11,12 @@ pub(super) struct Subscription {
     pub(super) connection: ConnectionKey,
     /// Where it reads.
     pub(super) tail: TailKey,
-    /// The next block to send.
-    pub(super) cursor: u64,
+    /// What it has.
+    pub(super) place: Place,
     /// Its place among the tail's subscribers.
     pub(super) slot: u32,
+    /// Windows that it has read in a row, without meeting the tail.
+    pub(super) windows: u8,
     /// Whether it stands in its connection's list of those with something to send.
     pub(super) is_behind: bool,
     /// Whether it is told who else is there.
@@ -23,17 +27,38 @@ pub(super) struct Subscription {
     pub(super) state: SubscriptionState,
 }
 
+/// What a subscription has of its channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Place {
+    /// All up to this block of the tail, which is to be sent next.
+    Tail(u64),
+    /// All up to this offset; what follows is not in the tail and comes in windows.
+    Behind(Offset),
+}
+
 /// The life of a subscription. A command about a channel whose subscription is not [`Live`] waits, and
-/// with it all that its connection says behind it, until the home shard has answered: so each command
-/// has its answer, in their order.
+/// with it all that its connection says behind it, until that is over: so each command has its answer,
+/// in their order.
 ///
 /// [`Live`]: SubscriptionState::Live
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SubscriptionState {
-    /// The home shard was asked.
+    /// The home was asked.
     Pending,
     /// Gets messages.
     Live,
-    /// The home shard was told; messages may still come until it answers.
+    /// The home was told; messages may still come until it answers.
     Leaving,
+    /// What came before its end is still to be sent, and then the last word on it.
+    Ending,
+}
+
+impl Subscription {
+    /// Whether its tail must keep what it has not got yet.
+    pub(super) fn holds(&self) -> Option<u64> {
+        match self.place {
+            Place::Tail(block) => Some(block),
+            Place::Behind(_) => None,
+        }
+    }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pushflo_protocol::dialect::Encoding;
 use pushflo_protocol::dialect::pushflo::event;
-use pushflo_protocol::{ChannelSlug, Record, StreamPosition};
+use pushflo_protocol::{ChannelSlug, Offset, Record, StreamPosition};
 
 use crate::api;
 use crate::ids::{ChannelKey, HomeKey, SubscriptionKey};
@@ -44,8 +44,19 @@ pub(super) struct Tail {
     open: Vec<Record>,
     /// All bytes ever sealed.
     sealed_bytes: u64,
+    /// The last window that was read for a subscriber, for others who come back to the same place:
+    /// behind which offset it is, and where it ends.
+    window: Option<EncodedWindow>,
     /// Who was there when that was last told, and the event that told it.
     members: Option<(Arc<MemberList>, Bytes)>,
+}
+
+/// A window as bytes.
+#[derive(Debug)]
+struct EncodedWindow {
+    after: Offset,
+    end: Offset,
+    bytes: Bytes,
 }
 
 /// The frames of one turn.
@@ -74,6 +85,7 @@ impl Tail {
             first: 0,
             open: Vec::new(),
             sealed_bytes: 0,
+            window: None,
             members: None,
         }
     }
@@ -94,6 +106,34 @@ impl Tail {
         let event = event::presence(&self.channel.slug, list, members.count);
         self.members = Some((Arc::clone(members), event.clone()));
         event
+    }
+
+    /// The records of a window as bytes, which those who read the same window share.
+    pub(super) fn window(&mut self, after: Offset, records: &[Record]) -> Bytes {
+        let end = records.last().map_or(after, |record| record.offset);
+        if let Some(known) = &self.window
+            && (known.after, known.end) == (after, end)
+        {
+            return known.bytes.clone();
+        }
+        let bytes = encode(Encoding::PushFlo, &self.channel.slug, records);
+        self.window = Some(EncodedWindow { after, end, bytes: bytes.clone() });
+        bytes
+    }
+
+    /// Gives back what nobody needs any more of what is kept for many.
+    pub(super) fn forget_shared(&mut self) {
+        if self.window.as_ref().is_some_and(|window| window.bytes.is_unique()) {
+            self.window = None;
+        }
+        if self.members.as_ref().is_some_and(|(_, event)| event.is_unique()) {
+            self.members = None;
+        }
+    }
+
+    /// Whether there is anything that [`Tail::forget_shared`] may give back.
+    pub(super) fn has_shared(&self) -> bool {
+        self.window.is_some() || self.members.is_some()
     }
 
     /// Makes one block of the records since the last seal.

@@ -1,39 +1,25 @@
-//! The shard's side of the log: messages on their way there, and reads for those who missed some.
-//!
-//! A read goes on until what it brought meets what is in memory; only then does the subscriber join,
-//! so that the seam between the log and live is the same as without a log. Those who come back to
-//! the same place while it is read share one read and its bytes.
+//! Messages on their way to the log, and what becomes of them.
 
 use std::collections::VecDeque;
 
-use slotmap::SlotMap;
-
 use pushflo_protocol::time::Month;
-use pushflo_protocol::{ErrorCode, Offset, Record, Refusal};
+use pushflo_protocol::{ErrorCode, Record, Refusal};
 
 use super::Home;
 use super::idempotency::{Keyed, WINDOW_MS};
 use crate::context::Context;
-use crate::hash::HashMap;
-use crate::ids::{HomeKey, LogId, ReadKey};
-use crate::log::{
-    self, Append, Entry, LogCall, Logged, NewChannel, PageCall, Read, ReadAnswer, ReadFrom,
-    StoredAnswer,
-};
+use crate::ids::HomeKey;
+use crate::log::{self, Append, Entry, LogCall, Logged, NewChannel, StoredAnswer};
 use crate::mail::Answer;
 use crate::mail::ReplyTo;
-use crate::mail::Subscriber;
 use crate::mail::no_room;
-use crate::retention::{Durability, Retention};
+use crate::retention::Durability;
 
 /// Most bytes of messages on their way to the log before publishes are refused.
 const LOGGING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Most appends that wait for room at the log before publishes are refused.
 const APPENDS_MAX: usize = 4096;
-
-/// How often a read goes on because memory had moved on meanwhile.
-const ROUNDS_MAX: u32 = 16;
 
 /// A message on its way to the log.
 #[derive(Debug)]
@@ -45,21 +31,6 @@ pub(super) struct LoggedMessage {
     pub(super) reply_to: ReplyTo,
     /// The idempotency key it holds.
     pub(super) keyed: Option<Box<Keyed>>,
-}
-
-/// A read under way.
-#[derive(Debug)]
-pub(super) struct PendingRead {
-    home: HomeKey,
-    log: LogId,
-    from: ReadFrom,
-    /// The channel's head when the round began: how far it goes.
-    until: Offset,
-    /// Who waits for it, and whether they want to know who is there.
-    subscribers: Vec<(Subscriber, bool)>,
-    /// What earlier rounds brought.
-    missed: Vec<Record>,
-    rounds: u32,
 }
 
 /// What a shard has at the log.
@@ -78,12 +49,6 @@ pub(super) struct Logging {
     term: u32,
     /// Appends that were not handed over yet.
     appends: VecDeque<Append>,
-    /// Questions that were not handed over yet. There are at most as many as subscriptions and
-    /// requests that wait for their answers.
-    questions: VecDeque<LogCall>,
-    reads: SlotMap<ReadKey, PendingRead>,
-    /// Reads whose answer is not there yet, by what they read.
-    reading: HashMap<(HomeKey, ReadFrom), ReadKey>,
 }
 
 /// What became an append.
@@ -106,13 +71,8 @@ impl Home {
                 break;
             }
         }
-        while let Some(question) = self.logging.questions.pop_front() {
-            if let Err(question) = post(question) {
-                self.logging.questions.push_front(question);
-                break;
-            }
-        }
-        !self.logging.appends.is_empty() || !self.logging.questions.is_empty()
+        let are_calls_left = self.reading.post(post);
+        are_calls_left || !self.logging.appends.is_empty()
     }
 
     /// Whether the log takes another message.
@@ -196,10 +156,9 @@ impl Home {
     pub(crate) fn log_answered(&mut self, cx: &mut Context, answer: log::Answer) {
         match answer {
             log::Answer::Logged(outcome) => self.logged(cx, outcome),
-            log::Answer::Read(done) => self.read_answered(cx, done.read, done.answer),
-            log::Answer::Page(done) => {
-                cx.answer(done.request, done.outcome.map(Answer::Page));
-            }
+            log::Answer::Located(done) => self.located(cx, done),
+            log::Answer::Read(done) => self.window_read(cx, *done),
+            log::Answer::Page(done) => self.page_read(cx, *done),
         }
     }
 
@@ -257,107 +216,4 @@ impl Home {
             }
         }
     }
-
-    /// Reads what a subscriber missed; it joins when that is there.
-    pub(super) fn ask_log(
-        &mut self,
-        cx: &mut Context,
-        subscriber: (Subscriber, bool),
-        key: HomeKey,
-        log: LogId,
-        from: ReadFrom,
-    ) {
-        let Logging { reads, reading, .. } = &mut self.logging;
-        if let Some(read) = reading.get(&(key, from)).and_then(|&read| reads.get_mut(read)) {
-            read.subscribers.push(subscriber);
-            return;
-        }
-        let Some(home) = self.channels.get_mut(key) else { return };
-        home.reads += 1;
-        let (subscribers, missed, until) = (vec![subscriber], Vec::new(), home.head.offset);
-        let read = PendingRead { home: key, log, from, until, subscribers, missed, rounds: 0 };
-        let read = reads.insert(read);
-        reading.insert((key, from), read);
-        self.read_on(cx, read, from);
-    }
-
-    pub(super) fn ask_log_page(&mut self, page: PageCall) {
-        self.logging.questions.push_back(LogCall::Page(Box::new(page)));
-    }
-
-    fn read_on(&mut self, cx: &mut Context, key: ReadKey, from: ReadFrom) {
-        let Some(read) = self.logging.reads.get_mut(key) else { return };
-        let Some(home) = self.channels.get(read.home) else { return };
-        let app = cx.directory.app(home.channel.app);
-        let retention = app.map_or(Retention::NOTHING, |app| app.plan.retention);
-        read.until = home.head.offset;
-        let (log, until) = (read.log, read.until);
-        let call = Read { shard: cx.shard, read: key, log, from, until, retention };
-        self.logging.questions.push_back(LogCall::Read(call));
-    }
-
-    /// The log's answer to a read.
-    fn read_answered(&mut self, cx: &mut Context, key: ReadKey, answer: ReadAnswer) {
-        let Some(read) = self.logging.reads.get_mut(key) else { return };
-        if read.rounds == 0 {
-            // Who asks from now on may want what this answer does not have.
-            self.logging.reading.remove(&(read.home, read.from));
-        }
-        let past = match answer {
-            Ok(Some(past)) => past,
-            Ok(None) => return self.read_done(cx, key, Ok(None)),
-            // Nothing is lost yet: who is told of a gap would take it for one.
-            Err(failure) => {
-                return self.read_done(
-                    cx,
-                    key,
-                    Err(Refusal::new(ErrorCode::Overloaded, failure.0.to_string())),
-                );
-            }
-        };
-        read.missed.extend(past);
-        read.rounds += 1;
-        let until = read.until;
-        let Some(home) = self.channels.get(read.home) else {
-            return self.read_done(cx, key, Ok(None));
-        };
-        // What was sent meanwhile is in memory, as a rule.
-        match self.recent.after(read.home, until, home.head.offset, 0) {
-            Some(records) => {
-                read.missed.extend(records);
-                let missed = std::mem::take(&mut read.missed);
-                self.read_done(cx, key, Ok(Some(missed)));
-            }
-            None if read.rounds >= ROUNDS_MAX => self.read_done(cx, key, Err(too_fast())),
-            None => self.read_on(cx, key, ReadFrom::After(until)),
-        }
-    }
-
-    fn read_done(
-        &mut self,
-        cx: &mut Context,
-        key: ReadKey,
-        missed: Result<Option<Vec<Record>>, Refusal>,
-    ) {
-        let Some(read) = self.logging.reads.remove(key) else { return };
-        if let Some(home) = self.channels.get_mut(read.home) {
-            home.reads -= 1;
-        }
-        for (subscriber, wants_presence) in read.subscribers {
-            match &missed {
-                Ok(missed) => {
-                    self.join(cx, subscriber, read.home, Some(missed.clone()), wants_presence)
-                }
-                Err(refusal) => self.subscribe_done(cx, subscriber, Err(refusal.clone())),
-            }
-        }
-        self.forget_if_untouched(cx, read.home);
-    }
-}
-
-/// The refusal of one who missed more than can be read before there is as much again.
-fn too_fast() -> Refusal {
-    let text =
-        "the channel gets messages faster than what was missed can be read; try again shortly";
-    Refusal::new(ErrorCode::Overloaded, text)
 }

@@ -7,7 +7,7 @@
 //! * `channel`: what is known of a channel, how it is found, made, loaded and forgotten
 //! * `publish`, `subscribe`: offsets, who gets what, who comes from where
 //! * `metadata`, `presence`, `idempotency`: what the API adds, who is there, who publishes twice
-//! * `recent`, `logging`: messages in memory, and those on their way to the log and back
+//! * `recent`, `logging`, `reading`: messages in memory, on their way to the log, and back
 
 mod channel;
 mod idempotency;
@@ -15,6 +15,7 @@ mod logging;
 mod metadata;
 mod presence;
 mod publish;
+mod reading;
 mod recent;
 mod subscribe;
 
@@ -31,6 +32,7 @@ use crate::mail::ToHome;
 use channel::HomeChannel;
 use idempotency::Idempotency;
 use logging::Logging;
+use reading::Reading;
 use recent::Recent;
 
 /// The channels whose home is one shard.
@@ -47,6 +49,7 @@ pub(crate) struct Home {
     idempotency: Idempotency,
     recent: Recent,
     logging: Logging,
+    reading: Reading,
     /// Results of messages of batches, by the shard that waits for them.
     batch_results: Vec<(ShardId, BatchResults)>,
 }
@@ -64,6 +67,7 @@ impl Home {
             idempotency: Idempotency::new(limits.idempotency_keys_max),
             recent: Recent::new(limits.recent_bytes_max),
             logging: Logging::default(),
+            reading: Reading::default(),
             batch_results: Vec::new(),
         }
     }
@@ -75,6 +79,7 @@ impl Home {
             ToHome::PublishBatch(batch) => self.publish_batch(cx, *batch),
             ToHome::ReadPage(page) => self.read_page(cx, *page),
             ToHome::Subscribe(subscribe) => self.subscribe(cx, *subscribe),
+            ToHome::ReadWindow(read) => self.read_window(cx, read),
             ToHome::Unsubscribe(unsubscribe) => self.unsubscribe(cx, &unsubscribe),
             ToHome::Channel(request) => self.channel_request(cx, *request),
             ToHome::ListChannels(list) => self.list_channels(cx, list),

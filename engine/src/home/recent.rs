@@ -10,7 +10,7 @@ use pushflo_protocol::{Offset, Record};
 use slotmap::SecondaryMap;
 
 use crate::ids::HomeKey;
-use crate::log::{Page, PageQuery};
+use crate::log::{Located, Page, PageQuery, ReadFrom};
 use crate::retention::Retention;
 
 /// The recent messages of one shard's channels.
@@ -73,18 +73,6 @@ impl Recent {
         }
     }
 
-    /// Whether nothing older of a channel is kept elsewhere, or the oldest message here is one that
-    /// `is_before` the wanted ones.
-    pub(super) fn reaches(&self, channel: HomeKey, is_before: impl Fn(&Record) -> bool) -> bool {
-        let Some(log) = self.logs.get(channel) else { return true };
-        !log.is_behind || log.messages.front().is_some_and(is_before)
-    }
-
-    /// How many messages of a channel there are.
-    pub(super) fn len(&self, channel: HomeKey) -> u64 {
-        self.logs.get(channel).map_or(0, |log| log.messages.len() as u64)
-    }
-
     /// Drops what has become too old at `now_ms`. What is kept longer may keep in memory what came
     /// behind it; readers say themselves what is too old for them.
     pub(super) fn expire(&mut self, now_ms: u64) {
@@ -98,46 +86,65 @@ impl Recent {
         }
     }
 
-    /// The records after `offset`, oldest first; `None` if any of them is not kept any more, or older
-    /// than `since_ms`. `head` is the channel's newest offset.
-    pub(super) fn after(
+    /// Where a subscription starts that wants all of `from`, up to the head, and none older than
+    /// `since_ms`. `None`: older messages are needed, which a log may have, or the offset is none of the
+    /// channel's.
+    pub(super) fn locate(
         &self,
         channel: HomeKey,
-        offset: Offset,
+        from: ReadFrom,
         head: Offset,
         since_ms: u64,
-    ) -> Option<Vec<Record>> {
-        if offset >= head {
-            return (offset == head).then(Vec::new);
-        }
-        let log = self.logs.get(channel)?;
-        let start = log.messages.partition_point(|message| message.offset <= offset);
-        // The message before, or none before the first, must be the one at `offset`: offsets leap.
-        let is_next = match start.checked_sub(1).and_then(|before| log.messages.get(before)) {
-            Some(before) => before.offset == offset,
-            None => log.messages.front()?.offset == offset.next(),
+        has_log: bool,
+    ) -> Option<Located> {
+        let at_end = Located { after: head, messages: 0 };
+        let Some(log) = self.logs.get(channel) else {
+            let is_known = match from {
+                ReadFrom::After(offset) => offset == head,
+                ReadFrom::Recent { .. } => true,
+            };
+            return is_known.then_some(at_end);
         };
-        let is_kept = log.messages.get(start).is_some_and(|next| next.timestamp_ms >= since_ms);
-        if !is_next || !is_kept {
-            return None;
-        }
-        Some(log.messages.range(start..).cloned().collect())
+        let start = match from {
+            ReadFrom::After(offset) if offset >= head => {
+                return (offset == head).then_some(at_end);
+            }
+            ReadFrom::After(offset) => log.position_behind(offset, since_ms)?,
+            ReadFrom::Recent { since_ms: wanted_ms, messages_max } => {
+                let since_ms = since_ms.max(wanted_ms);
+                let count = usize::try_from(messages_max).unwrap_or(usize::MAX);
+                let young = log.messages.partition_point(|record| record.timestamp_ms < since_ms);
+                let start = log.messages.len().saturating_sub(count).max(young);
+                // The one before the first wanted is here, or there is none.
+                if start == 0 && has_log && log.is_behind && log.messages.len() < count {
+                    return None;
+                }
+                start
+            }
+        };
+        let Some(first) = log.messages.get(start) else { return Some(at_end) };
+        let messages = (log.messages.len() - start) as u64;
+        Some(Located { after: first.prev, messages })
     }
 
-    /// The records kept since a time, oldest first.
-    pub(super) fn since(&self, channel: HomeKey, unix_ms: u64) -> Vec<Record> {
-        let Some(log) = self.logs.get(channel) else { return Vec::new() };
-        let start = log.messages.partition_point(|message| message.timestamp_ms < unix_ms);
-        log.messages.range(start..).cloned().collect()
-    }
-
-    /// The last `count` records, or all that are kept and not older than `since_ms`, oldest first.
-    pub(super) fn last(&self, channel: HomeKey, count: u64, since_ms: u64) -> Vec<Record> {
-        let Some(log) = self.logs.get(channel) else { return Vec::new() };
-        let count = usize::try_from(count).unwrap_or(usize::MAX);
-        let kept = log.messages.partition_point(|message| message.timestamp_ms < since_ms);
-        let start = log.messages.len().saturating_sub(count).max(kept);
-        log.messages.range(start..).cloned().collect()
+    /// The messages that follow `after`, to the first that goes past `bytes_max` bytes; `None` if the
+    /// first of them is not here, or older than `since_ms`.
+    pub(super) fn window(
+        &self,
+        channel: HomeKey,
+        after: Offset,
+        since_ms: u64,
+        bytes_max: usize,
+    ) -> Option<Vec<Record>> {
+        let log = self.logs.get(channel)?;
+        let start = log.position_behind(after, since_ms)?;
+        let mut bytes = 0;
+        let fits = |record: &&Record| {
+            let is_more = bytes < bytes_max;
+            bytes += record.parts.as_bytes().len();
+            is_more
+        };
+        Some(log.messages.range(start..).take_while(fits).cloned().collect())
     }
 
     /// A page; none of its messages is older than `since_ms`.
@@ -198,6 +205,14 @@ impl Recent {
 }
 
 impl Log {
+    /// Where the message right behind an offset stands; `None` if it is not here, or older than
+    /// `since_ms`. Offsets leap.
+    fn position_behind(&self, offset: Offset, since_ms: u64) -> Option<usize> {
+        let start = self.messages.partition_point(|record| record.offset <= offset);
+        let next = self.messages.get(start)?;
+        (next.prev == offset && next.timestamp_ms >= since_ms).then_some(start)
+    }
+
     fn drop_oldest(&mut self) -> usize {
         let size = self.messages.pop_front().map_or(0, |record| record.kept_bytes());
         self.bytes -= size;
@@ -237,22 +252,33 @@ mod tests {
         for offset in 1..=15 {
             recent.append(channel, record(offset, offset), &retention());
         }
-        let after = |recent: &Recent, offset| recent.after(channel, Offset(offset), Offset(15), 0);
-        assert_eq!(after(&recent, 5).unwrap().len(), 10);
-        assert!(after(&recent, 4).is_none());
-        assert_eq!(after(&recent, 15).unwrap().len(), 0);
-        assert!(after(&recent, 16).is_none());
-        assert_eq!(recent.since(channel, 14).len(), 2);
-        assert_eq!(recent.last(channel, 3, 0).len(), 3);
-        assert_eq!(recent.last(channel, u64::MAX, 0).len(), 10);
-        assert_eq!(recent.last(channel, u64::MAX, 13).len(), 3);
-        assert!(recent.after(channel, Offset(11), Offset(15), 13).is_none());
-        assert_eq!(recent.after(channel, Offset(12), Offset(15), 13).unwrap().len(), 3);
+        let after = |recent: &Recent, offset| {
+            let located =
+                recent.locate(channel, ReadFrom::After(Offset(offset)), Offset(15), 0, true);
+            located.map(|located| located.messages)
+        };
+        let latest = |recent: &Recent, wanted_ms, messages_max, since_ms| {
+            let from = ReadFrom::Recent { since_ms: wanted_ms, messages_max };
+            recent.locate(channel, from, Offset(15), since_ms, true).map(|found| found.messages)
+        };
+        assert_eq!((after(&recent, 5), after(&recent, 4)), (Some(10), None));
+        assert_eq!((after(&recent, 15), after(&recent, 16)), (Some(0), None));
+        assert_eq!(latest(&recent, 14, u64::MAX, 0), Some(2));
+        assert_eq!((latest(&recent, 0, 3, 0), latest(&recent, 0, 10, 0)), (Some(3), Some(10)));
+        // There are older ones elsewhere.
+        assert_eq!(latest(&recent, 0, 11, 0), None);
+        assert_eq!(latest(&recent, 0, u64::MAX, 13), Some(3));
+        let window = |recent: &Recent, offset, since_ms, bytes_max| {
+            let window = recent.window(channel, Offset(offset), since_ms, bytes_max)?;
+            Some(window.iter().map(|record| record.offset.0).collect::<Vec<_>>())
+        };
+        assert_eq!(window(&recent, 11, 13, 9), None);
+        assert_eq!(window(&recent, 12, 13, usize::MAX), Some(vec![13, 14, 15]));
+        assert_eq!(window(&recent, 5, 0, 1), Some(vec![6]));
         recent.expire(110);
-        assert!(after(&recent, 8).is_none());
-        assert_eq!(after(&recent, 9).unwrap().len(), 6);
+        assert_eq!((after(&recent, 8), after(&recent, 9)), (None, Some(6)));
         recent.expire(1_000);
-        assert!(after(&recent, 14).is_none());
+        assert_eq!(after(&recent, 14), None);
         assert_eq!(recent.bytes(), 0);
     }
 
@@ -289,7 +315,9 @@ mod tests {
         for offset in 1..=3 {
             recent.append(b, record(offset, offset), &retention());
         }
-        assert_eq!(recent.last(a, 9, 0).len(), 1);
-        assert_eq!(recent.last(b, 9, 0).len(), 3);
+        let kept = |channel| recent.window(channel, Offset(0), 0, usize::MAX);
+        assert_eq!(kept(a), None);
+        assert_eq!(recent.window(a, Offset(1), 0, usize::MAX).unwrap().len(), 1);
+        assert_eq!(kept(b).unwrap().len(), 3);
     }
 }

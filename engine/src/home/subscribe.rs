@@ -1,15 +1,13 @@
-//! Reading a channel at its home: who subscribes, from where on, and pages of its history.
+//! Who subscribes to a channel, and who leaves.
 
-use pushflo_protocol::position::{Recovered, Start};
+use pushflo_protocol::position::Recovered;
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Home;
 use super::channel::{Audience, HomeChannel};
 use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey};
-use crate::log::{PageCall, ReadFrom};
-use crate::mail::Answer;
-use crate::mail::ReadPage;
+use crate::log::Located;
 use crate::mail::Subscribe;
 use crate::mail::Subscribed;
 use crate::mail::Subscriber;
@@ -17,96 +15,39 @@ use crate::mail::Subscription;
 use crate::mail::ToEdge;
 use crate::mail::Unsubscribe;
 use crate::mail::private_channel;
-use crate::retention::Retention;
-use pushflo_protocol::Record;
 
 impl Home {
-    /// A page of history as the JSON of the answer. A channel that nobody used yet has none, which
-    /// is an answer and not an error.
-    pub(super) fn read_page(&mut self, cx: &mut Context, page: ReadPage) {
-        let ReadPage { request, channel, query } = page;
-        let app = cx.directory.app(channel.app);
-        let retention = app.map_or(Retention::NOTHING, |app| app.plan.retention);
-        let key = self.by_name.get(&channel).copied();
-        let home = key.and_then(|key| self.channels.get(key));
-        if let Some(log) = home.and_then(|home| home.log) {
-            self.ask_log_page(PageCall { request, log: log.id, query, retention });
-            return;
-        }
-        let since_ms = retention.since_ms(cx.now.steady_ms);
-        let page = key.map(|key| self.recent.page(key, &query, since_ms)).unwrap_or_default();
-        cx.answer(request, Ok(Answer::Page(page)));
-    }
-
     pub(super) fn subscribe(&mut self, cx: &mut Context, subscribe: Subscribe) {
-        let Subscribe { subscriber, ref channel, start, wants_presence } = subscribe;
-        let (key, retention) = match self.enter(cx, channel, subscriber.may_enter) {
-            Ok(entered) => entered,
-            Err(refusal) => return self.subscribe_done(cx, subscriber, Err(refusal)),
-        };
-        let Some(home) = self.channels.get(key) else { return };
-        let (head, log) = (home.head, home.log);
-        let since_ms = retention.since_ms(cx.now.steady_ms);
-        let missed = match start {
-            Start::Live => None,
-            Start::Recover(None) => Some(None),
-            Start::Recover(Some(position)) if position.epoch != head.epoch => Some(None),
-            Start::Recover(Some(position)) if position.offset > head.offset => Some(None),
-            Start::Recover(Some(position)) => {
-                let missed = self.recent.after(key, position.offset, head.offset, since_ms);
-                match (missed, log) {
-                    (None, Some(log)) => {
-                        let from = ReadFrom::After(position.offset);
-                        return self.ask_log(cx, (subscriber, wants_presence), key, log.id, from);
-                    }
-                    (missed, _) => Some(missed),
-                }
-            }
-            Start::Since(since) => match log {
-                Some(log) if !self.recent.reaches(key, |m| m.timestamp_ms < since) => {
-                    let (since_ms, messages_max) = (since.max(since_ms), u64::MAX);
-                    let from = ReadFrom::Recent { since_ms, messages_max };
-                    return self.ask_log(cx, (subscriber, wants_presence), key, log.id, from);
-                }
-                _ => Some(Some(self.recent.since(key, since.max(since_ms)))),
-            },
-            Start::Last(count) => match log {
-                Some(log)
-                    if self.recent.len(key) < count && !self.recent.reaches(key, |_| false) =>
-                {
-                    let from = ReadFrom::Recent { since_ms, messages_max: count };
-                    return self.ask_log(cx, (subscriber, wants_presence), key, log.id, from);
-                }
-                _ => Some(Some(self.recent.last(key, count, since_ms))),
-            },
-        };
-        self.join(cx, subscriber, key, missed, wants_presence);
+        match self.enter(cx, &subscribe.channel, subscribe.subscriber.may_enter) {
+            Ok(key) => self.find_start(cx, key, subscribe),
+            Err(refusal) => self.subscribe_done(cx, subscribe.subscriber, Err(refusal)),
+        }
     }
 
-    /// The channel that somebody wants to subscribe to, and what is kept of it.
+    /// The channel that somebody wants to subscribe to.
     fn enter(
         &mut self,
         cx: &mut Context,
         channel: &ChannelKey,
         may_enter: bool,
-    ) -> Result<(HomeKey, Retention), Refusal> {
+    ) -> Result<HomeKey, Refusal> {
         let key = self.home(cx, channel)?;
         if !may_enter && self.channels.get(key).is_some_and(HomeChannel::is_private) {
             return Err(private_channel());
         }
-        Ok((key, cx.directory.require(channel.app)?.plan.retention))
+        Ok(key)
     }
 
-    /// Makes a subscriber one, with what it missed: `None` if it asked for nothing, `Some(None)` if
+    /// Makes a subscriber one. `past` is where it starts: `None` if it asked for nothing, `Some(None)` if
     /// what it asked for is not kept. From here on it gets what is sent.
     pub(super) fn join(
         &mut self,
         cx: &mut Context,
-        subscriber: Subscriber,
+        subscribe: Subscribe,
         key: HomeKey,
-        missed: Option<Option<Vec<Record>>>,
-        wants_presence: bool,
+        past: Option<Option<Located>>,
     ) {
+        let Subscribe { subscriber, wants_presence, window_bytes, .. } = subscribe;
         let Some(home) = self.channels.get_mut(key).filter(|home| !home.is_closed()) else {
             let refusal = Refusal::new(ErrorCode::NotFound, "the channel was deleted");
             return self.subscribe_done(cx, subscriber, Err(refusal));
@@ -130,18 +71,24 @@ impl Home {
         if is_member {
             self.presence_changed(key);
         }
-        match &missed {
+        match past {
             Some(Some(_)) => cx.metrics().recoveries_total.increment(),
             Some(None) => cx.metrics().recovery_gaps_total.increment(),
             None => {}
         }
-        let past = missed.as_ref().map(|missed| Recovered {
-            recovered: missed.is_some(),
-            replayed: missed.as_ref().map_or(0, |missed| missed.len() as u64),
+        let after = past.flatten().map_or(head.offset, |located| located.after);
+        let past = past.map(|located| Recovered {
+            recovered: located.is_some(),
+            replayed: located.map_or(0, |located| located.messages),
         });
-        let missed = missed.flatten().unwrap_or_default();
+        let window = match window_bytes {
+            bytes_max if bytes_max > 0 && after < head.offset => {
+                self.recent.window(key, after, 0, bytes_max).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        };
         let subscription =
-            Subscription { home: key, head, past, missed, is_member, is_private, members };
+            Subscription { home: key, head, past, after, window, is_member, is_private, members };
         self.subscribe_done(cx, subscriber, Ok(subscription));
     }
 

@@ -19,6 +19,7 @@ mod record;
 mod repair;
 mod store;
 mod tables;
+mod window;
 mod writer;
 
 use std::path::{Path, PathBuf};
@@ -143,7 +144,9 @@ pub struct StoredAnswer {
 pub enum LogCall {
     /// Append messages; answered with [`Answer::Logged`].
     Append(Append),
-    /// Read what a subscriber missed; answered with [`Answer::Read`].
+    /// Find where a subscription starts; answered with [`Answer::Located`].
+    Locate(Locate),
+    /// Read a window of a channel; answered with [`Answer::Read`].
     Read(Read),
     /// Read a page; answered with [`Answer::Page`].
     Page(Box<PageCall>),
@@ -191,9 +194,9 @@ pub struct NewChannel {
     pub created_ms: u64,
 }
 
-/// A question about the past of a channel.
+/// A question where in a channel a subscription starts.
 #[derive(Clone, Copy, Debug)]
-pub struct Read {
+pub struct Locate {
     /// Who asks.
     pub shard: ShardId,
     /// For what.
@@ -204,6 +207,34 @@ pub struct Read {
     pub from: ReadFrom,
     /// Up to which offset; the log has it.
     pub until: Offset,
+    /// What is kept of the channel.
+    pub retention: Retention,
+}
+
+/// Where a subscription starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// The offset before the first message that is wanted.
+    pub after: Offset,
+    /// How many messages follow, up to the offset that was asked for.
+    pub messages: u64,
+}
+
+/// A question for a window of a channel: messages that follow each other.
+#[derive(Clone, Copy, Debug)]
+pub struct Read {
+    /// Who asks.
+    pub shard: ShardId,
+    /// For what.
+    pub read: ReadKey,
+    /// The channel.
+    pub log: LogId,
+    /// Behind which offset.
+    pub after: Offset,
+    /// Up to which offset at most; the log has it.
+    pub until: Offset,
+    /// With the message that has it go past so many bytes, the window ends.
+    pub bytes_max: usize,
     /// What is kept of the channel.
     pub retention: Retention,
 }
@@ -264,13 +295,24 @@ pub struct PageCall {
 pub enum Answer {
     /// What became of the oldest append that was not answered yet.
     Logged(Logged),
-    /// What was read.
+    /// Where a subscription starts.
+    Located(LocateDone),
+    /// A window that was read.
     Read(Box<ReadDone>),
     /// A page.
     Page(Box<PageDone>),
 }
 
-/// What was read.
+/// Where a subscription starts.
+#[derive(Clone, Debug)]
+pub struct LocateDone {
+    /// For what.
+    pub read: ReadKey,
+    /// Where; `None` if any of what was asked for is not kept any more.
+    pub answer: Result<Option<Located>, LogFailure>,
+}
+
+/// A window that was read.
 #[derive(Clone, Debug)]
 pub struct ReadDone {
     /// For what.
@@ -291,11 +333,11 @@ pub struct PageDone {
 /// What became of an append.
 pub type Logged = Result<(), LogFailure>;
 
-/// Why an append failed: a sentence for the publisher.
+/// Why the log did not do what it was asked: a sentence for whoever asked.
 #[derive(Clone, Debug)]
 pub struct LogFailure(pub Arc<str>);
 
-/// An answer to [`Read`]: `None` if any of what was asked for is not kept any more.
+/// An answer to [`Read`]: `None` if the first of it is not kept any more.
 pub type ReadAnswer = Result<Option<Vec<Record>>, LogFailure>;
 
 /// What the log tells the rest of the server, as plain numbers.
@@ -336,6 +378,7 @@ pub struct LogHandle {
 
 #[derive(Debug)]
 enum ReaderCall {
+    Locate(Locate),
     Read(Read),
     Page(Box<PageCall>),
 }
@@ -526,6 +569,7 @@ impl LogHandle {
                 Err(TrySendError::Full(append)) => Err(LogCall::Append(append)),
                 Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
             },
+            LogCall::Locate(locate) => self.post_read(ReaderCall::Locate(locate)),
             LogCall::Read(read) => self.post_read(ReaderCall::Read(read)),
             LogCall::Page(page) => self.post_read(ReaderCall::Page(page)),
         }
@@ -533,6 +577,7 @@ impl LogHandle {
 
     fn post_read(&self, call: ReaderCall) -> Result<(), LogCall> {
         match self.reader.try_send(call) {
+            Err(TrySendError::Full(ReaderCall::Locate(locate))) => Err(LogCall::Locate(locate)),
             Err(TrySendError::Full(ReaderCall::Read(read))) => Err(LogCall::Read(read)),
             Err(TrySendError::Full(ReaderCall::Page(page))) => Err(LogCall::Page(page)),
             Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),

@@ -6,7 +6,7 @@ use pushflo_protocol::{ChannelSlug, Epoch, MessageId, Offset, Parts, Record};
 use super::keep::Keep;
 use super::record::Totals;
 use super::store::{Group, Run, Store, TrimChannel};
-use super::{NewChannel, PageQuery};
+use super::{NewChannel, PageQuery, ReadFrom};
 use crate::ids::{AppId, ChannelKey, LogId};
 
 const LOG: LogId = LogId(7);
@@ -157,23 +157,41 @@ fn ask(random: &mut fastrand::Rng, channel: &Channel, keep: &Keep) {
         Some(message) => Offset((message.offset.0 + u64::from(random.u8(..) < 40)).min(until.0)),
         None => Offset(0),
     };
-    let past = channel.store.after(LOG, offset, until, keep).unwrap();
     let wanted = channel.after(offset, until, keep);
+    let located = channel.store.locate(LOG, ReadFrom::After(offset), until, keep).unwrap();
+    let window =
+        |after, bytes_max| channel.store.window(LOG, after, until, bytes_max, keep).unwrap();
     if offset != until {
-        let is_right = past == wanted;
+        let is_right = window(offset, usize::MAX) == wanted;
         assert!(is_right, "{offset:?} {until:?} {keep:?}");
+        let messages = wanted.as_ref().map(|wanted| wanted.len() as u64);
+        assert_eq!(located.map(|located| located.messages), messages);
+        // The same in windows of some bytes.
+        if let Some(wanted) = wanted {
+            let (mut read, mut after) = (Vec::new(), offset);
+            while after != until {
+                let next = window(after, random.usize(1..300)).unwrap();
+                after = next.last().unwrap().offset;
+                read.extend(next);
+            }
+            assert!(read == wanted);
+        }
     }
-    let (since_ms, most) = (random.u64(995..=channel.now_ms + 5), random.u64(0..20));
-    let past = channel.store.recent(LOG, since_ms, most, until, keep).unwrap();
+    let (since_ms, messages_max) = (random.u64(995..=channel.now_ms + 5), random.u64(0..20));
+    let from = ReadFrom::Recent { since_ms, messages_max };
+    let located = channel.store.locate(LOG, from, until, keep).unwrap().unwrap();
     let kept = channel.kept(until, keep);
-    let newest: Vec<_> = kept.iter().rev().take(most as usize).collect();
+    let newest: Vec<_> = kept.iter().rev().take(messages_max as usize).collect();
     let wanted: Vec<Record> = newest
         .iter()
         .rev()
         .filter(|message| message.timestamp_ms >= since_ms)
         .map(|record| Record::clone(record))
         .collect();
-    assert!(past == wanted, "{since_ms} {most} {until:?} {keep:?}");
+    assert_eq!(located.messages, wanted.len() as u64);
+    let read =
+        if located.messages == 0 { Some(Vec::new()) } else { window(located.after, usize::MAX) };
+    assert!(read == Some(wanted), "{since_ms} {messages_max} {until:?} {keep:?}");
 }
 
 #[test]

@@ -125,7 +125,7 @@ impl Store {
 
     /// The first record for which `is_before` does not hold, where it holds for all up to some place
     /// and for none behind it.
-    fn first_not(
+    pub(super) fn first_not(
         &self,
         log: LogId,
         newest: &Stored,

@@ -3,12 +3,12 @@
 //! than this thread's time.
 
 use crossbeam_channel::Receiver;
-use pushflo_protocol::{ErrorCode, Record, Refusal};
+use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::keep::Keep;
-use super::store::Store;
 use super::{
-    Answer, LogError, LogFailure, PageCall, PageDone, Read, ReadDone, ReadFrom, ReaderCall, Shelf,
+    Answer, Locate, LocateDone, LogError, LogFailure, PageCall, PageDone, Read, ReadDone,
+    ReaderCall, Shelf,
 };
 use crate::clock::Clock;
 use crate::ids::LogId;
@@ -21,19 +21,19 @@ pub(super) fn run(shelf: &Shelf, ports: &[Port<Answer>], calls: &Receiver<Reader
     for call in calls {
         let now_ms = clock.now().steady_ms;
         match call {
-            ReaderCall::Read(read) => {
-                let keep = Keep::new(&read.retention, now_ms);
-                let past = shelf.with(|store| past(store, &read, &keep));
-                let past = match past {
-                    Ok(past) => Ok(past),
-                    // What cannot be read any more is lost, and what is lost is a gap.
-                    Err(error) => match outlook(shelf, read.log, &error) {
-                        Outlook::Lost => Ok(None),
-                        Outlook::ComeAgain => Err(LogFailure(COME_AGAIN.into())),
-                    },
-                };
-                let done = ReadDone { read: read.read, answer: past };
-                answer(ports, read.shard, Answer::Read(Box::new(done)));
+            ReaderCall::Locate(locate) => {
+                let Locate { shard, read, log, from, until, retention } = locate;
+                let keep = Keep::new(&retention, now_ms);
+                let located = shelf.with(|store| store.locate(log, from, until, &keep));
+                let located = or_gap(shelf, log, located);
+                answer(ports, shard, Answer::Located(LocateDone { read, answer: located }));
+            }
+            ReaderCall::Read(call) => {
+                let Read { shard, read, log, after, until, bytes_max, retention } = call;
+                let keep = Keep::new(&retention, now_ms);
+                let window = shelf.with(|store| store.window(log, after, until, bytes_max, &keep));
+                let done = ReadDone { read, answer: or_gap(shelf, log, window) };
+                answer(ports, shard, Answer::Read(Box::new(done)));
             }
             ReaderCall::Page(page) => {
                 let PageCall { request, log, query, retention } = *page;
@@ -59,6 +59,18 @@ fn answer(ports: &[Port<Answer>], shard: ShardId, answer: Answer) {
     }
 }
 
+/// What cannot be read any more is lost, and what is lost is a gap.
+fn or_gap<T>(
+    shelf: &Shelf,
+    log: LogId,
+    read: Result<Option<T>, LogError>,
+) -> Result<Option<T>, LogFailure> {
+    read.or_else(|error| match outlook(shelf, log, &error) {
+        Outlook::Lost => Ok(None),
+        Outlook::ComeAgain => Err(LogFailure(COME_AGAIN.into())),
+    })
+}
+
 const COME_AGAIN: &str = "history cannot be read for the moment; try again shortly";
 
 const LOST: &str = "the history of this channel is damaged and cannot be read; messages published \
@@ -78,15 +90,5 @@ fn outlook(shelf: &Shelf, log: LogId, error: &LogError) -> Outlook {
     match error {
         LogError::Damaged(_) if shelf.is_beyond_repair(log) => Outlook::Lost,
         _ => Outlook::ComeAgain,
-    }
-}
-
-fn past(store: &Store, read: &Read, keep: &Keep) -> Result<Option<Vec<Record>>, LogError> {
-    let Read { log, from, until, .. } = *read;
-    match from {
-        ReadFrom::After(offset) => store.after(log, offset, until, keep),
-        ReadFrom::Recent { since_ms, messages_max } => {
-            store.recent(log, since_ms, messages_max, until, keep).map(Some)
-        }
     }
 }

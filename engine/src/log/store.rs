@@ -39,7 +39,7 @@ const CACHE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The log on disk.
 pub(super) struct Store {
-    records: Keyspace,
+    pub(super) records: Keyspace,
     channels: Keyspace,
     /// Answers for publishers who ask again, by the time until which they are kept.
     answers: Keyspace,
@@ -51,6 +51,9 @@ pub(super) struct Store {
     generations: Keyspace,
     state: Keyspace,
     oldest: OldestOffsets,
+    /// By channel: messages before this offset are cut off from the later ones by a hole that a reader
+    /// met.
+    holes: OldestOffsets,
     /// Last, so that its lock is held until nothing has the journal open any more.
     database: Database,
 }
@@ -147,6 +150,7 @@ impl Store {
             generations: database.keyspace("generations", KeyspaceCreateOptions::default)?,
             state: database.keyspace("state", KeyspaceCreateOptions::default)?,
             oldest: OldestOffsets::default(),
+            holes: OldestOffsets::default(),
             database,
         };
         store.check_format()?;
@@ -333,6 +337,7 @@ impl Store {
             }
             batch.remove(&self.leaps, log.0.to_be_bytes());
             self.oldest.lock().unwrap_or_else(PoisonError::into_inner).remove(log);
+            self.holes.lock().unwrap_or_else(PoisonError::into_inner).remove(log);
         }
         let mut generations: BTreeMap<EpochSlot, u32> = BTreeMap::new();
         for &(slot, generation) in group.generations {
@@ -428,90 +433,6 @@ impl Store {
     /// Has what was written so far reach the disk.
     pub(super) fn sync(&self) -> Result<(), LogError> {
         Ok(self.database.persist(PersistMode::SyncData)?)
-    }
-
-    /// The messages after `offset` up to `until`; `None` if any of them is not kept, or if `offset`
-    /// is none of the channel's.
-    pub(super) fn after(
-        &self,
-        log: LogId,
-        offset: Offset,
-        until: Offset,
-        keep: &Keep,
-    ) -> Result<Option<Vec<Record>>, LogError> {
-        let (mut past, mut last, mut bytes) = (Vec::new(), offset, 0);
-        if offset == until {
-            return Ok(Some(past));
-        }
-        let records = self.records.range(range(log, offset.next()));
-        let parse = |guard: fjall::Guard| Stored::parse(guard.into_inner()?.1.into());
-        let mut records = records.map(parse).peekable();
-        let is_at_end = matches!(records.peek(), Some(Ok(next)) if next.prev == offset);
-        let inside = if is_at_end { None } else { self.at(log, offset)? };
-        let inside = inside.filter(|record| record.last > offset).map(Ok);
-        for record in inside.into_iter().chain(records) {
-            let record = record?;
-            let skip = (last.0 + 1).saturating_sub(record.first.0);
-            // Behind a hole the past would be a part that looks whole.
-            if skip == 0 && record.prev != last {
-                return Ok(None);
-            }
-            // Times never fall, so it is enough that the first is young enough.
-            if past.is_empty()
-                && record.number_of(|_, ms| ms >= keep.since_ms)? > record.before.messages + skip
-            {
-                return Ok(None);
-            }
-            let read = record.pick(record.positions_until(skip, until))?;
-            bytes += read.iter().map(|record| record.parts.as_bytes().len() as u64).sum::<u64>();
-            past.extend(read);
-            if past.len() as u64 > keep.messages_max || bytes > keep.bytes_max {
-                return Ok(None);
-            }
-            last = record.last;
-            if last >= until {
-                return Ok(Some(past));
-            }
-        }
-        Ok(None)
-    }
-
-    /// What is kept since a time up to `until`, at most the last `messages_max` messages.
-    pub(super) fn recent(
-        &self,
-        log: LogId,
-        since_ms: u64,
-        messages_max: u64,
-        until: Offset,
-        keep: &Keep,
-    ) -> Result<Vec<Record>, LogError> {
-        let mut past = Vec::new();
-        let Some(end) = self.totals_at(log, until)? else { return Ok(past) };
-        let floor = Keep {
-            since_ms: since_ms.max(keep.since_ms),
-            messages_max: messages_max.min(keep.messages_max),
-            bytes_max: keep.bytes_max,
-        }
-        .floor(end);
-        let mut records = Vec::new();
-        for record in self.backwards_from(log, until) {
-            let record = record?;
-            if floor.is_above(&record) {
-                break;
-            }
-            records.push(record);
-        }
-        let mut skip = match records.last() {
-            Some(oldest) => {
-                oldest.number_of(|before, ms| floor.has(before, ms))? - oldest.before.messages
-            }
-            None => 0,
-        };
-        for record in records.iter().rev() {
-            past.extend(record.pick(record.positions_until(skip, until))?);
-            skip = 0;
-        }
-        Ok(past)
     }
 
     /// Drops up to `records_max` records that no limit keeps.
@@ -624,8 +545,21 @@ impl Store {
         known.get(&log).copied().unwrap_or(Offset(0))
     }
 
+    /// Where what is kept of a channel without a hole begins, as far as readers have met one.
+    pub(super) fn hole(&self, log: LogId) -> Offset {
+        let known = self.holes.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(&log).copied().unwrap_or(Offset(0))
+    }
+
+    /// Notes a hole right before the message at `offset`.
+    pub(super) fn note_hole(&self, log: LogId, offset: Offset) {
+        let mut known = self.holes.lock().unwrap_or_else(PoisonError::into_inner);
+        let hole = known.entry(log).or_insert(offset);
+        *hole = offset.max(*hole);
+    }
+
     /// What a channel had up to the message at `offset`, if that is still there.
-    fn totals_at(&self, log: LogId, offset: Offset) -> Result<Option<Totals>, LogError> {
+    pub(super) fn totals_at(&self, log: LogId, offset: Offset) -> Result<Option<Totals>, LogError> {
         let record = self.at(log, offset)?.filter(|record| record.last >= offset);
         record.map(|record| record.totals_at(offset)).transpose()
     }
@@ -661,7 +595,7 @@ fn boot() -> Vec<u8> {
     std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
-fn range(log: LogId, from: Offset) -> RangeInclusive<[u8; 16]> {
+pub(super) fn range(log: LogId, from: Offset) -> RangeInclusive<[u8; 16]> {
     record_key(log, from)..=record_key(log, Offset(u64::MAX))
 }
 

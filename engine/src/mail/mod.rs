@@ -21,10 +21,12 @@ pub use outbox::Outbox;
 
 use crate::accounts::{Changed, ChannelMeta, Client};
 use crate::after_all::AfterAll;
+use crate::ids::ConnectionKey;
 use crate::ids::{
     AppId, BatchKey, ChannelKey, HomeKey, ListKey, RequestId, ShardId, SubscriptionKey, TailKey,
 };
 use crate::log::{Page, PageQuery};
+use pushflo_protocol::Offset;
 
 /// A piece of mail.
 #[derive(Clone, Debug)]
@@ -46,6 +48,8 @@ pub enum ToHome {
     ReadPage(Box<ReadPage>),
     /// One more subscriber.
     Subscribe(Box<Subscribe>),
+    /// A subscriber wants the messages behind those that it has.
+    ReadWindow(ReadWindow),
     /// One subscriber fewer.
     Unsubscribe(Box<Unsubscribe>),
     /// Something is asked of a channel or is to be done to it.
@@ -75,6 +79,8 @@ pub enum ToEdge {
     Message(Message),
     /// A subscription starts here, or is refused. What follows on the tail is new to it.
     Subscribed(Box<Subscribed>),
+    /// Messages for a subscriber that is behind its tail.
+    Window(Box<Window>),
     /// No message after this one for the subscription.
     Unsubscribed(SubscriptionKey),
     /// The channel is deleted; its subscribers are to be told.
@@ -168,6 +174,8 @@ pub struct Subscribe {
     pub start: Start,
     /// Whether it wants to know who is there.
     pub wants_presence: bool,
+    /// How many bytes of what it missed may come with the answer; 0 for none.
+    pub window_bytes: usize,
 }
 
 /// One who subscribes.
@@ -183,6 +191,41 @@ pub struct Subscriber {
     pub client: Client,
     /// Whether it may enter a private channel.
     pub may_enter: bool,
+}
+
+/// A subscriber that is behind its tail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reader {
+    /// Where it is.
+    pub shard: ShardId,
+    /// Its connection.
+    pub connection: ConnectionKey,
+    /// The subscription.
+    pub subscription: SubscriptionKey,
+}
+
+/// A request for the messages behind those that a subscriber has.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadWindow {
+    /// Who wants them.
+    pub reader: Reader,
+    /// The channel at its home.
+    pub home: HomeKey,
+    /// The last offset that it has.
+    pub after: Offset,
+    /// With the message that goes past so many bytes, the window ends.
+    pub bytes_max: usize,
+}
+
+/// Messages for a subscriber that is behind its tail.
+#[derive(Clone, Debug)]
+pub struct Window {
+    /// Who wanted them.
+    pub reader: Reader,
+    /// Behind which offset they are.
+    pub after: Offset,
+    /// The messages; `None` if the first of them is not kept any more, or cannot be read.
+    pub records: Option<Arc<[Record]>>,
 }
 
 /// A subscriber has gone.
@@ -472,8 +515,10 @@ pub struct Subscription {
     pub head: StreamPosition,
     /// The answer to a request for the past.
     pub past: Option<Recovered>,
-    /// The missed messages.
-    pub missed: Vec<Record>,
+    /// The offset after which its messages begin: the head's, or one before for who wants the past.
+    pub after: Offset,
+    /// The first of the messages behind that, where they are at hand.
+    pub window: Vec<Record>,
     /// Whether the subscriber counts as a member.
     pub is_member: bool,
     /// Whether the channel is private.
@@ -577,7 +622,7 @@ impl ToHome {
                 };
                 size_of::<ChannelRequest>() + name(&request.channel.slug) + of_call
             }
-            Self::ListChannels(_) | Self::WantPresence(_) => 0,
+            Self::ListChannels(_) | Self::WantPresence(_) | Self::ReadWindow(_) => 0,
             Self::DescribeChannels(describe) => {
                 let of_names = describe.channels.iter().map(|channel| name(&channel.slug));
                 size_of::<DescribeChannels>()
@@ -623,12 +668,16 @@ impl ToEdge {
             Self::Message(message) => message.record.kept_bytes() - size_of::<Record>(),
             Self::Subscribed(subscribed) => {
                 let of_outcome = match &subscribed.outcome {
-                    Ok(Subscription { missed, members, .. }) => {
-                        of_records(missed) + members.as_ref().map_or(0, |list| list.kept_bytes())
+                    Ok(Subscription { window, members, .. }) => {
+                        of_records(window) + members.as_ref().map_or(0, |list| list.kept_bytes())
                     }
                     Err(refusal) => refusal.message.len(),
                 };
                 size_of::<Subscribed>() + subscribed.subscriber.client.kept_bytes() + of_outcome
+            }
+            Self::Window(window) => {
+                size_of::<Window>()
+                    + window.records.as_ref().map_or(0, |records| of_records(records))
             }
             Self::Privacy(_) => size_of::<Privacy>(),
             Self::Unsubscribed(_) | Self::Closed(_) | Self::Roster(_) => 0,

@@ -7,8 +7,8 @@ use fastrand::Rng;
 use pushflo_engine::ids::LogId;
 use pushflo_engine::ids::{ChannelKey, ShardId};
 use pushflo_engine::log::{
-    Answer, Append, Entry, LoadedChannel, LogCall, LogFailure, NewChannel, Read, ReadDone,
-    ReadFrom, StoredAnswer, Totals,
+    Answer, Append, Entry, LoadedChannel, Locate, LocateDone, Located, LogCall, LogFailure,
+    NewChannel, Read, ReadDone, ReadFrom, StoredAnswer, Totals,
 };
 use pushflo_engine::shard::Envelope;
 use pushflo_protocol::{Epoch, Offset, Record};
@@ -51,7 +51,9 @@ impl ModelLog {
                 self.appends.push_back(append);
                 Ok(())
             }
-            LogCall::Read(_) | LogCall::Page(_) if self.questions.len() < CALLS_MAX => {
+            LogCall::Locate(_) | LogCall::Read(_) | LogCall::Page(_)
+                if self.questions.len() < CALLS_MAX =>
+            {
                 self.questions.push_back(call);
                 Ok(())
             }
@@ -66,9 +68,12 @@ impl ModelLog {
             return Some((append.shard, Envelope::Log(Answer::Logged(self.append(append)))));
         }
         match self.questions.pop_front()? {
+            LogCall::Locate(locate) => {
+                let done = LocateDone { read: locate.read, answer: Ok(self.locate(&locate)) };
+                Some((locate.shard, Envelope::Log(Answer::Located(done))))
+            }
             LogCall::Read(read) => {
-                let answer = Ok(self.read(&read));
-                let done = ReadDone { read: read.read, answer };
+                let done = ReadDone { read: read.read, answer: Ok(self.read(&read)) };
                 Some((read.shard, Envelope::Log(Answer::Read(Box::new(done)))))
             }
             other => panic!("nobody asks for {other:?}"),
@@ -104,19 +109,33 @@ impl ModelLog {
         Ok(())
     }
 
-    fn read(&self, read: &Read) -> Option<Vec<Record>> {
-        let channel = &self.channels[&read.log];
-        assert!(read.until <= channel.head, "a reader is ahead of the log");
+    fn locate(&self, locate: &Locate) -> Option<Located> {
+        let channel = &self.channels[&locate.log];
+        assert!(locate.until <= channel.head, "a reader is ahead of the log");
         let all: Vec<&Record> =
-            channel.records.iter().filter(|record| record.offset <= read.until).collect();
-        let from = match read.from {
-            ReadFrom::After(offset) if offset == read.until => all.len(),
+            channel.records.iter().filter(|record| record.offset <= locate.until).collect();
+        let from = match locate.from {
+            ReadFrom::After(offset) if offset == locate.until => all.len(),
             ReadFrom::After(offset) => all.iter().position(|record| record.prev == offset)?,
             ReadFrom::Recent { messages_max, .. } => {
                 all.len().saturating_sub(usize::try_from(messages_max).unwrap_or(usize::MAX))
             }
         };
-        Some(all[from..].iter().copied().cloned().collect())
+        let after = all.get(from).map_or(locate.until, |record| record.prev);
+        Some(Located { after, messages: (all.len() - from) as u64 })
+    }
+
+    fn read(&self, read: &Read) -> Option<Vec<Record>> {
+        let channel = &self.channels[&read.log];
+        assert!(read.until <= channel.head, "a reader is ahead of the log");
+        let from = channel.records.iter().position(|record| record.prev == read.after)?;
+        let mut bytes = 0;
+        let window = channel.records.iter().skip(from).take_while(|record| {
+            let is_more = bytes < read.bytes_max && record.offset <= read.until;
+            bytes += record.parts.as_bytes().len();
+            is_more
+        });
+        Some(window.cloned().collect())
     }
 
     /// The machine goes down: what was not appended is gone. Returns what the log has.

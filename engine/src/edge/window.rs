@@ -1,0 +1,156 @@
+//! Subscribers that are behind their tail: they read windows of the log until they have met it.
+//!
+//! A connection has few windows under way or held at a time, whatever it is subscribed to; the next is
+//! asked for when one was handed to its socket. So what it costs is bounded, and it goes at its own pace.
+
+use pushflo_protocol::Record;
+
+use super::Edge;
+use super::close::CloseReason;
+use super::connection::HeldWindow;
+use super::subscription::{Place, SubscriptionState};
+use crate::context::Context;
+use crate::ids::{ConnectionKey, SubscriptionKey};
+use crate::mail::{ReadWindow, Reader, ToHome, Window};
+
+/// With the message that goes past so many bytes, a window ends.
+pub(super) const WINDOW_BYTES: usize = 64 * 1024;
+
+/// After so many windows in a row the next ones are twice as large, up to four times over: a channel
+/// with much traffic must not move on faster than it is read.
+const WINDOWS_UNTIL_LARGER: u8 = 8;
+const DOUBLINGS_MAX: u8 = 4;
+
+impl Edge {
+    /// Has the next window of a subscription be read as soon as its connection has room for it.
+    pub(super) fn want_window(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        key: SubscriptionKey,
+    ) {
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.active().wanting.push_back(key);
+        }
+        self.ask_for_windows(cx, connection);
+    }
+
+    /// Asks for the windows that a connection has room for.
+    fn ask_for_windows(&mut self, cx: &mut Context, connection: ConnectionKey) {
+        while let Some(c) = self.connections.get_mut(connection)
+            && c.active.as_ref().is_some_and(|active| !active.wanting.is_empty())
+            && c.begin_window()
+        {
+            let key = c.active().wanting.pop_front();
+            let asked = key.and_then(|key| Some((key, self.subscriptions.get_mut(key)?)));
+            let read = asked.and_then(|(key, subscription)| {
+                let Place::Behind(after) = subscription.place else { return None };
+                if subscription.state == SubscriptionState::Ending {
+                    return None;
+                }
+                let tail = self.tails.get(subscription.tail)?;
+                let doublings = (subscription.windows / WINDOWS_UNTIL_LARGER).min(DOUBLINGS_MAX);
+                subscription.windows = subscription.windows.saturating_add(1);
+                let reader = Reader { shard: cx.shard, connection, subscription: key };
+                let bytes_max = WINDOW_BYTES << doublings;
+                let read = ReadWindow { reader, home: tail.home?, after, bytes_max };
+                Some((cx.home_shard(&tail.channel), read))
+            });
+            match read {
+                Some((home, read)) => cx.post_home(home, ToHome::ReadWindow(read)),
+                None => {
+                    if let Some(c) = self.connections.get_mut(connection) {
+                        c.end_window();
+                    }
+                }
+            }
+        }
+    }
+
+    /// A window that was under way for a connection is there, or will not come.
+    pub(super) fn window_ended(&mut self, cx: &mut Context, connection: ConnectionKey) {
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.end_window();
+            self.ask_for_windows(cx, connection);
+        }
+    }
+
+    /// The home's answer to a request for a window.
+    pub(super) fn window(&mut self, cx: &mut Context, window: Window) {
+        let Window { reader, after, records } = window;
+        let Reader { connection, subscription: key, .. } = reader;
+        let is_wanted = self.subscriptions.get(key).is_some_and(|subscription| {
+            subscription.place == Place::Behind(after)
+                && subscription.state != SubscriptionState::Ending
+        });
+        match records {
+            Some(records) if is_wanted && !records.is_empty() => {
+                self.take_window(connection, key, &records);
+            }
+            Some(_) if is_wanted => self.want_window(cx, connection, key),
+            // It may come back, and is told then that there is a gap.
+            None if is_wanted => {
+                cx.metrics().slow_consumers_total.increment();
+                self.close_websocket(cx, connection, CloseReason::LEFT_BEHIND);
+            }
+            _ => {}
+        }
+        self.window_ended(cx, connection);
+    }
+
+    /// Has a window be sent. A subscription that reaches the head of its channel with it is in the tail
+    /// from here on.
+    pub(super) fn take_window(
+        &mut self,
+        connection: ConnectionKey,
+        key: SubscriptionKey,
+        records: &[Record],
+    ) {
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        let Place::Behind(after) = subscription.place else { return };
+        let Some(tail) = self.tails.get_mut(subscription.tail) else { return };
+        let (Some(first), Some(last)) = (records.first(), records.last()) else { return };
+        debug_assert_eq!(first.prev, after, "a window that does not follow");
+        if !tail.has_shared() {
+            self.shared.push(subscription.tail);
+        }
+        let bytes = tail.window(after, records);
+        // What is behind the head is in the next block, however much came in this turn.
+        tail.seal();
+        let is_at_head = tail.head.is_some_and(|head| head.offset == last.offset);
+        if is_at_head {
+            subscription.place = Place::Tail(tail.end());
+            subscription.windows = 0;
+            tail.behind += 1;
+        } else {
+            subscription.place = Place::Behind(last.offset);
+        }
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        let frames = records.len() as u64;
+        c.active().windows.push(HeldWindow { subscription: key, bytes, frames });
+        self.go_behind(key);
+    }
+
+    /// Puts a subscription in its connection's list of those with something to send.
+    pub(super) fn go_behind(&mut self, key: SubscriptionKey) {
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        if std::mem::replace(&mut subscription.is_behind, true) {
+            return;
+        }
+        let connection = subscription.connection;
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.push_behind(key);
+        }
+        self.mark_due(connection);
+    }
+
+    /// Gives back what tails keep for many and nobody needs any more.
+    pub(super) fn forget_shared(&mut self) {
+        let tails = &mut self.tails;
+        self.shared.retain(|key| {
+            let Some(tail) = tails.get_mut(*key) else { return false };
+            tail.forget_shared();
+            tail.has_shared()
+        });
+    }
+}

@@ -1,0 +1,260 @@
+//! Reading channels forward, and pages of them: in memory where that has it, else in the log.
+//!
+//! A subscriber is told where it starts, and from there on reads windows of records until it has met its
+//! tail: live, slow, replay and recovery are the same thing at different distances from the head. Those
+//! who want the same of the log at the same time share one read.
+//!
+//! Reads of the log are served in turn, one of each app; few of a shard are under way at a time, so that
+//! none waits long for the others.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use pushflo_protocol::position::Start;
+use pushflo_protocol::{ErrorCode, Offset, Record, Refusal};
+use slotmap::SlotMap;
+
+use super::Home;
+use crate::context::Context;
+use crate::hash::HashMap;
+use crate::ids::{AppId, HomeKey, LogId, ReadKey};
+use crate::in_turn::InTurn;
+use crate::log::{
+    Locate, LocateDone, Located, LogCall, PageCall, PageDone, Read, ReadDone, ReadFrom,
+};
+use crate::mail::{Answer, ReadPage, ReadWindow, Reader, Subscribe, ToEdge, Window};
+use crate::retention::Retention;
+use crate::share;
+
+/// Reads of a shard that the log has at a time: enough to keep it busy, few enough that whoever comes
+/// next does not wait for many.
+const UNDER_WAY_MAX: usize = 16;
+
+/// Reads of a shard that wait; its apps share them.
+const WAITING_MAX: usize = 16 * 1024;
+
+/// What a shard reads of the log.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    waiting: InTurn<LogCall>,
+    /// What found no room at the log; before all others.
+    returned: VecDeque<LogCall>,
+    under_way: usize,
+    locates: SlotMap<ReadKey, PendingLocate>,
+    windows: SlotMap<ReadKey, PendingWindow>,
+    /// What is asked and not answered yet.
+    locating: HashMap<(HomeKey, ReadFrom), ReadKey>,
+    reading: HashMap<(HomeKey, Offset), ReadKey>,
+}
+
+/// Subscribers who wait to learn where they start.
+#[derive(Debug)]
+struct PendingLocate {
+    home: HomeKey,
+    from: ReadFrom,
+    /// Messages the channel had had when it was asked.
+    messages: u64,
+    subscribes: Vec<Subscribe>,
+}
+
+/// Subscribers who wait for a window.
+#[derive(Debug)]
+struct PendingWindow {
+    home: HomeKey,
+    after: Offset,
+    readers: Vec<Reader>,
+}
+
+impl Reading {
+    /// Hands calls over to the log, as far as `post` takes them. Returns whether it took one not.
+    pub(super) fn post(&mut self, mut post: impl FnMut(LogCall) -> Result<(), LogCall>) -> bool {
+        while self.under_way < UNDER_WAY_MAX
+            && let Some(call) = self.returned.pop_front().or_else(|| self.waiting.pop())
+        {
+            if let Err(call) = post(call) {
+                self.returned.push_back(call);
+                return true;
+            }
+            self.under_way += 1;
+        }
+        false
+    }
+
+    /// Whether an app may have one more read wait.
+    fn has_room(&self, app: AppId) -> bool {
+        share::has_room(self.waiting.len_of(app), self.waiting.len(), WAITING_MAX)
+    }
+}
+
+impl Home {
+    /// A page of history. A channel that nobody used yet has none, which is an answer and not an error.
+    pub(super) fn read_page(&mut self, cx: &mut Context, page: ReadPage) {
+        let ReadPage { request, channel, query } = page;
+        let retention = retention(cx, channel.app);
+        let key = self.by_name.get(&channel).copied();
+        let home = key.and_then(|key| self.channels.get(key));
+        if let Some(log) = home.and_then(|home| home.log) {
+            if !self.reading.has_room(channel.app) {
+                return cx.answer(request, Err(busy()));
+            }
+            let call = PageCall { request, log: log.id, query, retention };
+            self.reading.waiting.push(channel.app, LogCall::Page(Box::new(call)));
+            return;
+        }
+        let since_ms = retention.since_ms(cx.now.steady_ms);
+        let page = key.map(|key| self.recent.page(key, &query, since_ms)).unwrap_or_default();
+        cx.answer(request, Ok(Answer::Page(page)));
+    }
+
+    /// A page that was read.
+    pub(super) fn page_read(&mut self, cx: &mut Context, done: PageDone) {
+        self.reading.under_way -= 1;
+        cx.answer(done.request, done.outcome.map(Answer::Page));
+    }
+
+    /// Finds out where a subscriber starts, and lets it in.
+    pub(super) fn find_start(&mut self, cx: &mut Context, key: HomeKey, subscribe: Subscribe) {
+        let Some(home) = self.channels.get(key) else { return };
+        let (app, head, log) = (home.channel.app, home.head, home.log);
+        let from = match subscribe.start {
+            Start::Live => return self.join(cx, subscribe, key, None),
+            Start::Recover(Some(position))
+                if position.epoch == head.epoch && position.offset <= head.offset =>
+            {
+                ReadFrom::After(position.offset)
+            }
+            Start::Recover(_) => return self.join(cx, subscribe, key, Some(None)),
+            Start::Since(since_ms) => ReadFrom::Recent { since_ms, messages_max: u64::MAX },
+            Start::Last(messages_max) => ReadFrom::Recent { since_ms: 0, messages_max },
+        };
+        let since_ms = retention(cx, app).since_ms(cx.now.steady_ms);
+        let located = self.recent.locate(key, from, head.offset, since_ms, log.is_some());
+        match (located, log) {
+            (None, Some(log)) => self.locate(cx, key, log.id, from, subscribe),
+            (located, _) => self.join(cx, subscribe, key, Some(located)),
+        }
+    }
+
+    /// Asks the log where a subscriber starts; it joins when that is known.
+    fn locate(
+        &mut self,
+        cx: &mut Context,
+        key: HomeKey,
+        log: LogId,
+        from: ReadFrom,
+        subscribe: Subscribe,
+    ) {
+        let reading = &mut self.reading;
+        let known = reading.locating.get(&(key, from)).copied();
+        if let Some(pending) = known.and_then(|read| reading.locates.get_mut(read)) {
+            pending.subscribes.push(subscribe);
+            return;
+        }
+        let Some(home) = self.channels.get_mut(key) else { return };
+        let app = home.channel.app;
+        if !reading.has_room(app) {
+            return self.subscribe_done(cx, subscribe.subscriber, Err(busy()));
+        }
+        home.reads += 1;
+        let (messages, until) = (home.messages, home.head.offset);
+        let subscribes = vec![subscribe];
+        let read = reading.locates.insert(PendingLocate { home: key, from, messages, subscribes });
+        reading.locating.insert((key, from), read);
+        let retention = retention(cx, app);
+        let call = Locate { shard: cx.shard, read, log, from, until, retention };
+        reading.waiting.push(app, LogCall::Locate(call));
+    }
+
+    /// Where subscribers start.
+    pub(super) fn located(&mut self, cx: &mut Context, done: LocateDone) {
+        self.reading.under_way -= 1;
+        let Some(pending) = self.reading.locates.remove(done.read) else { return };
+        let PendingLocate { home: key, from, messages, subscribes } = pending;
+        self.reading.locating.remove(&(key, from));
+        let mut more = 0;
+        if let Some(home) = self.channels.get_mut(key) {
+            home.reads -= 1;
+            // What was published meanwhile follows as well.
+            more = home.messages - messages;
+        }
+        for subscribe in subscribes {
+            match &done.answer {
+                Ok(located) => {
+                    let located = located
+                        .map(|located| Located { messages: located.messages + more, ..located });
+                    self.join(cx, subscribe, key, Some(located));
+                }
+                // Nothing is lost yet: who is told of a gap would take it for one.
+                Err(failure) => {
+                    let refusal = Refusal::new(ErrorCode::Overloaded, failure.0.to_string());
+                    self.subscribe_done(cx, subscribe.subscriber, Err(refusal));
+                }
+            }
+        }
+        self.forget_if_untouched(cx, key);
+    }
+
+    /// A subscriber wants the messages behind those that it has.
+    pub(super) fn read_window(&mut self, cx: &mut Context, read: ReadWindow) {
+        let ReadWindow { reader, home: key, after, bytes_max } = read;
+        // Where the channel is gone, its subscribers are told so.
+        let Some(home) = self.channels.get_mut(key).filter(|home| !home.is_closed()) else {
+            return;
+        };
+        let (app, until, log) = (home.channel.app, home.head.offset, home.log);
+        let retention = retention(cx, app);
+        let since_ms = retention.since_ms(cx.now.steady_ms);
+        let window = self.recent.window(key, after, since_ms, bytes_max);
+        let (None, Some(log)) = (&window, log) else {
+            return send_window(cx, reader, after, window.map(Into::into));
+        };
+        let reading = &mut self.reading;
+        let known = reading.reading.get(&(key, after)).copied();
+        if let Some(pending) = known.and_then(|read| reading.windows.get_mut(read)) {
+            pending.readers.push(reader);
+            return;
+        }
+        if !reading.has_room(app) {
+            return send_window(cx, reader, after, None);
+        }
+        home.reads += 1;
+        let readers = vec![reader];
+        let read = reading.windows.insert(PendingWindow { home: key, after, readers });
+        reading.reading.insert((key, after), read);
+        let shard = cx.shard;
+        let call = Read { shard, read, log: log.id, after, until, bytes_max, retention };
+        reading.waiting.push(app, LogCall::Read(call));
+    }
+
+    /// A window that was read.
+    pub(super) fn window_read(&mut self, cx: &mut Context, done: ReadDone) {
+        self.reading.under_way -= 1;
+        let Some(pending) = self.reading.windows.remove(done.read) else { return };
+        let PendingWindow { home: key, after, readers } = pending;
+        self.reading.reading.remove(&(key, after));
+        if let Some(home) = self.channels.get_mut(key) {
+            home.reads -= 1;
+        }
+        // Where it cannot be read for the moment, the subscriber comes back for it.
+        let records: Option<Arc<[Record]>> = done.answer.ok().flatten().map(Into::into);
+        for reader in readers {
+            send_window(cx, reader, after, records.clone());
+        }
+        self.forget_if_untouched(cx, key);
+    }
+}
+
+fn send_window(cx: &mut Context, reader: Reader, after: Offset, records: Option<Arc<[Record]>>) {
+    let window = Window { reader, after, records };
+    cx.post_edge(reader.shard, ToEdge::Window(Box::new(window)));
+}
+
+fn retention(cx: &Context, app: AppId) -> Retention {
+    cx.directory.app(app).map_or(Retention::NOTHING, |app| app.plan.retention)
+}
+
+/// The refusal of what would have to wait behind too many reads.
+fn busy() -> Refusal {
+    let text = "too much of the app's history is being read; try again shortly";
+    Refusal::new(ErrorCode::Overloaded, text)
+}
