@@ -2,7 +2,7 @@
 //!
 //! * [`shard`]: the core of a shard, a state machine without I/O
 //! * [`connection`], [`ingress`]: what connections say, and what it does
-//! * [`server`], [`config`]: the whole, and what it is told
+//! * [`startup`], [`config`]: the whole, and what it is told
 //! * [`runtime`]: threads, sockets and rings around it
 //! * [`history`]: the logs of channels
 //! * [`auth`]: keys and roles
@@ -19,5 +19,5 @@ pub mod history;
 pub mod ingress;
 pub mod metrics;
 pub mod runtime;
-pub mod server;
 pub mod shard;
+pub mod startup;

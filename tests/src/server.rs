@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use pushflo_engine::config::{Config, Overrides};
-use pushflo_engine::server::Server;
+use pushflo_engine::startup::Server;
 use tempfile::TempDir;
 
 pub const PUBLISH_KEY: &str = "pub_0123456789abcdef0123";

@@ -1,0 +1,248 @@
+//! The server as a whole: everything wired together, started, drained.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{FlockOperation, flock};
+
+use super::data_dir::lock_data_dir;
+use super::directory::open_directory;
+use super::keys::UnshownKeys;
+use super::machine::{check_io_uring, raise_file_limit};
+use super::{StartupError, Stored};
+use crate::auth::{Clerk, Role, Usages};
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::history::Durability;
+use crate::history::log::{self, Contents, Log, LogPlan, Retentions};
+use crate::runtime::mailbox::{Inbox, Mailbox, mailbox};
+use crate::runtime::{PortReservation, ShardPlan, ShardThread, reserve_port, start_shard};
+use crate::shard::{Settings, ShardId, Shared};
+
+/// A running server.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// How many shards it has.
+    pub shards: usize,
+    /// Keys of the default app that were made just now; they are not kept.
+    pub generated: Vec<(Role, String)>,
+    shared: Arc<Shared>,
+    threads: Vec<ShardThread>,
+    mailboxes: Vec<Mailbox>,
+    log: Option<Log>,
+    clerk: Option<Clerk>,
+    /// Held as long as the server is there.
+    lock: OwnedFd,
+}
+
+impl Server {
+    /// Checks the machine and starts all shards, each on a core of its own.
+    ///
+    /// # Errors
+    /// [`StartupError`] with cause and cure. Nothing is left running then.
+    pub fn start(config: &Config) -> Result<Self, StartupError> {
+        let there = core_affinity::get_core_ids().unwrap_or_default();
+        let named: Result<Vec<_>, _> = config
+            .cores
+            .iter()
+            .map(|&core| {
+                let found = there.iter().find(|id| id.id == core).copied();
+                let cores = || there.iter().map(|id| id.id).collect();
+                found.ok_or_else(|| StartupError::NoSuchCore { core, cores: cores() })
+            })
+            .collect();
+        let (named, is_named) = (named?, !config.cores.is_empty());
+        let from = if is_named { named } else { there };
+        let shards = config.shards.unwrap_or(from.len().max(1));
+        if !is_named && shards > from.len() {
+            return Err(StartupError::Cores { shards, cores: from.len() });
+        }
+        let cores: Vec<_> = from.iter().cycle().take(shards).copied().collect();
+        Self::start_on(config, &cores)
+    }
+
+    /// As [`Server::start`], with one shard for each entry of `cores`, which may name a core more
+    /// than once.
+    ///
+    /// # Errors
+    /// As for [`Server::start`].
+    pub fn start_on(
+        config: &Config,
+        cores: &[core_affinity::CoreId],
+    ) -> Result<Self, StartupError> {
+        check_io_uring()?;
+        raise_file_limit();
+        let shards = cores.len();
+        let lock = lock_data_dir(&config.data_dir)?;
+        let listen = |source| StartupError::Listen { address: config.listen, source };
+        let reservation = reserve_port(config.listen).map_err(listen)?;
+        let settings = Arc::new(Settings {
+            origins: config.origins.clone(),
+            limits: config.limits,
+            timeouts: config.timeouts,
+            has_log: config.durability != Durability::Memory,
+            presence: config.presence,
+            proxies: config.proxies.clone(),
+            outbox: config.outbox,
+            metrics_on_main_port: config.metrics_listen.is_none(),
+        });
+        let (mut mailboxes, mut inboxes) = (Vec::new(), Vec::new());
+        // All eventfds are made before the first shard parts its file table.
+        for _ in 0..shards {
+            let (mailbox, inbox) = mailbox(config.mailbox_envelopes_max)?;
+            mailboxes.push(mailbox);
+            inboxes.push(inbox);
+        }
+        let mut directory = open_directory(config)?;
+        let generated = std::mem::take(&mut directory.generated);
+        let mut unshown = UnshownKeys { data_dir: &config.data_dir, keys: generated };
+        let retentions = Arc::new(Retentions::default());
+        let mut shared = Shared::new(shards, random_seed()).with_deletions(directory.deletions);
+        let (mut log, mut stored) = (None, Stored::default());
+        if settings.has_log {
+            let (opened, contents) = open_log(config, &mailboxes, Arc::clone(&retentions))?;
+            let status = Arc::clone(&opened.status);
+            shared = shared.with_log(status, contents.incarnation, contents.next_log);
+            shared.begin_generations(&contents.generations);
+            let channels = contents.channels.iter().map(|loaded| (loaded.log, &loaded.channel));
+            let met = directory.meet_log(channels);
+            let path = config.data_dir.join("directory");
+            met.map_err(|source| StartupError::Directory { path, source })?;
+            stored.add(contents, &opened, &directory, &retentions);
+            log = Some(opened);
+        }
+        stored.apps = directory.apps.values().cloned().collect();
+        stored.metas = std::mem::take(&mut directory.channels);
+        let shared = Arc::new(shared);
+        let clerk = Clerk::start(
+            directory,
+            config.plans.clone(),
+            Arc::clone(&shared),
+            mailboxes.clone(),
+            retentions,
+        )?;
+        let mut server = Self {
+            address: reservation.address,
+            shards,
+            generated: unshown.keys.clone(),
+            shared,
+            threads: Vec::new(),
+            mailboxes,
+            log,
+            clerk: Some(clerk),
+            lock,
+        };
+        match server.start_shards(config, &settings, cores, &reservation, inboxes, stored) {
+            Ok(()) => {
+                unshown.keys.clear();
+                Ok(server)
+            }
+            Err(error) => {
+                server.drain();
+                server.join();
+                Err(error)
+            }
+        }
+    }
+
+    /// Stops taking connections and closes those there are; [`Server::join`] waits for the end.
+    pub fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Relaxed);
+        for mailbox in &self.mailboxes {
+            mailbox.wake();
+        }
+    }
+
+    /// Connections open now.
+    pub fn connection_count(&self) -> usize {
+        self.shared.connection_count()
+    }
+
+    /// What the shards share, for metrics.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// What apps use, for metrics.
+    pub fn usages(&self) -> Arc<Usages> {
+        self.clerk.as_ref().map(|clerk| Arc::clone(&clerk.usages)).unwrap_or_default()
+    }
+
+    /// Waits until all shards have drained.
+    pub fn join(self) {
+        for thread in self.threads {
+            // A shard that panicked has ended the process already.
+            let _ = thread.join();
+        }
+        if let Some(log) = self.log {
+            log.close();
+        }
+        if let Some(clerk) = self.clerk {
+            clerk.close();
+        }
+        // The shards' file tables had copies of it, and may outlive their threads by a moment.
+        let _ = flock(&self.lock, FlockOperation::Unlock);
+    }
+
+    fn start_shards(
+        &mut self,
+        config: &Config,
+        settings: &Arc<Settings>,
+        cores: &[core_affinity::CoreId],
+        reservation: &PortReservation,
+        inboxes: Vec<Inbox>,
+        stored: Stored,
+    ) -> Result<(), StartupError> {
+        let clock = Clock::start();
+        let stored = stored.by_shard(&self.shared, self.shards);
+        let (ready, started) = crossbeam_channel::bounded(self.shards);
+        let inboxes = inboxes.into_iter().zip(stored).zip(cores);
+        for (index, ((inbox, stored), core)) in inboxes.enumerate() {
+            let plan = ShardPlan {
+                id: ShardId(index as u16),
+                core: *core,
+                address: reservation.address,
+                settings: Arc::clone(settings),
+                shared: Arc::clone(&self.shared),
+                inbox,
+                mailboxes: self.mailboxes.clone(),
+                log: self.log.as_ref().map(Log::handle),
+                clerk: self.clerk.as_ref().map(Clerk::handle),
+                stored,
+                seed: random_seed(),
+                clock,
+                drain_spread_ms: config.drain_spread_ms,
+            };
+            self.threads.push(start_shard(plan, ready.clone())?);
+        }
+        drop(ready);
+        for _ in 0..self.shards {
+            if let Ok(result) = started.recv() {
+                result?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Opens the log and starts its threads.
+fn open_log(
+    config: &Config,
+    mailboxes: &[Mailbox],
+    retentions: Arc<Retentions>,
+) -> Result<(Log, Contents), StartupError> {
+    let path = config.data_dir.join("log");
+    let opened = log::open(&path, random_seed());
+    let opened = opened.map_err(|source| StartupError::Log { path: path.clone(), source })?;
+    let contents = opened.contents.clone();
+    let plan = LogPlan { path, retentions, mailboxes: mailboxes.to_vec() };
+    Ok((Log::start(opened, plan)?, contents))
+}
+
+fn random_seed() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| crate::clock::unix_ms())
+}

@@ -1,0 +1,102 @@
+//! What the shards begin with, from what the log and the directory have.
+
+use std::collections::BTreeMap;
+
+use crate::auth::{self, App, AppId, ChannelMeta};
+use crate::hash::HashMap;
+use crate::history::Retention;
+use crate::history::log::{
+    Append, Contents, LoadedChannel, Log, LogCall, LogId, Retentions, StoredAnswer,
+};
+use crate::shard::{ChannelKey, ShardId, Shared};
+
+/// What the shards begin with.
+#[derive(Debug, Default)]
+pub struct Stored {
+    /// All apps.
+    pub apps: Vec<App>,
+    /// Channels with metadata.
+    pub metas: Vec<(ChannelKey, ChannelMeta)>,
+    /// Channels that the log has.
+    pub channels: Vec<LoadedChannel>,
+    /// Answers for publishers who ask again.
+    pub answers: Vec<(ChannelKey, StoredAnswer)>,
+}
+
+impl Stored {
+    /// Adds what the log has. Channels that were deleted, alone or with their app, and are still
+    /// there, are deleted now. Those of apps that are not known are kept, and nobody sees them.
+    pub(super) fn add(
+        &mut self,
+        contents: Contents,
+        log: &Log,
+        directory: &auth::Opened,
+        retentions: &Retentions,
+    ) {
+        for (id, month, messages) in contents.usage {
+            if let Some(app) = directory.apps.get(&id) {
+                app.usage.restore(month, messages);
+            }
+        }
+        let (deleted, others): (Vec<_>, Vec<_>) =
+            contents.channels.into_iter().partition(|loaded| {
+                directory.deleted.contains(&loaded.log)
+                    || directory.deleted_apps.contains(&loaded.channel.app)
+            });
+        if !deleted.is_empty() {
+            let deletes = deleted.into_iter().map(|gone| (gone.log, gone.channel)).collect();
+            let (entries, generations) = (Vec::new(), Vec::new());
+            let append =
+                Append { shard: NO_SHARD, term: 0, entries, deletes, generations, sync: false };
+            // The queue is empty before the shards run.
+            let _ = log.handle().post(LogCall::Append(append));
+        }
+        let (kept, strangers): (Vec<_>, Vec<_>) =
+            others.into_iter().partition(|loaded| directory.apps.contains_key(&loaded.channel.app));
+        let mut unknown: BTreeMap<AppId, usize> = BTreeMap::new();
+        for loaded in strangers {
+            *unknown.entry(loaded.channel.app).or_default() += 1;
+        }
+        for (app, channels) in unknown {
+            retentions.set(app, Retention::EVERYTHING);
+            tracing::warn!(
+                %app,
+                channels,
+                "the log has channels of an app that is not known; they are kept and nobody sees \
+                 them: restore the directory with the app, or stop the server and delete them with \
+                 `pushflo directory delete-history`"
+            );
+        }
+        let names: HashMap<LogId, ChannelKey> =
+            kept.iter().map(|channel| (channel.log, channel.channel.clone())).collect();
+        let named = contents.answers.into_iter().filter_map(|loaded| {
+            names.get(&loaded.log).map(|channel| (channel.clone(), loaded.answer))
+        });
+        self.answers.extend(named);
+        self.channels = kept;
+    }
+
+    /// What each shard begins with: all apps, and the channels whose home it is.
+    pub(super) fn by_shard(self, shared: &Shared, shards: usize) -> Vec<Self> {
+        let of_all = || Self { apps: self.apps.clone(), ..Self::default() };
+        let mut all: Vec<Self> = (0..shards).map(|_| of_all()).collect();
+        let mut place = |channel: &ChannelKey, put: &mut dyn FnMut(&mut Self)| {
+            if let Some(stored) = all.get_mut(shared.home_shard(channel).index()) {
+                put(stored);
+            }
+        };
+        for channel in self.channels {
+            place(&channel.channel.clone(), &mut |stored| stored.channels.push(channel.clone()));
+        }
+        for (channel, meta) in self.metas {
+            place(&channel, &mut |stored| stored.metas.push((channel.clone(), meta.clone())));
+        }
+        for (channel, answer) in self.answers {
+            place(&channel, &mut |stored| stored.answers.push((channel.clone(), answer.clone())));
+        }
+        all
+    }
+}
+
+/// Nobody waits for what becomes of these appends.
+const NO_SHARD: ShardId = ShardId(u16::MAX);
