@@ -21,8 +21,7 @@ use super::turn::{Events, Turns, TurnsParts};
 use crate::auth::ClerkHandle;
 use crate::clock::{Clock, TICK_MS};
 use crate::history::log::LogHandle;
-use crate::shard::{Settings, Shard, ShardId, Shared};
-use crate::startup::Stored;
+use crate::shard::{Settings, Shard, ShardId, Shared, Stored};
 
 /// Entries of the shard's ring: writes that one turn can start without an extra submit.
 const RING_ENTRIES: u32 = 4096;

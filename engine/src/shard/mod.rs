@@ -10,6 +10,7 @@
 //! * `channels`, `presence`, `idempotency`: their metadata, their members, who publishes twice
 //! * `apps`: apps that change or go
 //! * `subscribe`: subscriptions of this shard's connections
+//! * `stored`: what it begins with
 //! * `logging`: messages on their way to the log, and reads of it
 //! * `tail`, `batch`, `flush`: recent frames, cursors, one write per connection and turn
 //! * `timer`, `drain`: time-outs, leaving in good order
@@ -33,6 +34,7 @@ mod proxies;
 mod publish;
 mod settings;
 mod share;
+mod stored;
 mod subscribe;
 mod subscription;
 mod tail;
@@ -61,6 +63,7 @@ pub use presence::PresenceTimes;
 pub use proxies::{Network, ProxyProtocol, TrustedProxies};
 pub(crate) use publish::{Draft, no_room};
 pub use settings::{AddressSlot, AllowedOrigins, EpochSlot, Limits, Settings, Shared, Timeouts};
+pub use stored::Stored;
 pub(crate) use subscribe::over_rate;
 
 use crate::auth::{AppId, CHANGES_PER_SECOND_MAX, ClerkCall, Directory, Rate};

@@ -20,4 +20,3 @@ pub use directory::{accept_directory, delete_history, recover_key};
 pub use error::StartupError;
 pub use keys::keep_keys;
 pub use server::Server;
-pub use stored::Stored;

@@ -7,11 +7,11 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::StartupError;
 use super::data_dir::lock_data_dir;
 use super::directory::open_directory;
 use super::keys::UnshownKeys;
 use super::machine::{check_io_uring, raise_file_limit};
-use super::{StartupError, Stored};
 use crate::auth::{Clerk, Role, Usages};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -19,7 +19,7 @@ use crate::history::Durability;
 use crate::history::log::{self, Contents, Log, LogPlan, Retentions};
 use crate::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use crate::runtime::{PortReservation, ShardPlan, ShardThread, reserve_port, start_shard};
-use crate::shard::{Settings, ShardId, Shared};
+use crate::shard::{Settings, ShardId, Shared, Stored};
 
 /// A running server.
 #[derive(Debug)]

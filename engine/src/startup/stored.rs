@@ -2,26 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use crate::auth::{self, App, AppId, ChannelMeta};
+use crate::auth::{self, AppId};
 use crate::hash::HashMap;
 use crate::history::Retention;
-use crate::history::log::{
-    Append, Contents, LoadedChannel, Log, LogCall, LogId, Retentions, StoredAnswer,
-};
-use crate::shard::{ChannelKey, ShardId, Shared};
-
-/// What the shards begin with.
-#[derive(Debug, Default)]
-pub struct Stored {
-    /// All apps.
-    pub apps: Vec<App>,
-    /// Channels with metadata.
-    pub metas: Vec<(ChannelKey, ChannelMeta)>,
-    /// Channels that the log has.
-    pub channels: Vec<LoadedChannel>,
-    /// Answers for publishers who ask again.
-    pub answers: Vec<(ChannelKey, StoredAnswer)>,
-}
+use crate::history::log::{Append, Contents, Log, LogCall, LogId, Retentions};
+use crate::shard::{ChannelKey, ShardId, Stored};
 
 impl Stored {
     /// Adds what the log has. Channels that were deleted, alone or with their app, and are still
@@ -74,27 +59,6 @@ impl Stored {
         });
         self.answers.extend(named);
         self.channels = kept;
-    }
-
-    /// What each shard begins with: all apps, and the channels whose home it is.
-    pub(super) fn by_shard(self, shared: &Shared, shards: usize) -> Vec<Self> {
-        let of_all = || Self { apps: self.apps.clone(), ..Self::default() };
-        let mut all: Vec<Self> = (0..shards).map(|_| of_all()).collect();
-        let mut place = |channel: &ChannelKey, put: &mut dyn FnMut(&mut Self)| {
-            if let Some(stored) = all.get_mut(shared.home_shard(channel).index()) {
-                put(stored);
-            }
-        };
-        for channel in self.channels {
-            place(&channel.channel.clone(), &mut |stored| stored.channels.push(channel.clone()));
-        }
-        for (channel, meta) in self.metas {
-            place(&channel, &mut |stored| stored.metas.push((channel.clone(), meta.clone())));
-        }
-        for (channel, answer) in self.answers {
-            place(&channel, &mut |stored| stored.answers.push((channel.clone(), answer.clone())));
-        }
-        all
     }
 }
 
