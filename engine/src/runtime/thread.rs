@@ -119,11 +119,7 @@ fn run(
         .map_err(|error| ("make its ring", error))?;
     let mut shard =
         Shard::new(id, plan.settings, Arc::clone(&plan.shared), plan.seed, plan.clock.now());
-    let Stored { apps, metas, channels, answers } = plan.stored;
-    apps.into_iter().for_each(|app| shard.learn(app));
-    channels.into_iter().for_each(|channel| shard.load(channel));
-    metas.into_iter().for_each(|(channel, meta)| shard.load_meta(&channel, meta));
-    answers.into_iter().for_each(|(channel, answer)| shard.load_answer(&channel, answer));
+    shard.load_all(plan.stored);
     runtime.block_on(async move {
         let events = Rc::new(Events::default());
         let eventfd = plan.inbox.waker().as_fd().try_clone_to_owned();

@@ -1,6 +1,6 @@
 //! What a shard begins with: all apps, and what is stored of the channels whose home it is.
 
-use super::{ChannelKey, Shared};
+use super::{ChannelKey, Shard, Shared};
 use crate::auth::{App, ChannelMeta};
 use crate::history::log::{LoadedChannel, StoredAnswer};
 
@@ -37,5 +37,17 @@ impl Stored {
             place(&channel, &mut |stored| stored.answers.push((channel.clone(), answer.clone())));
         }
         all
+    }
+}
+
+impl Shard {
+    /// Takes over what is stored, before anything else happens.
+    pub fn load_all(&mut self, stored: Stored) {
+        let Stored { apps, metas, channels, answers } = stored;
+        // Channels are counted by their apps, metadata and answers belong to channels.
+        apps.into_iter().for_each(|app| self.learn(app));
+        channels.into_iter().for_each(|channel| self.load(channel));
+        metas.into_iter().for_each(|(channel, meta)| self.load_meta(&channel, meta));
+        answers.into_iter().for_each(|(channel, answer)| self.load_answer(&channel, answer));
     }
 }

@@ -1,8 +1,10 @@
 //! What the machine must have before anything is started.
 
+use core_affinity::CoreId;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::StartupError;
+use crate::config::Config;
 
 /// Fewer open files than this make a fan-out server pointless; a warning says so.
 const FILES_WANTED: u64 = 10_000;
@@ -40,4 +42,22 @@ pub(super) fn raise_file_limit() {
              with ulimit -n or LimitNOFILE="
         );
     }
+}
+
+/// A core for each shard: those that are named, in turn, or one of its own for each.
+pub(super) fn choose_cores(config: &Config) -> Result<Vec<CoreId>, StartupError> {
+    let there = core_affinity::get_core_ids().unwrap_or_default();
+    let named = config.cores.iter().map(|&core| {
+        let found = there.iter().find(|id| id.id == core).copied();
+        let cores = || there.iter().map(|id| id.id).collect();
+        found.ok_or_else(|| StartupError::NoSuchCore { core, cores: cores() })
+    });
+    let named = named.collect::<Result<Vec<_>, _>>()?;
+    let is_named = !named.is_empty();
+    let from = if is_named { named } else { there };
+    let shards = config.shards.unwrap_or(from.len().max(1));
+    if !is_named && shards > from.len() {
+        return Err(StartupError::Cores { shards, cores: from.len() });
+    }
+    Ok(from.into_iter().cycle().take(shards).collect())
 }

@@ -11,7 +11,8 @@ use super::StartupError;
 use super::data_dir::lock_data_dir;
 use super::directory::open_directory;
 use super::keys::UnshownKeys;
-use super::machine::{check_io_uring, raise_file_limit};
+use super::machine::{check_io_uring, choose_cores, raise_file_limit};
+use super::stored;
 use crate::auth::{Clerk, Role, Usages};
 use crate::clock::Clock;
 use crate::config::Config;
@@ -45,24 +46,7 @@ impl Server {
     /// # Errors
     /// [`StartupError`] with cause and cure. Nothing is left running then.
     pub fn start(config: &Config) -> Result<Self, StartupError> {
-        let there = core_affinity::get_core_ids().unwrap_or_default();
-        let named: Result<Vec<_>, _> = config
-            .cores
-            .iter()
-            .map(|&core| {
-                let found = there.iter().find(|id| id.id == core).copied();
-                let cores = || there.iter().map(|id| id.id).collect();
-                found.ok_or_else(|| StartupError::NoSuchCore { core, cores: cores() })
-            })
-            .collect();
-        let (named, is_named) = (named?, !config.cores.is_empty());
-        let from = if is_named { named } else { there };
-        let shards = config.shards.unwrap_or(from.len().max(1));
-        if !is_named && shards > from.len() {
-            return Err(StartupError::Cores { shards, cores: from.len() });
-        }
-        let cores: Vec<_> = from.iter().cycle().take(shards).copied().collect();
-        Self::start_on(config, &cores)
+        Self::start_on(config, &choose_cores(config)?)
     }
 
     /// As [`Server::start`], with one shard for each entry of `cores`, which may name a core more
@@ -80,16 +64,7 @@ impl Server {
         let lock = lock_data_dir(&config.data_dir)?;
         let listen = |source| StartupError::Listen { address: config.listen, source };
         let reservation = reserve_port(config.listen).map_err(listen)?;
-        let settings = Arc::new(Settings {
-            origins: config.origins.clone(),
-            limits: config.limits,
-            timeouts: config.timeouts,
-            has_log: config.durability != Durability::Memory,
-            presence: config.presence,
-            proxies: config.proxies.clone(),
-            outbox: config.outbox,
-            metrics_on_main_port: config.metrics_listen.is_none(),
-        });
+        let settings = Arc::new(settings(config));
         let (mut mailboxes, mut inboxes) = (Vec::new(), Vec::new());
         // All eventfds are made before the first shard parts its file table.
         for _ in 0..shards {
@@ -112,7 +87,7 @@ impl Server {
             let met = directory.meet_log(channels);
             let path = config.data_dir.join("directory");
             met.map_err(|source| StartupError::Directory { path, source })?;
-            stored.add(contents, &opened, &directory, &retentions);
+            stored = stored::of_log(contents, &opened, &directory, &retentions);
             log = Some(opened);
         }
         stored.apps = directory.apps.values().cloned().collect();
@@ -226,6 +201,20 @@ impl Server {
             }
         }
         Ok(())
+    }
+}
+
+/// What the shards are to know of the configuration.
+fn settings(config: &Config) -> Settings {
+    Settings {
+        origins: config.origins.clone(),
+        limits: config.limits,
+        timeouts: config.timeouts,
+        has_log: config.durability != Durability::Memory,
+        presence: config.presence,
+        proxies: config.proxies.clone(),
+        outbox: config.outbox,
+        metrics_on_main_port: config.metrics_listen.is_none(),
     }
 }
 
