@@ -14,9 +14,10 @@ use pushflo_engine::auth::{
 use pushflo_engine::clock::{Now, TICK_MS};
 use pushflo_engine::history::{Durability, Retention};
 use pushflo_engine::runtime::mailbox::{Inbox, Mailbox, mailbox};
+use pushflo_engine::settings::{HistoryLimits, Limits, PresenceTimes, Timeouts};
 use pushflo_engine::shard::{
-    AllowedOrigins, ChannelKey, ConnectionKey, Envelope, Limits, OutboxLimits, PresenceTimes,
-    Settings, Shard, ShardId, Shared, TailKey, Timeouts, TrustedProxies,
+    AllowedOrigins, ChannelKey, ConnectionKey, Envelope, Settings, Shard, ShardId, Shared, TailKey,
+    TrustedProxies,
 };
 use pushflo_protocol::{ChannelSlug, Epoch, Offset, StreamPosition};
 
@@ -37,12 +38,12 @@ impl Bench {
     fn new() -> Self {
         let settings = Settings {
             origins: AllowedOrigins::All,
-            limits: Limits { recent_bytes_max: 64 << 20, ..Limits::default() },
+            limits: Limits::default(),
             timeouts: Timeouts::default(),
             has_log: false,
+            history: HistoryLimits { recent_bytes_max: 64 << 20, ..HistoryLimits::default() },
             presence: PresenceTimes::default(),
             proxies: TrustedProxies::default(),
-            outbox: OutboxLimits { envelopes_max: 1 << 14, bytes_max: 1 << 25 },
             metrics_on_main_port: true,
         };
         let now = Now::start(1_700_000_000_000);

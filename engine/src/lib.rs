@@ -3,6 +3,7 @@
 //! * [`shard`]: the core of a shard, a state machine without I/O
 //! * [`connection`], [`ingress`]: what connections say, and what it does
 //! * [`startup`], [`config`]: the whole, and what it is told
+//! * [`settings`]: the table of limits and time-outs
 //! * [`runtime`]: threads, sockets and rings around it
 //! * [`history`]: the logs of channels
 //! * [`auth`]: keys and roles
@@ -19,5 +20,6 @@ pub mod history;
 pub mod ingress;
 pub mod metrics;
 pub mod runtime;
+pub mod settings;
 pub mod shard;
 pub mod startup;

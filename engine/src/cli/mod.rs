@@ -16,6 +16,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use pushflo_engine::auth::Role;
 use pushflo_engine::config::{Config, ConfigError, Overrides};
+use pushflo_engine::settings;
 
 use self::api::Api;
 use self::output::{OutputError, complain, say};
@@ -45,6 +46,8 @@ enum Command {
     Keys(keys::Arguments),
     /// Repair the directory of apps and keys of a stopped server
     Directory(directory::Arguments),
+    /// Print all limits and time-outs that can be configured, with defaults and ranges
+    Limits,
     /// Check the configuration and say what is wrong with it
     CheckConfig(ServerArguments),
 }
@@ -136,6 +139,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Apps(arguments)) => apps::run(&arguments),
         Some(Command::Keys(arguments)) => keys::run(&arguments),
         Some(Command::Directory(arguments)) => directory::run(&arguments),
+        Some(Command::Limits) => say(settings::table()).map_err(Into::into),
         Some(Command::CheckConfig(arguments)) => check_config(&arguments),
     };
     match result {

@@ -15,7 +15,8 @@ use bytes::Bytes;
 use pushflo_protocol::http::RequestReader;
 use pushflo_protocol::websocket::MessageReader;
 
-use crate::shard::{AddressSlot, Batch, Limits, ProxyProtocol, SubscriptionKey};
+use crate::settings::Limits;
+use crate::shard::{AddressSlot, Batch, ProxyProtocol, SubscriptionKey};
 
 pub use close::CloseReason;
 use http::PendingAnswer;

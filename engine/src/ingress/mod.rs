@@ -23,7 +23,8 @@ use pushflo_protocol::{ErrorCode, Refusal};
 use crate::auth::{Access, AppId, Role};
 use crate::connection::{AllowOrigin, Answering, Reply};
 use crate::metrics;
-use crate::shard::{AllowedOrigins, Limits, ProxyProtocol, RequestId, Shard};
+use crate::settings::Limits;
+use crate::shard::{AllowedOrigins, ProxyProtocol, RequestId, Shard};
 
 pub(crate) use batch::PendingBatch;
 pub(crate) use channels::PendingList;

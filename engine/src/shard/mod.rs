@@ -58,11 +58,10 @@ pub use envelope::{
 pub use id::{
     BatchKey, ConnectionKey, HomeKey, ListKey, ReadKey, ShardId, SubscriptionKey, TailKey,
 };
-pub use outbox::{Outbox, OutboxLimits};
-pub use presence::PresenceTimes;
+pub use outbox::Outbox;
 pub use proxies::{Network, ProxyProtocol, TrustedProxies};
 pub(crate) use publish::{Draft, no_room};
-pub use settings::{AddressSlot, AllowedOrigins, EpochSlot, Limits, Settings, Shared, Timeouts};
+pub use settings::{AddressSlot, AllowedOrigins, EpochSlot, Settings, Shared};
 pub use stored::Stored;
 pub(crate) use subscribe::over_rate;
 
@@ -190,7 +189,7 @@ impl Shard {
             clerk_calls: VecDeque::new(),
             wrong_keys: (0..WRONG_KEY_SLOTS).map(|_| Rate::default()).collect(),
             month: Month::of(now.steady_ms),
-            recent: Recent::new(settings.limits.recent_bytes_max),
+            recent: Recent::new(settings.history.recent_bytes_max),
             logging: Logging::default(),
             local: VecDeque::new(),
             outboxes,
@@ -350,7 +349,7 @@ impl Shard {
     /// Whether a publish that needs the way to `shard` must be refused.
     pub(crate) fn is_way_full(&self, shard: ShardId) -> bool {
         let outbox = self.outboxes.get(shard.index());
-        shard != self.id && outbox.is_none_or(|outbox| outbox.is_full(self.settings.outbox))
+        shard != self.id && outbox.is_none_or(|outbox| outbox.is_full(&self.settings.limits))
     }
 
     /// Sends an envelope, also to this shard itself.

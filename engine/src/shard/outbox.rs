@@ -6,16 +6,7 @@
 use std::collections::VecDeque;
 
 use super::envelope::Envelope;
-
-/// Bounds of one outbox.
-#[derive(Clone, Copy, Debug)]
-pub struct OutboxLimits {
-    /// Most envelopes before publishes are refused. Answers are taken beyond it: they are bounded
-    /// by the requests that are under way.
-    pub envelopes_max: usize,
-    /// Most bytes of content before publishes are refused.
-    pub bytes_max: usize,
-}
+use crate::settings::Limits;
 
 /// The envelopes on their way to one shard.
 #[derive(Debug, Default)]
@@ -26,8 +17,8 @@ pub struct Outbox {
 
 impl Outbox {
     /// Whether a publish that needs this way must be refused.
-    pub fn is_full(&self, limits: OutboxLimits) -> bool {
-        self.queue.len() >= limits.envelopes_max || self.bytes >= limits.bytes_max
+    pub fn is_full(&self, limits: &Limits) -> bool {
+        self.queue.len() >= limits.outbox_envelopes_max || self.bytes >= limits.outbox_bytes_max
     }
 
     /// Appends.

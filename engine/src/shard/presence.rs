@@ -16,24 +16,10 @@ use super::Shard;
 use super::envelope::{Asker, Envelope};
 use super::id::HomeKey;
 use crate::connection::Client;
+use crate::settings::PresenceTimes;
 
 /// Most members of a channel; who comes beyond gets its messages and is not a member.
 const MEMBERS_MAX: usize = 1_000_000;
-
-/// Times of presence.
-#[derive(Clone, Copy, Debug)]
-pub struct PresenceTimes {
-    /// Between two events of a channel, in milliseconds.
-    pub interval_ms: u64,
-    /// How long a member may be away before it has left, in milliseconds.
-    pub grace_ms: u64,
-}
-
-impl Default for PresenceTimes {
-    fn default() -> Self {
-        Self { interval_ms: 1_000, grace_ms: 10_000 }
-    }
-}
 
 /// The members of one channel.
 #[derive(Debug, Default)]

@@ -68,7 +68,7 @@ impl Server {
         let (mut mailboxes, mut inboxes) = (Vec::new(), Vec::new());
         // All eventfds are made before the first shard parts its file table.
         for _ in 0..shards {
-            let (mailbox, inbox) = mailbox(config.mailbox_envelopes_max)?;
+            let (mailbox, inbox) = mailbox(config.limits.mailbox_envelopes_max)?;
             mailboxes.push(mailbox);
             inboxes.push(inbox);
         }
@@ -211,9 +211,9 @@ fn settings(config: &Config) -> Settings {
         limits: config.limits,
         timeouts: config.timeouts,
         has_log: config.durability != Durability::Memory,
+        history: config.history,
         presence: config.presence,
         proxies: config.proxies.clone(),
-        outbox: config.outbox,
         metrics_on_main_port: config.metrics_listen.is_none(),
     }
 }

@@ -9,9 +9,10 @@ use pushflo_engine::auth::{App, AppId, AppRecord, AppSettings, Key, Plan, Role, 
 use pushflo_engine::clock::{Now, TICK_MS};
 use pushflo_engine::history::log::LoadedChannel;
 use pushflo_engine::history::{Durability, Retention};
+use pushflo_engine::settings::{HistoryLimits, Limits, PresenceTimes, Timeouts};
 use pushflo_engine::shard::{
-    AllowedOrigins, Batch, Closing, ConnectionKey, Envelope, Limits, OutboxLimits, PresenceTimes,
-    Settings, Shard, ShardId, Shared, Timeouts, TrustedProxies,
+    AllowedOrigins, Batch, Closing, ConnectionKey, Envelope, Settings, Shard, ShardId, Shared,
+    TrustedProxies,
 };
 
 use super::client::{Link, Publisher, Subscriber, Tally, ViewState};
@@ -82,15 +83,19 @@ impl World {
                 tail_bytes_max: random.u64(2_000..20_000),
                 pipelined_requests_max: random.usize(1..20),
                 out_bytes_max: random.usize(500..50_000),
-                // With a log, memory need not hold it all.
-                recent_bytes_max: if has_log { random.usize(0..5_000) } else { 1_000_000_000 },
+                outbox_envelopes_max: random.usize(1..10),
+                outbox_bytes_max: 5_000,
                 ..Limits::default()
             },
             timeouts: Timeouts::default(),
             has_log,
+            history: HistoryLimits {
+                // With a log, memory need not hold it all.
+                recent_bytes_max: if has_log { random.usize(0..5_000) } else { 1_000_000_000 },
+                ..HistoryLimits::default()
+            },
             presence: PresenceTimes::default(),
             proxies: TrustedProxies::default(),
-            outbox: OutboxLimits { envelopes_max: random.usize(1..10), bytes_max: 5_000 },
             metrics_on_main_port: true,
         });
         let retention = Retention {
