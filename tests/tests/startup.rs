@@ -133,6 +133,15 @@ fn mistakes_in_the_configuration_name_file_line_and_key() {
         ("[keys]\nsecret = 'pub_0123456789abcdef'", &["keys.secret", "must start with sec_"]),
         ("[keys]\nsecret = 'sec_short'", &["keys.secret", "at least 16"]),
         ("listen = ", &["pushflo.toml", "line 1"]),
+        ("data_dir = ''", &["data_dir = \"\"", "must name a folder"]),
+        (
+            "[plans.pro]\npayload_bytes = 65536",
+            &["plans.pro.payload_bytes = 65536", "limits.payload_bytes is 32768"],
+        ),
+        (
+            "[limits]\nconnections = 9\n[plans.pro]\nconnections = 10",
+            &["plans.pro.connections = 10", "limits.connections is 9"],
+        ),
     ] {
         std::fs::write(&file, toml).unwrap();
         for check in [&["check-config", "--config", text(&file)][..], &["--config", text(&file)]] {
@@ -142,6 +151,9 @@ fn mistakes_in_the_configuration_name_file_line_and_key() {
         }
     }
     says(&run(&["check-config", "--config", text(&none)]), &["none.toml", "No such file"]);
+    // A plan that says nothing, and the ones that are built in, go as far as the server does.
+    std::fs::write(&file, "[limits]\npayload_bytes = 64\n[plans.pro]\n[plans.free]").unwrap();
+    assert!(run(&["check-config", "--config", text(&file)]).status.success());
     std::fs::write(&file, "listen = '127.0.0.1:7999'\nshards = 2\n[limits]\nconnections = 7")
         .unwrap();
     let output = run(&["check-config", "--config", text(&file)]);

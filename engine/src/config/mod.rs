@@ -138,7 +138,7 @@ impl Config {
         if shards.is_some_and(|n| n == 0 || n > 1024) {
             return Err(value("shards", shards.unwrap_or(0), "must be from 1 to 1024"));
         }
-        let history = file.history.check()?;
+        let (limits, history) = (file.limits.check()?, file.history.check()?);
         let durability = overrides.durability.as_ref().or(file.history.durability.as_ref());
         let durability =
             durability.map(|text| sections::durability("history.durability", text)).transpose()?;
@@ -149,18 +149,20 @@ impl Config {
                 .metrics_listen
                 .map(|text| address("metrics_listen", &text))
                 .transpose()?,
-            data_dir: overrides
-                .data_dir
-                .or(file.data_dir)
-                .unwrap_or_else(|| DATA_DIR_DEFAULT.into()),
+            data_dir: data_dir(overrides.data_dir.or(file.data_dir))?,
             shards,
             cores: overrides.cores.or(file.cores).unwrap_or_default(),
             drain_spread_ms: DRAIN_SPREAD_MS.check(file.drain_spread_ms)?,
             keys: keys(file.keys, overrides.keys)?,
             origins: origins(file.allowed_origins.as_deref())?,
-            limits: file.limits.check()?,
+            limits,
             timeouts: file.timeouts.check()?,
-            plans: sections::plans(&file.plans, sections::retention(&history), durability)?,
+            plans: sections::plans(
+                &file.plans,
+                &limits,
+                sections::retention(&history),
+                durability,
+            )?,
             history,
             presence: file.presence.check()?,
             proxies: file.proxy.validate()?,
@@ -205,6 +207,16 @@ fn origins(list: Option<&[String]>) -> Result<AllowedOrigins, ConfigError> {
     let wrong =
         |error: OriginError| value("allowed_origins", format!("{list:?}"), error.to_string());
     AllowedOrigins::parse(list).map_err(wrong)
+}
+
+fn data_dir(given: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+    match given {
+        Some(path) if path.as_os_str().is_empty() => {
+            let reason = format!("must name a folder; without it, it is {DATA_DIR_DEFAULT}");
+            Err(value("data_dir", "\"\"", reason))
+        }
+        given => Ok(given.unwrap_or_else(|| DATA_DIR_DEFAULT.into())),
+    }
 }
 
 /// Shorter keys can be guessed.

@@ -9,7 +9,7 @@ use super::ConfigError;
 use crate::auth::plan::{Plan, Plans};
 use crate::history::{Durability, Retention};
 use crate::settings::{
-    HistoryLimits, HistorySection, LimitsSection, PresenceSection, TimeoutsSection,
+    HistoryLimits, HistorySection, Limits, LimitsSection, PresenceSection, TimeoutsSection,
 };
 use crate::shard::{Network, ProxyProtocol, TrustedProxies};
 
@@ -75,10 +75,26 @@ pub(super) struct ProxySection {
 }
 
 impl PlanSection {
-    fn validate(&self, name: &str, base: Plan, has_log: bool) -> Result<Plan, ConfigError> {
+    fn validate(
+        &self,
+        name: &str,
+        base: Plan,
+        limits: &Limits,
+        has_log: bool,
+    ) -> Result<Plan, ConfigError> {
         let limit = |key: &str, given: Option<u64>, base: u64| match given {
             Some(0) => Err(value(format!("plans.{name}.{key}"), 0, "must be at least 1")),
             given => Ok(given.unwrap_or(base)),
+        };
+        // The server's own limit would hold all the same, and nobody would know why.
+        let within = |key: &str, given: Option<u64>, base: u64, of_server: usize| match given {
+            Some(given) if given > of_server as u64 => {
+                let reason = format!(
+                    "the server's own limits.{key} is {of_server}; lower this one or raise that one"
+                );
+                Err(value(format!("plans.{name}.{key}"), given, reason))
+            }
+            given => limit(key, given, base),
         };
         let durability = match self.durability.as_deref() {
             None => base.durability,
@@ -94,7 +110,12 @@ impl PlanSection {
         };
         let r = base.retention;
         Ok(Plan {
-            connections_max: limit("connections", self.connections, base.connections_max)?,
+            connections_max: within(
+                "connections",
+                self.connections,
+                base.connections_max,
+                limits.connections_max,
+            )?,
             messages_per_month_max: limit(
                 "messages_per_month",
                 self.messages_per_month,
@@ -111,11 +132,17 @@ impl PlanSection {
                 self.subscribes_per_second,
                 base.subscribes_per_second_max,
             )?,
-            payload_bytes_max: limit("payload_bytes", self.payload_bytes, base.payload_bytes_max)?,
-            subscriptions_per_connection_max: limit(
+            payload_bytes_max: within(
+                "payload_bytes",
+                self.payload_bytes,
+                base.payload_bytes_max,
+                limits.payload_bytes_max,
+            )?,
+            subscriptions_per_connection_max: within(
                 "subscriptions_per_connection",
                 self.subscriptions_per_connection,
                 base.subscriptions_per_connection_max,
+                limits.subscriptions_per_connection_max,
             )?,
             retention: Retention {
                 age_ms_max: self.history_age_ms.unwrap_or(r.age_ms_max),
@@ -130,6 +157,7 @@ impl PlanSection {
 /// The built-in plans, and those of the file.
 pub(super) fn plans(
     sections: &BTreeMap<String, PlanSection>,
+    limits: &Limits,
     retention: Retention,
     durability: Durability,
 ) -> Result<Plans, ConfigError> {
@@ -141,7 +169,7 @@ pub(super) fn plans(
         }
         let unlimited = Plan::unlimited(retention, durability);
         let base = plans.find(name).unwrap_or(unlimited);
-        let plan = section.validate(name, base, durability != Durability::Memory)?;
+        let plan = section.validate(name, base, limits, durability != Durability::Memory)?;
         plans.insert(name, plan);
     }
     Ok(plans)
