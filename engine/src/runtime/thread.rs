@@ -17,7 +17,7 @@ use thiserror::Error;
 use super::listener::listen;
 use super::mailbox::{Inbox, Mailbox};
 use super::parking::Parking;
-use super::turn::{Events, Turns, TurnsParts};
+use super::turn::{Events, Kept, Turns};
 use crate::auth::ClerkHandle;
 use crate::clock::{Clock, TICK_MS};
 use crate::history::log::LogHandle;
@@ -148,7 +148,7 @@ fn run(
         }
         monoio::spawn(tick(Rc::clone(&events)));
         monoio::spawn(wake(eventfd, Rc::clone(&events)));
-        let turns = Turns::new(TurnsParts {
+        let turns = Turns {
             shard,
             shared: plan.shared,
             clock: plan.clock,
@@ -160,7 +160,8 @@ fn run(
             events,
             drain_spread_ms: plan.drain_spread_ms,
             stop_listening,
-        });
+            kept: Kept::default(),
+        };
         let _ = ready.send(Ok(id));
         // As a task, not as the main future: a main future that wakes itself is polled again
         // before the ring gets its turn.
