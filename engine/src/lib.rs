@@ -7,7 +7,8 @@
 //! * [`runtime`]: threads, sockets and rings around it
 //! * [`history`]: the logs of channels
 //! * [`auth`]: keys and roles
-//! * [`metrics`], [`clock`], [`hash`]: numbers, time, the hasher
+//! * [`metrics`], [`exposition`]: numbers, and the text that tells them
+//! * [`clock`], [`hash`]: time, the hasher
 #![cfg(target_os = "linux")]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -15,6 +16,7 @@ pub mod auth;
 pub mod clock;
 pub mod config;
 pub mod connection;
+pub mod exposition;
 pub mod hash;
 pub mod history;
 pub mod ingress;

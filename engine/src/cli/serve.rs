@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pushflo_engine::auth::{Role, Usages};
 use pushflo_engine::clock::unix_ms;
-use pushflo_engine::metrics;
+use pushflo_engine::exposition;
 use pushflo_engine::shard::Shared;
 use pushflo_engine::startup::Server;
 use pushflo_protocol::time::Month;
@@ -117,7 +117,12 @@ fn serve_metrics(listener: &TcpListener, shared: &Shared, usages: &Usages) {
                 break;
             }
         }
-        let body = metrics::render(shared, &usages.all(), Month::of(unix_ms()));
+        let body = exposition::render(
+            &shared.metrics,
+            shared.log.as_deref(),
+            &usages.all(),
+            Month::of(unix_ms()),
+        );
         let _ = write!(
             stream,
             "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\

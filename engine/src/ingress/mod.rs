@@ -22,7 +22,7 @@ use pushflo_protocol::{ErrorCode, Refusal};
 
 use crate::auth::{Access, AppId, Role};
 use crate::connection::{AllowOrigin, Answering, Reply};
-use crate::metrics;
+use crate::exposition;
 use crate::settings::Limits;
 use crate::shard::{AllowedOrigins, ProxyProtocol, RequestId, Shard};
 
@@ -297,8 +297,14 @@ impl Shard {
         apps.sort_unstable_by_key(|(app, _)| *app);
         Reply {
             status: 200,
-            content_type: Some("text/plain; version=0.0.4; charset=utf-8"),
-            body: metrics::render(&self.shared, &apps, month).into(),
+            content_type: Some(exposition::CONTENT_TYPE),
+            body: exposition::render(
+                &self.shared.metrics,
+                self.shared.log.as_deref(),
+                &apps,
+                month,
+            )
+            .into(),
             headers: Vec::new(),
         }
     }
