@@ -46,6 +46,11 @@ impl TestServer {
         self.server.as_ref().unwrap().drain();
     }
 
+    /// Where it serves metrics, if that was asked for.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.server.as_ref().unwrap().metrics_address.unwrap()
+    }
+
     /// Waits until a drain has ended.
     pub fn join(mut self) {
         self.server.take().unwrap().join();

@@ -45,6 +45,14 @@ pub enum StartupError {
         /// The cause.
         source: io::Error,
     },
+    /// Nobody can listen for metrics there.
+    #[error("cannot listen on {address}, which is metrics_listen: {source}{}", metrics_cure(.source))]
+    MetricsListen {
+        /// The address.
+        address: SocketAddr,
+        /// The cause.
+        source: io::Error,
+    },
     /// The kernel gives no io_uring.
     #[error("io_uring does not work here: {source}; {cure}")]
     IoUring {
@@ -97,6 +105,13 @@ fn listen_cure(error: &io::Error) -> &'static str {
         io::ErrorKind::PermissionDenied => "; ports below 1024 need CAP_NET_BIND_SERVICE",
         io::ErrorKind::AddrNotAvailable => "; this machine does not have that address",
         _ => "",
+    }
+}
+
+fn metrics_cure(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "; another program listens there, choose another",
+        _ => listen_cure(error),
     }
 }
 

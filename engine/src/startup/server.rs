@@ -1,10 +1,11 @@
 //! The server as a whole: everything wired together, started, drained.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use pushflo_protocol::time::Month;
 use rustix::fs::{FlockOperation, flock};
 
 use super::StartupError;
@@ -13,13 +14,16 @@ use super::directory::open_directory;
 use super::keys::UnshownKeys;
 use super::machine::{check_io_uring, choose_cores, raise_file_limit};
 use super::stored;
-use crate::auth::{Clerk, Role, Usages};
-use crate::clock::Clock;
+use crate::auth::{Clerk, Role};
+use crate::clock::{Clock, unix_ms};
 use crate::config::Config;
+use crate::exposition;
 use crate::history::Durability;
 use crate::history::log::{self, Contents, Log, LogPlan, Retentions};
 use crate::runtime::mailbox::{Inbox, Mailbox, mailbox};
-use crate::runtime::{PortReservation, ShardPlan, ShardThread, reserve_port, start_shard};
+use crate::runtime::{
+    MetricsListener, PortReservation, Render, ShardPlan, ShardThread, reserve_port, start_shard,
+};
 use crate::shard::{Settings, ShardId, Shared, Stored};
 
 /// A running server.
@@ -27,6 +31,8 @@ use crate::shard::{Settings, ShardId, Shared, Stored};
 pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
+    /// Where it serves metrics, if not there.
+    pub metrics_address: Option<SocketAddr>,
     /// How many shards it has.
     pub shards: usize,
     /// Keys of the default app that were made just now; they are not kept.
@@ -36,6 +42,7 @@ pub struct Server {
     mailboxes: Vec<Mailbox>,
     log: Option<Log>,
     clerk: Option<Clerk>,
+    metrics: Option<MetricsListener>,
     /// Held as long as the server is there.
     lock: OwnedFd,
 }
@@ -64,6 +71,7 @@ impl Server {
         let lock = lock_data_dir(&config.data_dir)?;
         let listen = |source| StartupError::Listen { address: config.listen, source };
         let reservation = reserve_port(config.listen).map_err(listen)?;
+        let metrics_listener = config.metrics_listen.map(listen_for_metrics).transpose()?;
         let settings = Arc::new(settings(config));
         let (mut mailboxes, mut inboxes) = (Vec::new(), Vec::new());
         // All eventfds are made before the first shard parts its file table.
@@ -102,6 +110,7 @@ impl Server {
         )?;
         let mut server = Self {
             address: reservation.address,
+            metrics_address: None,
             shards,
             generated: unshown.keys.clone(),
             shared,
@@ -109,9 +118,13 @@ impl Server {
             mailboxes,
             log,
             clerk: Some(clerk),
+            metrics: None,
             lock,
         };
-        match server.start_shards(config, &settings, cores, &reservation, inboxes, stored) {
+        let started = server
+            .start_shards(config, &settings, cores, &reservation, inboxes, stored)
+            .and_then(|()| server.start_metrics(metrics_listener));
+        match started {
             Ok(()) => {
                 unshown.keys.clear();
                 Ok(server)
@@ -137,16 +150,6 @@ impl Server {
         self.shared.connection_count()
     }
 
-    /// What the shards share, for metrics.
-    pub fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    /// What apps use, for metrics.
-    pub fn usages(&self) -> Arc<Usages> {
-        self.clerk.as_ref().map(|clerk| Arc::clone(&clerk.usages)).unwrap_or_default()
-    }
-
     /// Waits until all shards have drained.
     pub fn join(self) {
         for thread in self.threads {
@@ -158,6 +161,10 @@ impl Server {
         }
         if let Some(clerk) = self.clerk {
             clerk.close();
+        }
+        // To the last, so that a drain can be watched.
+        if let Some(metrics) = self.metrics {
+            metrics.close();
         }
         // The shards' file tables had copies of it, and may outlive their threads by a moment.
         let _ = flock(&self.lock, FlockOperation::Unlock);
@@ -202,6 +209,24 @@ impl Server {
         }
         Ok(())
     }
+
+    fn start_metrics(&mut self, listener: Option<TcpListener>) -> Result<(), StartupError> {
+        let (Some(listener), Some(clerk)) = (listener, &self.clerk) else { return Ok(()) };
+        let (shared, usages) = (Arc::clone(&self.shared), Arc::clone(&clerk.usages));
+        let render: Render = Box::new(move || {
+            let (log, month) = (shared.log.as_deref(), Month::of(unix_ms()));
+            exposition::render(&shared.metrics, log, &usages.all(), month)
+        });
+        let metrics = MetricsListener::start(listener, render)?;
+        self.metrics_address = Some(metrics.address);
+        self.metrics = Some(metrics);
+        Ok(())
+    }
+}
+
+/// Listens before anything runs, so that an address that is taken stops the start.
+fn listen_for_metrics(address: SocketAddr) -> Result<TcpListener, StartupError> {
+    TcpListener::bind(address).map_err(|source| StartupError::MetricsListen { address, source })
 }
 
 /// What the shards are to know of the configuration.
