@@ -172,6 +172,35 @@ fn mistakes_in_the_configuration_name_file_line_and_key() {
 }
 
 #[test]
+fn what_is_logged_is_a_level_or_levels_of_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |filter: &str| {
+        let mut serve = command(&["--listen", "127.0.0.1:0", "--data-dir", text(folder.path())]);
+        serve.env("PUSHFLO_LOG", filter);
+        let mut program = Program::spawn(serve);
+        program.address();
+        program.signal(Signal::TERM);
+        let output = program.output();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for filter in ["", "info", "cli=info,warn", "warn,pushflo::cli::serve=debug"] {
+        assert!(said(filter).contains("draining"), "{filter}");
+    }
+    for filter in ["warn", "cli=warn", "off", "connection=debug,warn"] {
+        assert!(!said(filter).contains("draining"), "{filter}");
+    }
+    for command in ["serve", "check-config"] {
+        let bad = |filter| run(&[command, "--data-dir", text(folder.path()), "--log", filter]);
+        says(&bad("loud"), &["PUSHFLO_LOG", "`loud`", "debug", "connection=debug,warn"]);
+        says(
+            &bad("conection=debug,warn"),
+            &["PUSHFLO_LOG", "`conection`", "parts are", "connection"],
+        );
+    }
+}
+
+#[test]
 fn more_shards_than_cores_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let output =
@@ -317,6 +346,8 @@ fn help_and_version_are_printed() {
     for (arguments, words) in [
         (&["--help"][..], "check-config"),
         (&["serve", "--help"], "PUSHFLO_DATA_DIR"),
+        (&["serve", "--help"], "connection=debug,warn"),
+        (&["limits"], "`timeouts.linger_ms`"),
         (&["publish", "--help"], "PUSHFLO_SECRET_KEY"),
         (&["subscribe", "--help"], "PUSHFLO_PUBLISH_KEY"),
         (&["--version"], env!("CARGO_PKG_VERSION")),

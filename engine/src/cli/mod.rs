@@ -4,6 +4,7 @@ mod api;
 mod apps;
 mod directory;
 mod keys;
+mod log_filter;
 mod logging;
 mod output;
 mod publish;
@@ -74,6 +75,14 @@ struct ServerArguments {
     /// power loss (disk) [default: os]
     #[arg(long, env = "PUSHFLO_DURABILITY", value_name = "memory|os|disk")]
     durability: Option<String>,
+    /// What is logged: a level (off, error, warn, info, debug, trace), levels of parts of the server,
+    /// or both, such as connection=debug,warn [default: info]
+    ///
+    /// Parts are the modules of the server, also below each other, as in history::log=debug, and two
+    /// libraries, fjall and lsm_tree. A level without a part is for all others; libraries tell of
+    /// warnings at most unless they are named.
+    #[arg(long, env = "PUSHFLO_LOG", value_name = "FILTER")]
+    log: Option<String>,
 }
 
 /// Where a client command finds its server.
@@ -156,6 +165,7 @@ pub(crate) fn run() -> ExitCode {
 
 fn check_config(arguments: &ServerArguments) -> Result<(), Box<dyn std::error::Error>> {
     let config = arguments.load()?;
+    log_filter::parse(arguments.log.as_deref())?;
     say(format_args!("The configuration is good. PushFlo would listen on {}.", config.listen))?;
     Ok(())
 }

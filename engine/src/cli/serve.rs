@@ -7,14 +7,14 @@ use pushflo_engine::startup::Server;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use super::ServerArguments;
 use super::keys::keep_unread;
 use super::logging::Logging;
 use super::output::say;
+use super::{ServerArguments, log_filter};
 
 pub(super) fn run(arguments: &ServerArguments) -> Result<(), Box<dyn Error>> {
     let config = arguments.load()?;
-    let _logging = Logging::start()?;
+    let _logging = Logging::start(log_filter::parse(arguments.log.as_deref())?)?;
     // Asked for before the server runs, so that no signal falls between.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2])?;
     let server = Server::start(&config)?;
