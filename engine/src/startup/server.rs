@@ -73,13 +73,10 @@ impl Server {
         let reservation = reserve_port(config.listen).map_err(listen)?;
         let metrics_listener = config.metrics_listen.map(listen_for_metrics).transpose()?;
         let settings = Arc::new(settings(config));
-        let (mut mailboxes, mut inboxes) = (Vec::new(), Vec::new());
         // All eventfds are made before the first shard parts its file table.
-        for _ in 0..shards {
-            let (mailbox, inbox) = mailbox(config.limits.mailbox_envelopes_max)?;
-            mailboxes.push(mailbox);
-            inboxes.push(inbox);
-        }
+        let ends = (0..shards).map(|_| mailbox(config.limits.mailbox_envelopes_max));
+        let ends = ends.collect::<Result<Vec<_>, _>>()?;
+        let (mailboxes, inboxes): (Vec<_>, Vec<_>) = ends.into_iter().unzip();
         let mut directory = open_directory(config)?;
         let generated = std::mem::take(&mut directory.generated);
         let mut unshown = UnshownKeys { data_dir: &config.data_dir, keys: generated };
