@@ -8,17 +8,19 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
-use pushflo_engine::auth::{
-    App, AppId, AppRecord, AppSettings, ChannelMeta, Key, Plan, Role, Usage,
-};
+use pushflo_engine::accounts::{App, AppRecord, AppSettings, ChannelMeta, Key, Plan, Role, Usage};
 use pushflo_engine::clock::{Now, TICK_MS};
-use pushflo_engine::history::{Durability, Retention};
+use pushflo_engine::ids::AppId;
+use pushflo_engine::ids::{ChannelKey, ConnectionKey, ShardId, TailKey};
+use pushflo_engine::mail::{Mail, Message, ToEdge};
+use pushflo_engine::proxies::TrustedProxies;
+use pushflo_engine::retention::{Durability, Retention};
 use pushflo_engine::runtime::mailbox::{Inbox, Mailbox, mailbox};
-use pushflo_engine::settings::{HistoryLimits, Limits, PresenceTimes, Timeouts};
-use pushflo_engine::shard::{
-    AllowedOrigins, ChannelKey, ConnectionKey, Envelope, Settings, Shard, ShardId, Shared, TailKey,
-    TrustedProxies,
+use pushflo_engine::settings::{
+    AllowedOrigins, HistoryLimits, Limits, PresenceTimes, Settings, Timeouts,
 };
+use pushflo_engine::shard::{Envelope, Shard};
+use pushflo_engine::shared::Shared;
 use pushflo_protocol::{ChannelSlug, Epoch, Offset, StreamPosition};
 
 /// The server's.
@@ -52,7 +54,7 @@ impl Bench {
         let keys = vec![Key::new(KEY, Role::Secret, None, 0)];
         let retention =
             Retention { age_ms_max: 60_000, messages_max: 100, channel_bytes_max: 1 << 20 };
-        shard.learn(App {
+        shard.load_app(App {
             id: AppId::DEFAULT,
             record: AppRecord::new("default", "unlimited", AppSettings::default(), keys, 0),
             plan: Plan::unlimited(retention, Durability::Memory),
@@ -200,11 +202,11 @@ fn subscriptions(c: &mut Criterion) {
 }
 
 fn envelope() -> Envelope {
-    Envelope::Message {
+    Envelope::Mail(Mail::Edge(ToEdge::Message(Message {
         tail: TailKey::default(),
         frame: Bytes::from_static(&[0; 300]),
         head: StreamPosition { epoch: Epoch(1), offset: Offset(1) },
-    }
+    })))
 }
 
 /// Waits for the next envelope without sleeping, as a busy shard does.

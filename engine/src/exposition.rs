@@ -7,8 +7,9 @@ use std::sync::Arc;
 use pushflo_protocol::ErrorCode;
 use pushflo_protocol::time::Month;
 
-use crate::auth::{APP_METRICS, AppId, Usage};
-use crate::history::log::{LOG_METRICS, LogStatus};
+use crate::accounts::{APP_METRICS, Usage};
+use crate::ids::AppId;
+use crate::log::{LOG_METRICS, LogStatus};
 use crate::metrics::{Metric, REFUSALS, SHARD, ShardMetrics, metrics};
 
 /// The media type of what [`render`] gives.

@@ -1,27 +1,41 @@
 //! PushFlo's engine: a realtime fan-out server.
 //!
-//! * [`shard`]: the core of a shard, a state machine without I/O
-//! * [`connection`], [`ingress`]: what connections say, and what it does
-//! * [`startup`], [`config`]: the whole, and what it is told
-//! * [`settings`]: the table of limits and time-outs
+//! From the bottom up; nothing knows what stands behind it in this list:
+//!
+//! * [`ids`], [`clock`], [`hash`], [`port`], [`retention`], [`metrics`]: names, time, what others are
+//!   made of
+//! * [`accounts`], [`log`]: apps, keys, plans and tokens; what is kept of channels on disk
+//! * [`settings`], [`exposition`], [`shared`]: what a shard is told, the text that tells what it
+//!   counts, what all share
+//! * [`mail`]: what the halves of shards say to each other
+//! * `home`, `edge`, `api`: channels; connections; what requests ask for
+//! * [`shard`]: both halves together, a state machine without I/O
 //! * [`runtime`]: threads, sockets and rings around it
-//! * [`history`]: the logs of channels
-//! * [`auth`]: keys and roles
-//! * [`metrics`], [`exposition`]: numbers, and the text that tells them
-//! * [`clock`], [`hash`]: time, the hasher
+//! * [`startup`], [`config`]: the whole, and what it is told
 #![cfg(target_os = "linux")]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-pub mod auth;
+pub mod accounts;
+mod after_all;
+mod api;
 pub mod clock;
 pub mod config;
-pub mod connection;
+mod context;
+mod edge;
 pub mod exposition;
 pub mod hash;
-pub mod history;
-pub mod ingress;
+mod home;
+pub mod ids;
+pub mod log;
+pub mod mail;
 pub mod metrics;
+pub mod pages;
+pub mod port;
+pub mod proxies;
+pub mod retention;
 pub mod runtime;
 pub mod settings;
 pub mod shard;
+mod share;
+pub mod shared;
 pub mod startup;

@@ -162,6 +162,16 @@ impl Refusal {
         Self { field: Some(limit), retry_after_s, ..Self::new(code, message) }
     }
 
+    /// A rate that is gone over; it may be tried again after `wait_ms`.
+    pub fn over_rate(
+        limit: &'static str,
+        wait_ms: u64,
+        message: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        let wait_s = u32::try_from(wait_ms.div_ceil(1000)).unwrap_or(u32::MAX);
+        Self::limit(ErrorCode::RateLimited, limit, wait_s, message)
+    }
+
     /// The body of the HTTP answer.
     pub fn to_json(&self) -> String {
         let mut body = json!({

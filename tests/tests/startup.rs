@@ -187,16 +187,13 @@ fn what_is_logged_is_a_level_or_levels_of_parts() {
     for filter in ["", "info", "cli=info,warn", "warn,pushflo::cli::serve=debug"] {
         assert!(said(filter).contains("draining"), "{filter}");
     }
-    for filter in ["warn", "cli=warn", "off", "connection=debug,warn"] {
+    for filter in ["warn", "cli=warn", "off", "edge=debug,warn"] {
         assert!(!said(filter).contains("draining"), "{filter}");
     }
     for command in ["serve", "check-config"] {
         let bad = |filter| run(&[command, "--data-dir", text(folder.path()), "--log", filter]);
-        says(&bad("loud"), &["PUSHFLO_LOG", "`loud`", "debug", "connection=debug,warn"]);
-        says(
-            &bad("conection=debug,warn"),
-            &["PUSHFLO_LOG", "`conection`", "parts are", "connection"],
-        );
+        says(&bad("loud"), &["PUSHFLO_LOG", "`loud`", "debug", "edge=debug,warn"]);
+        says(&bad("edgee=debug,warn"), &["PUSHFLO_LOG", "`edgee`", "parts are", "edge"]);
     }
 }
 
@@ -346,7 +343,7 @@ fn help_and_version_are_printed() {
     for (arguments, words) in [
         (&["--help"][..], "check-config"),
         (&["serve", "--help"], "PUSHFLO_DATA_DIR"),
-        (&["serve", "--help"], "connection=debug,warn"),
+        (&["serve", "--help"], "edge=debug,warn"),
         (&["limits"], "`timeouts.linger_ms`"),
         (&["publish", "--help"], "PUSHFLO_SECRET_KEY"),
         (&["subscribe", "--help"], "PUSHFLO_PUBLISH_KEY"),

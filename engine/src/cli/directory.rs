@@ -3,7 +3,7 @@
 use std::error::Error;
 
 use clap::{Args, Subcommand};
-use pushflo_engine::auth::AppId;
+use pushflo_engine::ids::AppId;
 use pushflo_engine::startup;
 
 use super::ServerArguments;

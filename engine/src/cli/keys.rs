@@ -5,7 +5,8 @@ use std::error::Error;
 use std::path::Path;
 
 use clap::{Args, Subcommand};
-use pushflo_engine::auth::{AppId, Role};
+use pushflo_engine::accounts::Role;
+use pushflo_engine::ids::AppId;
 use pushflo_engine::startup;
 use serde_json::{Value, json};
 

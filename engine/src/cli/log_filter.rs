@@ -15,7 +15,7 @@ const LIBRARIES: [&str; 2] = ["fjall", "lsm_tree"];
 pub(super) enum LogFilterError {
     /// Neither a level nor a part with one.
     #[error(
-        "the log filter (PUSHFLO_LOG) has `{piece}`: it must be a level ({levels}), or PART=LEVEL, as in connection=debug,warn",
+        "the log filter (PUSHFLO_LOG) has `{piece}`: it must be a level ({levels}), or PART=LEVEL, as in edge=debug,warn",
         levels = LEVELS
     )]
     NoLevel {
@@ -90,7 +90,7 @@ fn target(part: &str) -> Option<String> {
 /// The modules of the engine: what its first file lists.
 fn modules() -> impl Iterator<Item = &'static str> {
     let lines = include_str!("../lib.rs").lines();
-    lines.filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'))
+    lines.filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'))
 }
 
 fn parts() -> String {
@@ -113,13 +113,13 @@ mod tests {
         assert_eq!(read("debug").unwrap(), "warn,pushflo=debug,pushflo_engine=debug");
         assert_eq!(read("OFF,").unwrap(), "off,pushflo=off,pushflo_engine=off");
         assert_eq!(read("error").unwrap(), "error,pushflo=error,pushflo_engine=error");
-        let connection = "warn,pushflo=warn,pushflo_engine=warn,pushflo_engine::connection=debug";
-        for filter in ["connection=debug,warn", "warn, pushflo_engine::connection = debug"] {
-            assert_eq!(read(filter).unwrap(), connection);
+        let edge = "warn,pushflo=warn,pushflo_engine=warn,pushflo_engine::edge=debug";
+        for filter in ["edge=debug,warn", "warn, pushflo_engine::edge = debug"] {
+            assert_eq!(read(filter).unwrap(), edge);
         }
         assert_eq!(
-            read("history::log=trace,cli=error,fjall=info").unwrap(),
-            "warn,pushflo=info,pushflo_engine=info,pushflo_engine::history::log=trace,\
+            read("log::writer=trace,cli=error,fjall=info").unwrap(),
+            "warn,pushflo=info,pushflo_engine=info,pushflo_engine::log::writer=trace,\
              pushflo::cli=error,fjall=info"
         );
     }
@@ -127,12 +127,12 @@ mod tests {
     #[test]
     fn what_is_neither_level_nor_part_is_told() {
         for (filter, piece) in
-            [("loud", "`loud`"), ("info,connection", "`connection`"), ("runtime=", "`runtime=`")]
+            [("loud", "`loud`"), ("info,edge", "`edge`"), ("runtime=", "`runtime=`")]
         {
             let error = read(filter).unwrap_err();
-            assert!(error.contains(piece) && error.contains("connection=debug,warn"), "{error}");
+            assert!(error.contains(piece) && error.contains("edge=debug,warn"), "{error}");
         }
-        for part in ["conection", "", "connection::", "shard[x]", "std"] {
+        for part in ["edgee", "", "edge::", "shard[x]", "std"] {
             let error = read(&format!("warn,{part}=debug")).unwrap_err();
             assert!(error.contains(&format!("`{part}`")) && error.contains("runtime"), "{error}");
         }

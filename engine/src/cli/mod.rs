@@ -15,7 +15,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use pushflo_engine::auth::Role;
+use pushflo_engine::accounts::Role;
 use pushflo_engine::config::{Config, ConfigError, Overrides};
 use pushflo_engine::settings;
 
@@ -76,9 +76,9 @@ struct ServerArguments {
     #[arg(long, env = "PUSHFLO_DURABILITY", value_name = "memory|os|disk")]
     durability: Option<String>,
     /// What is logged: a level (off, error, warn, info, debug, trace), levels of parts of the server,
-    /// or both, such as connection=debug,warn [default: info]
+    /// or both, such as edge=debug,warn [default: info]
     ///
-    /// Parts are the modules of the server, also below each other, as in history::log=debug, and two
+    /// Parts are the modules of the server, also below each other, as in log::writer=debug, and two
     /// libraries, fjall and lsm_tree. A level without a part is for all others; libraries tell of
     /// warnings at most unless they are named.
     #[arg(long, env = "PUSHFLO_LOG", value_name = "FILTER")]

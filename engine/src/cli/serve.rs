@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use pushflo_engine::auth::Role;
+use pushflo_engine::accounts::Role;
 use pushflo_engine::startup::Server;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;

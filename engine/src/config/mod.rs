@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 use pushflo_protocol::origin::OriginError;
 use thiserror::Error;
 
-use crate::auth::{Plans, Role};
-use crate::history::Durability;
+use crate::accounts::{Plans, Role};
+use crate::proxies::TrustedProxies;
+use crate::retention::Durability;
 use crate::settings::{
-    DRAIN_SPREAD_MS, HistoryLimits, Limits, OutOfRange, PresenceTimes, Timeouts,
+    AllowedOrigins, DRAIN_SPREAD_MS, HistoryLimits, Limits, OutOfRange, PresenceTimes, Timeouts,
 };
-use crate::shard::{AllowedOrigins, TrustedProxies};
 use sections::{File, KeysSection, value};
 
 /// Where the server listens if nothing else is said.

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 use super::ConfigError;
-use crate::auth::plan::{Plan, Plans};
-use crate::history::{Durability, Retention};
+use crate::accounts::{plan::Plan, plan::Plans};
+use crate::proxies::{Network, ProxyProtocol, TrustedProxies};
+use crate::retention::{Durability, Retention};
 use crate::settings::{
     HistoryLimits, HistorySection, Limits, LimitsSection, PresenceSection, TimeoutsSection,
 };
-use crate::shard::{Network, ProxyProtocol, TrustedProxies};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -12,7 +12,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rustix::event::{EventfdFlags, eventfd};
 
-use crate::shard::{Envelope, ShardId};
+use crate::mail::Mail;
+use crate::port::Port;
+use crate::shard::Envelope;
 
 /// Wakes a sleeping shard. The eventfd must be made before the shards part their file tables: its
 /// number then means the same in all of them.
@@ -65,9 +67,38 @@ impl Mailbox {
         }
     }
 
+    /// As [`Mailbox::post`], for mail of another shard.
+    ///
+    /// # Errors
+    /// The mail.
+    pub fn post_mail(&self, mail: Mail) -> Result<(), Mail> {
+        match self.post(Envelope::Mail(mail)) {
+            Err(Envelope::Mail(mail)) => Err(mail),
+            _ => Ok(()),
+        }
+    }
+
     /// Wakes the shard if it sleeps; see [`Waker::wake`].
     pub fn wake(&self) -> bool {
         self.waker.wake()
+    }
+
+    /// A port for answers of one kind, whose sender waits for room.
+    pub fn port<T: 'static>(&self, envelope: fn(T) -> Envelope) -> Port<T> {
+        let mailbox = self.clone();
+        Port::new(move |answer| mailbox.post_and_wait(envelope(answer)))
+    }
+
+    /// Posts an envelope and waits for room. Only for threads that may wait: a shard never does.
+    fn post_and_wait(&self, envelope: Envelope) {
+        const PAUSE: Duration = Duration::from_micros(200);
+        let mut next = envelope;
+        while let Err(full) = self.post(next) {
+            next = full;
+            self.wake();
+            std::thread::sleep(PAUSE);
+        }
+        self.wake();
     }
 }
 
@@ -114,20 +145,6 @@ impl Inbox {
     pub fn waker(&self) -> &Arc<Waker> {
         &self.waker
     }
-}
-
-/// Puts an envelope into a shard's mailbox. Only for threads that may wait for room: a shard never
-/// does.
-pub fn post_and_wait(mailboxes: &[Mailbox], shard: ShardId, envelope: Envelope) {
-    const PAUSE: Duration = Duration::from_micros(200);
-    let Some(mailbox) = mailboxes.get(shard.index()) else { return };
-    let mut next = envelope;
-    while let Err(full) = mailbox.post(next) {
-        next = full;
-        mailbox.wake();
-        std::thread::sleep(PAUSE);
-    }
-    mailbox.wake();
 }
 
 /// A mailbox for `envelopes_max` envelopes.

@@ -13,7 +13,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use slotmap::{Key as _, KeyData};
 
 use super::mailbox::Waker;
-use crate::shard::ConnectionKey;
+use crate::ids::ConnectionKey;
 
 /// Entries of the submission queue: how many sockets can be parked between two submits.
 const ENTRIES: u32 = 1024;

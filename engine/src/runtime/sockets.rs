@@ -6,7 +6,7 @@ use rustix::net::{RecvFlags, Shutdown, recv, shutdown};
 use slotmap::SecondaryMap;
 
 use crate::hash::HashMap;
-use crate::shard::ConnectionKey;
+use crate::ids::ConnectionKey;
 
 /// A shard's sockets.
 #[derive(Debug, Default)]

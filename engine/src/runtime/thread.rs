@@ -18,10 +18,13 @@ use super::listener::listen;
 use super::mailbox::{Inbox, Mailbox};
 use super::parking::Parking;
 use super::turn::{Events, Kept, Turns};
-use crate::auth::ClerkHandle;
+use crate::accounts::AccountsHandle;
 use crate::clock::{Clock, TICK_MS};
-use crate::history::log::LogHandle;
-use crate::shard::{Settings, Shard, ShardId, Shared, Stored};
+use crate::ids::ShardId;
+use crate::log::LogHandle;
+use crate::settings::Settings;
+use crate::shard::{Shard, Stored};
+use crate::shared::Shared;
 
 /// Entries of the shard's ring: writes that one turn can start without an extra submit.
 const RING_ENTRIES: u32 = 4096;
@@ -57,8 +60,8 @@ pub struct ShardPlan {
     pub mailboxes: Vec<Mailbox>,
     /// Its way to the log, if there is one.
     pub log: Option<LogHandle>,
-    /// Its way to the clerk.
-    pub clerk: Option<ClerkHandle>,
+    /// Its way to the accounts.
+    pub accounts: Option<AccountsHandle>,
     /// What it begins with.
     pub stored: Stored,
     /// Decides what is random in it.
@@ -155,7 +158,7 @@ fn run(
             inbox: plan.inbox,
             mailboxes: plan.mailboxes,
             log: plan.log,
-            clerk: plan.clerk,
+            accounts: plan.accounts,
             parking,
             events,
             drain_spread_ms: plan.drain_spread_ms,

@@ -17,10 +17,14 @@ use super::notify::{Notify, yield_now};
 use super::parking::{Arrival, Parking, Rest};
 use super::sockets::{Received, Sockets};
 use super::write::write;
-use crate::auth::ClerkHandle;
+use crate::accounts::AccountsHandle;
 use crate::clock::{Clock, Now, ticks};
-use crate::history::log::LogHandle;
-use crate::shard::{Batch, Closing, ConnectionKey, Shard, ShardId, Shared};
+use crate::edge::Closing;
+use crate::ids::{ConnectionKey, ShardId};
+use crate::log::LogHandle;
+use crate::shard::Shard;
+use crate::shard::Write;
+use crate::shared::Shared;
 
 /// Envelopes taken in one turn; more wait for the next, so that sockets get their turn too.
 const ENVELOPES_PER_TURN: usize = 4096;
@@ -52,7 +56,7 @@ pub(super) struct Events {
     /// Connections accepted.
     pub(super) accepted: RefCell<Vec<(OwnedFd, IpAddr)>>,
     /// Writes that ended.
-    written: RefCell<Vec<(ConnectionKey, Batch, io::Result<usize>)>>,
+    written: RefCell<Vec<(ConnectionKey, Write, io::Result<usize>)>>,
     /// A task will offer the outboxes again.
     retrying: Cell<bool>,
 }
@@ -66,7 +70,7 @@ pub(super) struct Turns {
     /// All shards' mailboxes by shard, its own included.
     pub(super) mailboxes: Vec<Mailbox>,
     pub(super) log: Option<LogHandle>,
-    pub(super) clerk: Option<ClerkHandle>,
+    pub(super) accounts: Option<AccountsHandle>,
     pub(super) parking: Parking,
     pub(super) events: Rc<Events>,
     /// How long a drain spreads its closes.
@@ -287,7 +291,7 @@ impl Turns {
             if outbox.is_empty() {
                 continue;
             }
-            let sent = outbox.drain(|envelope| mailbox.post(envelope));
+            let sent = outbox.drain(|mail| mailbox.post_mail(mail));
             left |= !outbox.is_empty();
             if sent > 0 && mailbox.wake() {
                 self.shard.metrics().wakeups_total.increment();
@@ -296,8 +300,8 @@ impl Turns {
         if let Some(log) = &self.log {
             left |= self.shard.post_log_calls(|call| log.post(call));
         }
-        if let Some(clerk) = &self.clerk {
-            left |= self.shard.post_clerk_calls(|call| clerk.post(call));
+        if let Some(accounts) = &self.accounts {
+            left |= self.shard.post_accounts_calls(|call| accounts.post(call));
         }
         left
     }

@@ -5,15 +5,14 @@ use std::io;
 use std::net::TcpStream as StdTcpStream;
 use std::os::fd::{FromRawFd, IntoRawFd, RawFd};
 
+use crate::shard::Write;
 use bytes::Bytes;
 use monoio::buf::IoVecBuf;
 use monoio::io::AsyncWriteRent;
 use monoio::net::TcpStream;
 
-use crate::shard::Batch;
-
 /// Writes what the socket takes of `batch`. `socket` must stay open until this is done.
-pub(super) async fn write(socket: RawFd, batch: Batch) -> (Batch, io::Result<usize>) {
+pub(super) async fn write(socket: RawFd, batch: Write) -> (Write, io::Result<usize>) {
     // SAFETY: the caller keeps the descriptor open; it is given back below and not closed here.
     let borrowed = unsafe { StdTcpStream::from_raw_fd(socket) };
     let mut stream = match TcpStream::from_std(borrowed) {

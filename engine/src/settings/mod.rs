@@ -9,12 +9,14 @@
 
 mod print;
 mod setting;
+mod shard;
 
 use pushflo_protocol::limits::PAYLOAD_BYTES_MAX;
 
 pub use print::table;
 use setting::settings;
 pub use setting::{OutOfRange, Setting};
+pub use shard::{AllowedOrigins, Settings};
 
 settings! {
     /// Bounds on what connections, channels and shards may hold and send.

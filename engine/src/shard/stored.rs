@@ -1,8 +1,10 @@
 //! What a shard begins with: all apps, and what is stored of the channels whose home it is.
 
-use super::{ChannelKey, Shard, Shared};
-use crate::auth::{App, ChannelMeta};
-use crate::history::log::{LoadedChannel, StoredAnswer};
+use super::Shard;
+use crate::accounts::{App, ChannelMeta};
+use crate::ids::ChannelKey;
+use crate::log::{LoadedChannel, StoredAnswer};
+use crate::shared::Shared;
 
 /// What the shards begin with.
 #[derive(Debug, Default)]
@@ -45,7 +47,7 @@ impl Shard {
     pub fn load_all(&mut self, stored: Stored) {
         let Stored { apps, metas, channels, answers } = stored;
         // Channels are counted by their apps, metadata and answers belong to channels.
-        apps.into_iter().for_each(|app| self.learn(app));
+        apps.into_iter().for_each(|app| self.load_app(app));
         channels.into_iter().for_each(|channel| self.load(channel));
         metas.into_iter().for_each(|(channel, meta)| self.load_meta(&channel, meta));
         answers.into_iter().for_each(|(channel, answer)| self.load_answer(&channel, answer));

@@ -6,12 +6,13 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::StartupError;
 use super::data_dir::lock_data_dir;
-use crate::auth::{self, Accepted, AppId, DirectoryError, Role};
+use crate::accounts::{self, Accepted, DirectoryError, Role};
 use crate::config::Config;
+use crate::ids::AppId;
 
-pub(super) fn open_directory(config: &Config) -> Result<auth::Opened, StartupError> {
+pub(super) fn open_directory(config: &Config) -> Result<accounts::Opened, StartupError> {
     let path = config.data_dir.join("directory");
-    auth::open(&path, &config.plans, &config.keys)
+    accounts::open(&path, &config.plans, &config.keys)
         .map_err(|source| StartupError::Directory { path, source })
 }
 
@@ -20,15 +21,17 @@ pub(super) fn open_directory(config: &Config) -> Result<auth::Opened, StartupErr
 /// # Errors
 /// [`StartupError`]: the folder is in use, or cannot be read or written.
 pub fn recover_key(config: &Config, app: AppId, role: Role) -> Result<String, StartupError> {
-    while_stopped(config, |path| auth::open(path, &config.plans, &config.keys)?.add_key(app, role))
+    while_stopped(config, |path| {
+        accounts::open(path, &config.plans, &config.keys)?.add_key(app, role)
+    })
 }
 
-/// Takes apps and keys as they are, although part of what was in force is lost; see [`auth::accept`].
+/// Takes apps and keys as they are, although part of what was in force is lost; see [`accounts::accept`].
 ///
 /// # Errors
 /// As for [`recover_key`].
 pub fn accept_directory(config: &Config) -> Result<Accepted, StartupError> {
-    while_stopped(config, auth::accept)
+    while_stopped(config, accounts::accept)
 }
 
 /// Has the history of an app that is not known be deleted at the next start.
@@ -36,7 +39,9 @@ pub fn accept_directory(config: &Config) -> Result<Accepted, StartupError> {
 /// # Errors
 /// As for [`recover_key`]; or the app is known.
 pub fn delete_history(config: &Config, app: AppId) -> Result<(), StartupError> {
-    while_stopped(config, |path| auth::open(path, &config.plans, &config.keys)?.delete_history(app))
+    while_stopped(config, |path| {
+        accounts::open(path, &config.plans, &config.keys)?.delete_history(app)
+    })
 }
 
 /// Does something with the directory while no server has it.

@@ -6,8 +6,8 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use crate::auth::DirectoryError;
-use crate::history::log::LogError;
+use crate::accounts::DirectoryError;
+use crate::log::LogError;
 use crate::runtime::ShardError;
 
 /// Why the server does not start: the cause, and what helps.

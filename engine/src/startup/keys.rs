@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use crate::auth::Role;
+use crate::accounts::Role;
 
 /// Keys that were made at this start: they stand in no other place. If the start fails after that they
 /// are kept, since the next one makes none.

@@ -14,17 +14,20 @@ use super::directory::open_directory;
 use super::keys::UnshownKeys;
 use super::machine::{check_io_uring, choose_cores, raise_file_limit};
 use super::stored;
-use crate::auth::{Clerk, Role};
+use crate::accounts::{Accounts, Role};
 use crate::clock::{Clock, unix_ms};
 use crate::config::Config;
 use crate::exposition;
-use crate::history::Durability;
-use crate::history::log::{self, Contents, Log, LogPlan, Retentions};
+use crate::ids::ShardId;
+use crate::log::{self, Contents, Log, LogPlan};
+use crate::retention::{Durability, Retentions};
 use crate::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use crate::runtime::{
     MetricsListener, PortReservation, Render, ShardPlan, ShardThread, reserve_port, start_shard,
 };
-use crate::shard::{Settings, ShardId, Shared, Stored};
+use crate::settings::Settings;
+use crate::shard::{Envelope, Stored};
+use crate::shared::Shared;
 
 /// A running server.
 #[derive(Debug)]
@@ -41,7 +44,7 @@ pub struct Server {
     threads: Vec<ShardThread>,
     mailboxes: Vec<Mailbox>,
     log: Option<Log>,
-    clerk: Option<Clerk>,
+    accounts: Option<Accounts>,
     metrics: Option<MetricsListener>,
     /// Held as long as the server is there.
     lock: OwnedFd,
@@ -98,11 +101,11 @@ impl Server {
         stored.apps = directory.apps.values().cloned().collect();
         stored.metas = std::mem::take(&mut directory.channels);
         let shared = Arc::new(shared);
-        let clerk = Clerk::start(
+        let accounts = Accounts::start(
             directory,
             config.plans.clone(),
-            Arc::clone(&shared),
-            mailboxes.clone(),
+            Arc::clone(&shared.deletions),
+            mailboxes.iter().map(|mailbox| mailbox.port(Envelope::Accounts)).collect(),
             retentions,
         )?;
         let mut server = Self {
@@ -114,7 +117,7 @@ impl Server {
             threads: Vec::new(),
             mailboxes,
             log,
-            clerk: Some(clerk),
+            accounts: Some(accounts),
             metrics: None,
             lock,
         };
@@ -156,8 +159,8 @@ impl Server {
         if let Some(log) = self.log {
             log.close();
         }
-        if let Some(clerk) = self.clerk {
-            clerk.close();
+        if let Some(accounts) = self.accounts {
+            accounts.close();
         }
         // To the last, so that a drain can be watched.
         if let Some(metrics) = self.metrics {
@@ -190,7 +193,7 @@ impl Server {
                 inbox,
                 mailboxes: self.mailboxes.clone(),
                 log: self.log.as_ref().map(Log::handle),
-                clerk: self.clerk.as_ref().map(Clerk::handle),
+                accounts: self.accounts.as_ref().map(Accounts::handle),
                 stored,
                 seed: random_seed(),
                 clock,
@@ -208,8 +211,8 @@ impl Server {
     }
 
     fn start_metrics(&mut self, listener: Option<TcpListener>) -> Result<(), StartupError> {
-        let (Some(listener), Some(clerk)) = (listener, &self.clerk) else { return Ok(()) };
-        let (shared, usages) = (Arc::clone(&self.shared), Arc::clone(&clerk.usages));
+        let (Some(listener), Some(accounts)) = (listener, &self.accounts) else { return Ok(()) };
+        let (shared, usages) = (Arc::clone(&self.shared), Arc::clone(&accounts.usages));
         let render: Render = Box::new(move || {
             let (log, month) = (shared.log.as_deref(), Month::of(unix_ms()));
             exposition::render(&shared.metrics, log, &usages.all(), month)
@@ -250,7 +253,8 @@ fn open_log(
     let opened = log::open(&path, random_seed());
     let opened = opened.map_err(|source| StartupError::Log { path: path.clone(), source })?;
     let contents = opened.contents.clone();
-    let plan = LogPlan { path, retentions, mailboxes: mailboxes.to_vec() };
+    let ports = mailboxes.iter().map(|mailbox| mailbox.port(Envelope::Log)).collect();
+    let plan = LogPlan { path, retentions, ports };
     Ok((Log::start(opened, plan)?, contents))
 }
 

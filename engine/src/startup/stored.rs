@@ -2,18 +2,19 @@
 
 use std::collections::BTreeMap;
 
-use crate::auth::{self, AppId};
+use crate::accounts;
 use crate::hash::HashMap;
-use crate::history::Retention;
-use crate::history::log::{Append, Contents, Log, LogCall, LogId, Retentions};
-use crate::shard::{ChannelKey, ShardId, Stored};
+use crate::ids::{AppId, ChannelKey, LogId, ShardId};
+use crate::log::{Append, Contents, Log, LogCall};
+use crate::retention::{Retention, Retentions};
+use crate::shard::Stored;
 
 /// What the log has. Channels that were deleted, alone or with their app, and are still
 /// there, are deleted now. Those of apps that are not known are kept, and nobody sees them.
 pub(super) fn of_log(
     contents: Contents,
     log: &Log,
-    directory: &auth::Opened,
+    directory: &accounts::Opened,
     retentions: &Retentions,
 ) -> Stored {
     for (id, month, messages) in contents.usage {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use pushflo_engine::shard::ConnectionKey;
+use pushflo_engine::ids::ConnectionKey;
 use pushflo_protocol::time::parse_iso8601;
 use serde_json::{Value, json};
 

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 use fastrand::Rng;
-use pushflo_engine::history::log::{
-    Append, Entry, LoadedChannel, LogCall, LogFailure, LogId, NewChannel, Past, Read, ReadFrom,
-    StoredAnswer, Totals,
+use pushflo_engine::ids::LogId;
+use pushflo_engine::ids::{ChannelKey, ShardId};
+use pushflo_engine::log::{
+    Answer, Append, Entry, LoadedChannel, LogCall, LogFailure, NewChannel, Past, Read, ReadDone,
+    ReadFrom, StoredAnswer, Totals,
 };
-use pushflo_engine::shard::{ChannelKey, Envelope, ShardId};
+use pushflo_engine::shard::Envelope;
 use pushflo_protocol::{Epoch, Message, Offset};
 
 /// Calls that wait at most; the shards keep the rest.
@@ -62,12 +64,13 @@ impl ModelLog {
     pub fn act(&mut self, random: &mut Rng) -> Option<(ShardId, Envelope)> {
         if self.questions.is_empty() || (random.bool() && !self.appends.is_empty()) {
             let append = self.appends.pop_front()?;
-            return Some((append.shard, Envelope::Logged(self.append(append))));
+            return Some((append.shard, Envelope::Log(Answer::Logged(self.append(append)))));
         }
         match self.questions.pop_front()? {
             LogCall::Read(read) => {
                 let answer = Ok(self.read(&read));
-                Some((read.shard, Envelope::Read(Box::new((read.read, answer)))))
+                let done = ReadDone { read: read.read, answer };
+                Some((read.shard, Envelope::Log(Answer::Read(Box::new(done)))))
             }
             other => panic!("nobody asks for {other:?}"),
         }

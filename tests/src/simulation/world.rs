@@ -5,15 +5,18 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use fastrand::Rng;
-use pushflo_engine::auth::{App, AppId, AppRecord, AppSettings, Key, Plan, Role, Usage};
+use pushflo_engine::accounts::{App, AppRecord, AppSettings, Key, Plan, Role, Usage};
 use pushflo_engine::clock::{Now, TICK_MS};
-use pushflo_engine::history::log::LoadedChannel;
-use pushflo_engine::history::{Durability, Retention};
-use pushflo_engine::settings::{HistoryLimits, Limits, PresenceTimes, Timeouts};
-use pushflo_engine::shard::{
-    AllowedOrigins, Batch, Closing, ConnectionKey, Envelope, Settings, Shard, ShardId, Shared,
-    TrustedProxies,
+use pushflo_engine::ids::AppId;
+use pushflo_engine::ids::{ConnectionKey, ShardId};
+use pushflo_engine::log::LoadedChannel;
+use pushflo_engine::proxies::TrustedProxies;
+use pushflo_engine::retention::{Durability, Retention};
+use pushflo_engine::settings::{
+    AllowedOrigins, HistoryLimits, Limits, PresenceTimes, Settings, Timeouts,
 };
+use pushflo_engine::shard::{Closing, Envelope, Shard, Write};
+use pushflo_engine::shared::Shared;
 
 use super::client::{Link, Publisher, Subscriber, Tally, ViewState};
 use super::log::ModelLog;
@@ -40,7 +43,7 @@ struct World {
     mailboxes: Vec<VecDeque<Envelope>>,
     mailbox_max: usize,
     /// Writes under way.
-    writes: BTreeMap<(usize, ConnectionKey), Batch>,
+    writes: BTreeMap<(usize, ConnectionKey), Write>,
     subscribers: Vec<Subscriber>,
     publishers: Vec<Publisher>,
     channels: usize,
@@ -153,7 +156,7 @@ impl World {
                 let (settings, shared) = (Arc::clone(&self.settings), Arc::clone(&shared));
                 let seed = self.random.u64(..);
                 let mut shard = Shard::new(ShardId(id as u16), settings, shared, seed, self.now);
-                shard.learn(self.app.clone());
+                shard.load_app(self.app.clone());
                 shard
             })
             .collect();
@@ -352,11 +355,11 @@ impl World {
         for to in 0..self.shards.len() {
             let (mailbox, most) = (&mut self.mailboxes[to], self.mailbox_max);
             let outbox = self.shards[shard].outbox(ShardId(to as u16)).unwrap();
-            let sent = outbox.drain(|envelope| {
+            let sent = outbox.drain(|mail| {
                 if mailbox.len() >= most {
-                    return Err(envelope);
+                    return Err(mail);
                 }
-                mailbox.push_back(envelope);
+                mailbox.push_back(Envelope::Mail(mail));
                 Ok(())
             });
             moved |= sent > 0;

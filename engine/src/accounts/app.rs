@@ -1,0 +1,144 @@
+//! Apps: the tenants. What is kept of one, and what every shard knows of it.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use pushflo_protocol::origin::AllowedOrigins;
+use pushflo_protocol::time::iso8601;
+use serde::{Deserialize, Serialize};
+
+use super::keys::{Key, KeyId, SigningKey, random_bytes};
+use super::plan::Plan;
+use super::usage::Usage;
+use crate::ids::AppId;
+
+/// What is kept of an app.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AppRecord {
+    /// What its owner calls it.
+    pub name: Box<str>,
+    /// The name of its plan.
+    pub plan: Box<str>,
+    /// What its owner set.
+    pub settings: AppSettings,
+    /// Keys that are not revoked.
+    pub keys: Vec<Key>,
+    /// What the server signs connection tokens of the app with.
+    pub token_secret: SigningKey,
+    /// When it was made, in Unix milliseconds.
+    pub created_ms: u64,
+    /// When it was last changed.
+    pub updated_ms: u64,
+}
+
+impl AppRecord {
+    /// A new app, with a token secret of its own.
+    pub fn new(name: &str, plan: &str, settings: AppSettings, keys: Vec<Key>, now_ms: u64) -> Self {
+        Self {
+            name: name.into(),
+            plan: plan.into(),
+            settings,
+            keys,
+            token_secret: SigningKey(random_bytes()),
+            created_ms: now_ms,
+            updated_ms: now_ms,
+        }
+    }
+}
+
+/// What the owner of an app sets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct AppSettings {
+    /// Browsers' origins that may connect and call.
+    pub allowed_origins: AllowedOrigins,
+    /// Channels must be created through the API before they are used.
+    pub require_channels: bool,
+    /// Clients may publish over their WebSocket where their token grants it.
+    pub client_publish: bool,
+}
+
+/// What is changed of settings; what is absent stays.
+#[derive(Clone, Debug, Default)]
+pub struct SettingsChange {
+    /// Origins that may connect and call.
+    pub allowed_origins: Option<AllowedOrigins>,
+    /// Whether channels must be created first.
+    pub require_channels: Option<bool>,
+    /// Whether clients may publish.
+    pub client_publish: Option<bool>,
+}
+
+impl AppSettings {
+    /// Makes a change.
+    pub(super) fn change(&mut self, change: SettingsChange) {
+        if let Some(origins) = change.allowed_origins {
+            self.allowed_origins = origins;
+        }
+        self.require_channels = change.require_channels.unwrap_or(self.require_channels);
+        self.client_publish = change.client_publish.unwrap_or(self.client_publish);
+    }
+}
+
+/// An app as a shard knows it.
+#[derive(Clone, Debug)]
+pub struct App {
+    /// Its identity.
+    pub id: AppId,
+    /// What is kept of it.
+    pub record: AppRecord,
+    /// Its plan.
+    pub plan: Plan,
+    /// What it uses, counted by all shards.
+    pub usage: Arc<Usage>,
+}
+
+impl App {
+    /// One of its keys.
+    pub fn key(&self, id: KeyId) -> Option<&Key> {
+        self.record.keys.iter().find(|key| key.id() == id)
+    }
+
+    /// Appends the app as the API shows it, without the closing brace.
+    pub fn push_json_open(&self, out: &mut String) {
+        let AppRecord { name, plan, settings, created_ms, updated_ms, .. } = &self.record;
+        // Writing into memory cannot fail.
+        let _ = write!(
+            out,
+            r#"{{"id":"{}","name":{},"plan":{},"settings":{},"createdAt":"{}","updatedAt":"{}""#,
+            self.id,
+            json(name),
+            json(plan),
+            json(settings),
+            iso8601(*created_ms),
+            iso8601(*updated_ms)
+        );
+    }
+
+    /// The app as the API shows it.
+    pub fn to_json(&self) -> String {
+        let mut out = String::new();
+        self.push_json_open(&mut out);
+        out.push('}');
+        out
+    }
+}
+
+/// JSON of what always has one.
+fn json(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_else(|_| "null".into())
+}
+
+impl Key {
+    /// The key as the API shows it; `text` is the key itself, only where it was made just now.
+    pub fn to_json(&self, text: Option<&str>) -> String {
+        let mut out = format!(r#"{{"id":"{}","role":"{}","name":"#, self.id(), self.role.name());
+        out.push_str(&json(&self.name));
+        let _ = write!(out, r#","createdAt":"{}""#, iso8601(self.created_ms));
+        if let Some(text) = text {
+            let _ = write!(out, r#","key":"{text}""#);
+        }
+        out.push('}');
+        out
+    }
+}

@@ -1,0 +1,39 @@
+//! Who may do what: apps, their keys and plans, connection tokens, and what apps use.
+//!
+//! * `keys`, `app`, `plan`: what they are
+//! * `directory`: what a shard knows of them
+//! * `token`: JWTs that let clients in
+//! * `usage`: counters that all shards share
+//! * `store`: what is kept of them on disk; `seal` and `private_list` lie beside it, `changes` is what
+//!   it writes
+//! * `writer`: the thread that changes them, in the order of `queue`
+//!
+//! A shard only ever reads. A change goes to the writer, which writes it to disk, tells every shard and
+//! then answers.
+
+mod app;
+mod changes;
+mod channel;
+mod client;
+mod directory;
+mod keys;
+pub mod plan;
+mod private_list;
+mod queue;
+mod seal;
+mod store;
+pub mod token;
+mod usage;
+mod writer;
+
+pub use app::{App, AppRecord, AppSettings, SettingsChange};
+pub use channel::ChannelMeta;
+pub use client::Client;
+pub use directory::{Access, Directory};
+pub use keys::{Key, KeyDigest, KeyId, Role, SigningKey, random_bytes};
+pub use plan::{Plan, Plans};
+pub use store::{Accepted, DirectoryError, Opened, accept, open};
+pub use token::{Grant, Identity};
+pub use usage::{APP_METRICS, AppNumbers, Usage, Usages};
+pub(crate) use usage::{CHANGES_PER_SECOND_MAX, Rate};
+pub use writer::{Accounts, AccountsCall, AccountsHandle, AppChange, ChannelStored, Done, News};

@@ -1,0 +1,181 @@
+//! What both halves of a shard are given with every call: the time, settings, randomness, numbers,
+//! apps and keys, and the mail they send.
+//!
+//! Neither half sees the other through it. Mail of a shard to itself waits here, in one queue, and is
+//! delivered before the call into the shard returns.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use pushflo_protocol::Refusal;
+use pushflo_protocol::time::Month;
+
+use crate::accounts::{AccountsCall, CHANGES_PER_SECOND_MAX, Directory};
+use crate::clock::Now;
+use crate::ids::{AppId, ChannelKey, RequestId, ShardId};
+use crate::mail::{Answer, Mail, Outbox, ToEdge, ToHome, no_room};
+use crate::metrics::ShardMetrics;
+use crate::pages::Outcome;
+use crate::settings::Settings;
+use crate::shared::Shared;
+
+/// Most urgent calls, and most others, that wait for room at the accounts; those of connections that are
+/// gone wait too.
+const ACCOUNTS_CALLS_MAX: usize = 1024;
+
+/// What a shard's halves share.
+#[derive(Debug)]
+pub(crate) struct Context {
+    pub(crate) shard: ShardId,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) now: Now,
+    pub(crate) random: fastrand::Rng,
+    /// Apps and keys.
+    pub(crate) directory: Directory,
+    /// The month that messages are counted in.
+    month: Month,
+    /// Mail from this shard to itself.
+    local: VecDeque<Mail>,
+    outboxes: Vec<Outbox>,
+    /// Calls that were not handed over to the accounts yet, urgent ones first, at most
+    /// [`ACCOUNTS_CALLS_MAX`] of either kind.
+    accounts_calls: VecDeque<AccountsCall>,
+}
+
+impl Context {
+    /// One whose randomness `seed` decides.
+    pub(crate) fn new(
+        shard: ShardId,
+        settings: Arc<Settings>,
+        shared: Arc<Shared>,
+        seed: u64,
+        now: Now,
+    ) -> Self {
+        Self {
+            shard,
+            settings,
+            now,
+            random: fastrand::Rng::with_seed(seed),
+            directory: Directory::default(),
+            month: Month::of(now.steady_ms),
+            local: VecDeque::new(),
+            outboxes: (0..shared.metrics.len()).map(|_| Outbox::default()).collect(),
+            accounts_calls: VecDeque::new(),
+            shared,
+        }
+    }
+
+    /// Tells the time.
+    pub(crate) fn tell_time(&mut self, now: Now) {
+        let is_new_tick = now.tick != self.now.tick;
+        self.now = now;
+        if is_new_tick {
+            self.month = Month::of(now.steady_ms);
+        }
+    }
+
+    /// The month that messages are counted in.
+    pub(crate) fn month(&self) -> Month {
+        self.month
+    }
+
+    /// This shard's numbers.
+    pub(crate) fn metrics(&self) -> &ShardMetrics {
+        self.shared.metrics.get(self.shard.index()).unwrap_or(&self.shared.stray)
+    }
+
+    /// All shards.
+    pub(crate) fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
+        (0..self.outboxes.len()).map(|index| ShardId(index as u16))
+    }
+
+    /// The shard that gives a channel's offsets.
+    pub(crate) fn home_shard(&self, channel: &ChannelKey) -> ShardId {
+        self.shared.home_shard(channel)
+    }
+
+    /// Whether a publish that needs the way to `shard` must be refused.
+    pub(crate) fn is_way_full(&self, shard: ShardId) -> bool {
+        let outbox = self.outboxes.get(shard.index());
+        shard != self.shard && outbox.is_none_or(|outbox| outbox.is_full(&self.settings.limits))
+    }
+
+    /// Sends mail to a home, also to that of this shard.
+    pub(crate) fn post_home(&mut self, shard: ShardId, mail: ToHome) {
+        self.send(shard, Mail::Home(mail));
+    }
+
+    /// Sends mail to an edge, also to that of this shard.
+    pub(crate) fn post_edge(&mut self, shard: ShardId, mail: ToEdge) {
+        self.send(shard, Mail::Edge(mail));
+    }
+
+    /// Answers a request, wherever it waits.
+    pub(crate) fn answer(&mut self, request: RequestId, outcome: Outcome) {
+        self.post_edge(request.shard, ToEdge::Answer(Box::new(Answer { request, outcome })));
+    }
+
+    fn send(&mut self, to: ShardId, mail: Mail) {
+        if to == self.shard {
+            self.local.push_back(mail);
+        } else if let Some(outbox) = self.outboxes.get_mut(to.index()) {
+            outbox.push(mail);
+        } else {
+            debug_assert!(false, "there is no shard {to}");
+        }
+    }
+
+    /// The next mail from this shard to itself.
+    pub(crate) fn next_local(&mut self) -> Option<Mail> {
+        self.local.pop_front()
+    }
+
+    /// What waits to go to another shard.
+    pub(crate) fn outbox(&mut self, to: ShardId) -> Option<&mut Outbox> {
+        self.outboxes.get_mut(to.index())
+    }
+
+    /// How much mail waits to go to other shards.
+    pub(crate) fn outbox_depth(&self) -> usize {
+        self.outboxes.iter().map(Outbox::len).sum()
+    }
+
+    /// Hands calls over to the accounts, as far as `post` takes them. Returns whether some are left.
+    pub(crate) fn post_accounts_calls(
+        &mut self,
+        mut post: impl FnMut(AccountsCall) -> Result<(), AccountsCall>,
+    ) -> bool {
+        while let Some(call) = self.accounts_calls.pop_front() {
+            if let Err(call) = post(call) {
+                self.accounts_calls.push_front(call);
+                break;
+            }
+        }
+        !self.accounts_calls.is_empty()
+    }
+
+    /// Has the accounts change something in the name of an app.
+    ///
+    /// # Errors
+    /// `OVERLOADED` where too much waits for it, `RATE_LIMITED` where the app asks too often; nothing
+    /// is changed then.
+    pub(crate) fn ask_accounts(&mut self, app: AppId, call: AccountsCall) -> Result<(), Refusal> {
+        let usage = &self.directory.require(app)?.usage;
+        if let Err(wait_ms) = usage.take_change(self.now.elapsed_ms) {
+            let text = format!("an app may ask for {CHANGES_PER_SECOND_MAX} changes a second");
+            return Err(Refusal::over_rate("changesPerSecond", wait_ms, text));
+        }
+        // Urgent ones stand before the others and have room of their own.
+        let urgent = self.accounts_calls.iter().take_while(|call| call.is_urgent()).count();
+        let (at, waiting) = match call.is_urgent() {
+            true => (urgent, urgent),
+            false => (self.accounts_calls.len(), self.accounts_calls.len() - urgent),
+        };
+        if waiting >= ACCOUNTS_CALLS_MAX {
+            return Err(no_room());
+        }
+        self.accounts_calls.insert(at, call);
+        Ok(())
+    }
+}

@@ -1,0 +1,265 @@
+//! One socket's life: HTTP first, then perhaps WebSocket, then closing.
+//!
+//! A `Connection` is a small record. All that a connection needs only while something happens on
+//! it is in `Active`, which is made when it is needed and dropped when it is empty: an idle
+//! connection owns no buffer.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use pushflo_protocol::http::RequestReader;
+use pushflo_protocol::websocket::MessageReader;
+
+use crate::ids::SubscriptionKey;
+
+use super::http::PendingAnswer;
+use super::session::Session;
+use super::websocket::PendingPublish;
+use crate::edge::Write;
+use crate::proxies::ProxyProtocol;
+use crate::settings::Limits;
+use crate::shared::AddressSlot;
+
+/// A connection's record.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(super) phase: Phase,
+    /// The peer sends nothing more.
+    pub(super) peer_done: bool,
+    /// Something was heard from it.
+    pub(super) is_heard: bool,
+    /// Where it is counted; not yet known of one that comes through a proxy.
+    pub(super) address: Option<AddressSlot>,
+    /// How the proxy it comes through tells whose it is.
+    pub(crate) proxy: Option<ProxyProtocol>,
+    /// Who is behind it, while it is a WebSocket.
+    pub(super) session: Option<Session>,
+    /// The tick at which its time-out comes up; `u32::MAX` for none.
+    pub(super) timer_tick: u32,
+    /// When the peer was last heard, or, while a request is read, when that began.
+    pub(super) heard_tick: u32,
+    /// What it is subscribed to.
+    pub(super) subscriptions: Vec<SubscriptionKey>,
+    pub(super) active: Option<Box<Active>>,
+}
+
+/// What is spoken on the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// A proxy is to tell whose connection it is.
+    Proxy,
+    Http,
+    /// A WebSocket.
+    Open {
+        pinged: bool,
+    },
+    /// A last write is on its way; what the peer sends is dropped. `until` is a tick.
+    Closing {
+        until: u32,
+        half_closed: bool,
+    },
+}
+
+/// What a connection has only while something happens on it.
+#[derive(Debug, Default)]
+pub(super) struct Active {
+    /// Bytes of an unfinished request or frame.
+    pub(super) inbound: Vec<u8>,
+    pub(super) request_reader: RequestReader,
+    pub(super) message_reader: MessageReader,
+    /// Answers to pipelined requests in their order.
+    pub(super) answers: VecDeque<PendingAnswer>,
+    /// The sequence number of the first of `answers`.
+    pub(super) first_answer: u32,
+    /// Bytes of the connection's own, ready to be written.
+    pub(super) out: VecDeque<Bytes>,
+    pub(super) out_bytes: usize,
+    /// What the answers to its own publishes are to carry, in their order.
+    pub(super) publishes: VecDeque<PendingPublish>,
+    /// The sequence number of the first of `publishes`.
+    pub(super) first_publish: u32,
+    /// Subscriptions with something to send, each once.
+    pub(super) behind: VecDeque<SubscriptionKey>,
+    /// What is left of a write that was taken in part.
+    pub(super) unfinished: Option<Write>,
+    /// The tick at which the write in flight began.
+    pub(super) writing_since: u32,
+    pub(super) is_writing: bool,
+    pub(super) is_due: bool,
+    /// A command that waits for the answer to an earlier one about the same channel; what comes
+    /// behind it is not read meanwhile.
+    pub(super) deferred: Option<Box<str>>,
+    /// There was no room when some of its bytes were to be read: see [`Connection::may_read`].
+    pub(super) is_paused: bool,
+}
+
+impl Connection {
+    pub(super) fn new(
+        address: Option<AddressSlot>,
+        proxy: Option<ProxyProtocol>,
+        tick: u32,
+    ) -> Self {
+        let is_announced = proxy == Some(ProxyProtocol::Proxy);
+        Self {
+            phase: if is_announced { Phase::Proxy } else { Phase::Http },
+            peer_done: false,
+            is_heard: false,
+            address,
+            proxy,
+            session: None,
+            timer_tick: u32::MAX,
+            heard_tick: tick,
+            subscriptions: Vec::new(),
+            active: None,
+        }
+    }
+
+    pub(super) fn is_websocket(&self) -> bool {
+        matches!(self.phase, Phase::Open { .. })
+    }
+
+    /// Who is behind it, while it is a WebSocket.
+    pub(super) fn session(&self) -> Option<&Session> {
+        self.session.as_ref()
+    }
+
+    /// Where it is counted.
+    pub(crate) fn address(&self) -> Option<AddressSlot> {
+        self.address
+    }
+
+    /// Bytes of its own that wait to be written.
+    pub(super) fn out_bytes(&self) -> usize {
+        self.active.as_ref().map_or(0, |active| active.out_bytes)
+    }
+
+    /// Whether nothing is under way on it.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.active.is_none() && !matches!(self.phase, Phase::Closing { .. })
+    }
+
+    /// Whether there is room for what more bytes may bring.
+    pub(super) fn wants_bytes(&self, limits: &Limits) -> bool {
+        self.active.as_ref().is_none_or(|active| {
+            active.deferred.is_none()
+                && active.out_bytes < limits.out_bytes_max
+                && active.answers.len() < limits.pipelined_requests_max
+                && active.publishes.len() < limits.pipelined_requests_max
+        })
+    }
+
+    /// Whether bytes may be read or acted upon now. If there is no room the connection is paused
+    /// until [`Connection::resume`] finds some: bytes that are held come before newer ones.
+    pub(super) fn may_read(&mut self, limits: &Limits) -> bool {
+        let wanted = self.wants_bytes(limits);
+        match &mut self.active {
+            None => true,
+            Some(active) => {
+                active.is_paused |= !wanted;
+                !active.is_paused
+            }
+        }
+    }
+
+    /// Has a command wait, and all behind it.
+    pub(super) fn defer(&mut self, command: &str) {
+        self.active().deferred = Some(command.into());
+    }
+
+    /// Whether a command waits.
+    pub(super) fn has_deferred(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| active.deferred.is_some())
+    }
+
+    /// The command that waited.
+    pub(super) fn take_deferred(&mut self) -> Option<Box<str>> {
+        self.active.as_mut()?.deferred.take()
+    }
+
+    /// Ends a pause if there is room again, and says whether it did.
+    pub(super) fn resume(&mut self, limits: &Limits) -> bool {
+        let wanted = self.wants_bytes(limits);
+        self.active.as_mut().is_some_and(|active| wanted && std::mem::take(&mut active.is_paused))
+    }
+
+    pub(super) fn push_out(&mut self, bytes: Bytes) {
+        let active = self.active();
+        active.out_bytes += bytes.len();
+        active.out.push_back(bytes);
+    }
+
+    pub(super) fn has_out(&self) -> bool {
+        self.active.as_ref().is_some_and(|active| !active.out.is_empty())
+    }
+
+    pub(super) fn push_behind(&mut self, subscription: SubscriptionKey) {
+        self.active().behind.push_back(subscription);
+    }
+
+    pub(super) fn pop_behind(&mut self) -> Option<SubscriptionKey> {
+        self.active.as_mut()?.behind.pop_front()
+    }
+
+    /// Whether the connection is to be put in line for a write now.
+    pub(super) fn take_due(&mut self) -> bool {
+        let Some(active) = &mut self.active else { return false };
+        let something =
+            active.unfinished.is_some() || !active.out.is_empty() || !active.behind.is_empty();
+        let due = something && !active.is_writing && !active.is_due;
+        active.is_due |= due;
+        due
+    }
+
+    /// The write of a new write: what an earlier one left, or the connection's own bytes. After
+    /// this `out` is empty unless the write is full.
+    pub(super) fn begin_write(&mut self, tick: u32) -> Write {
+        let Some(active) = &mut self.active else { return Write::default() };
+        active.is_due = false;
+        active.is_writing = true;
+        active.writing_since = tick;
+        let mut write = active.unfinished.take().unwrap_or_default();
+        while !write.is_full()
+            && let Some(bytes) = active.out.pop_front()
+        {
+            active.out_bytes -= bytes.len();
+            write.push(bytes);
+        }
+        write
+    }
+
+    /// A write ended and left `rest`.
+    pub(super) fn write_done(&mut self, rest: Option<Write>) {
+        if let Some(active) = &mut self.active {
+            active.is_writing = false;
+            active.unfinished = rest;
+        }
+        self.shrink();
+    }
+
+    pub(super) fn active(&mut self) -> &mut Active {
+        self.active.get_or_insert_default()
+    }
+
+    /// Gives back what is not needed while nothing happens.
+    pub(super) fn shrink(&mut self) {
+        if self.active.as_ref().is_some_and(|active| active.is_empty()) {
+            self.active = None;
+        }
+    }
+}
+
+impl Active {
+    fn is_empty(&self) -> bool {
+        self.inbound.is_empty()
+            && !self.request_reader.is_reading_body()
+            && self.message_reader.is_idle()
+            && self.answers.is_empty()
+            && self.publishes.is_empty()
+            && self.out.is_empty()
+            && self.behind.is_empty()
+            && self.unfinished.is_none()
+            && self.deferred.is_none()
+            && !self.is_writing
+            && !self.is_paused
+    }
+}

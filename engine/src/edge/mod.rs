@@ -1,0 +1,247 @@
+//! The half of a shard that owns connections: sockets' bytes, sessions, subscriptions, recent frames of
+//! the channels that somebody here listens to, writes that are due, and time-outs.
+//!
+//! It names no log and no home. What it wants of a channel goes to the channel's home as
+//! [`ToHome`](crate::mail::ToHome), what it is told comes as [`ToEdge`].
+//!
+//! * `connection`, `session`: what there is of each connection
+//! * `http`, `websocket`, `close`: what is spoken on it, and how it ends
+//! * `subscribe`, `subscription`: subscriptions, from the command to the last message
+//! * `tail`, `write`, `flush`: recent frames, cursors, one write for each connection and turn
+//! * `apps`, `timer`, `drain`: revoked rights, time-outs, leaving in good order
+
+mod apps;
+mod close;
+mod connection;
+mod drain;
+mod flush;
+mod http;
+mod session;
+mod subscribe;
+mod subscription;
+mod tail;
+mod timer;
+mod websocket;
+mod write;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use bytes::Bytes;
+use slotmap::SlotMap;
+
+pub(crate) use close::CloseReason;
+pub(crate) use http::{AllowOrigin, Answering, Reply};
+pub use write::Write;
+
+use crate::accounts::Rate;
+use crate::api::{PendingBatch, PendingList};
+use crate::context::Context;
+use crate::hash::HashMap;
+use crate::ids::{BatchKey, ChannelKey, ConnectionKey, ListKey, SubscriptionKey, TailKey};
+use crate::mail::Privacy;
+use crate::mail::ToEdge;
+use crate::shared::Refused;
+use connection::Connection;
+use drain::Drain;
+use subscription::Subscription;
+use tail::Tail;
+use timer::TimerWheel;
+
+/// Slots for addresses that came with wrong keys; addresses that fall on one share its rate.
+const WRONG_KEY_SLOTS: usize = 4096;
+
+/// What is to be done to a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closing {
+    /// Send FIN; what the peer still sends is read and dropped.
+    HalfClose(ConnectionKey),
+    /// Close it, at once and for good. The connection is forgotten already.
+    Close(ConnectionKey),
+}
+
+/// The connections of one shard.
+#[derive(Debug)]
+pub(crate) struct Edge {
+    pub(crate) connections: SlotMap<ConnectionKey, Connection>,
+    subscriptions: SlotMap<SubscriptionKey, Subscription>,
+    tails: SlotMap<TailKey, Tail>,
+    tail_of: HashMap<ChannelKey, TailKey>,
+    /// Wrong keys by address, in slots.
+    pub(crate) wrong_keys: Box<[Rate]>,
+    /// Batches of publishes that wait for results of homes.
+    pub(crate) batches: SlotMap<BatchKey, PendingBatch>,
+    /// Lists of channels that wait for homes.
+    pub(crate) lists: SlotMap<ListKey, PendingList>,
+    /// Tails with something new.
+    dirty: Vec<TailKey>,
+    /// Connections with something to write and no write in flight.
+    due: VecDeque<ConnectionKey>,
+    closings: VecDeque<Closing>,
+    /// Connections whose bytes may be read again.
+    resumed: Vec<ConnectionKey>,
+    wheel: TimerWheel,
+    drain: Option<Drain>,
+    /// The `Date` header's value, and the second it is for.
+    date: (u64, String),
+}
+
+impl Edge {
+    /// One without connections.
+    pub(crate) fn new(cx: &Context) -> Self {
+        Self {
+            connections: SlotMap::with_key(),
+            subscriptions: SlotMap::with_key(),
+            tails: SlotMap::with_key(),
+            tail_of: HashMap::default(),
+            wrong_keys: (0..WRONG_KEY_SLOTS).map(|_| Rate::default()).collect(),
+            batches: SlotMap::with_key(),
+            lists: SlotMap::with_key(),
+            dirty: Vec::new(),
+            due: VecDeque::new(),
+            closings: VecDeque::new(),
+            resumed: Vec::new(),
+            wheel: TimerWheel::new(cx.now.tick),
+            drain: None,
+            date: (u64::MAX, String::new()),
+        }
+    }
+
+    /// Does what it is told.
+    pub(crate) fn handle(&mut self, cx: &mut Context, mail: ToEdge) {
+        match mail {
+            ToEdge::Answer(answer) => self.answer(cx, *answer),
+            ToEdge::BatchResults(results) => self.batch_results(cx, *results),
+            ToEdge::ChannelList(list) => self.channel_list(cx, *list),
+            ToEdge::ChannelsDescribed(described) => self.channels_described(cx, *described),
+            ToEdge::Message(message) => self.message(message),
+            ToEdge::Subscribed(subscribed) => self.subscribed(cx, *subscribed),
+            ToEdge::Unsubscribed(subscription) => self.unsubscribed(cx, subscription),
+            ToEdge::Closed(tail) => self.tail_closed(cx, tail),
+            ToEdge::Privacy(privacy) => {
+                let Privacy { tail, is_private, answer } = *privacy;
+                self.tail_privacy(cx, tail, is_private);
+                if let Some(answer) = answer.made() {
+                    cx.answer(answer.request, answer.outcome);
+                }
+            }
+            ToEdge::Roster(roster) => self.tail_roster(cx, roster),
+            ToEdge::PresenceSnapshot(snapshot) => self.presence_snapshot(snapshot),
+            ToEdge::Presence(presence) => self.tail_presence(cx, &presence),
+        }
+    }
+
+    /// Whether a time-out may be due.
+    pub(crate) fn is_tick_due(&self, tick: u32) -> bool {
+        self.wheel.tick() < tick
+    }
+
+    /// Does what is due by time. To be called once a tick.
+    pub(crate) fn tick(&mut self, cx: &mut Context) {
+        while let Some((tick, connections)) = self.wheel.advance(cx.now.tick) {
+            for connection in connections {
+                let c = self.connections.get_mut(connection);
+                if let Some(c) = c.filter(|c| c.timer_tick == tick) {
+                    c.timer_tick = u32::MAX;
+                    self.connection_timeout(cx, connection);
+                }
+            }
+        }
+        self.continue_drain(cx);
+        cx.metrics().subscriptions.set(self.subscriptions.len() as u64);
+    }
+
+    /// Takes a connection from `peer`.
+    ///
+    /// # Errors
+    /// [`Refused`] says which limit is reached; the socket is to be closed.
+    pub(crate) fn accept(
+        &mut self,
+        cx: &mut Context,
+        peer: IpAddr,
+    ) -> Result<ConnectionKey, Refused> {
+        if self.drain.is_some() {
+            return Err(Refused::Draining);
+        }
+        let is_proxy = cx.settings.proxies.trusts(peer);
+        let slot = (!is_proxy).then(|| cx.shared.address_slot(peer));
+        cx.shared.admit(slot, &cx.settings.limits).inspect_err(|_| {
+            cx.metrics().connections_refused_total.increment();
+        })?;
+        let proxy = is_proxy.then_some(cx.settings.proxies.protocol);
+        let connection = self.connections.insert(Connection::new(slot, proxy, cx.now.tick));
+        cx.metrics().connections.increment();
+        cx.metrics().connections_accepted_total.increment();
+        self.arm(cx, connection, cx.settings.timeouts.head);
+        Ok(connection)
+    }
+
+    /// Bytes came from a connection. `bytes` is scratch space: frames are unmasked in it.
+    pub(crate) fn received(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        bytes: &mut [u8],
+    ) {
+        cx.metrics().bytes_received_total.add(bytes.len() as u64);
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.is_heard = true;
+        }
+        self.read_connection(cx, connection, bytes);
+    }
+
+    /// Whether bytes of a connection may be read now. If not, [`Edge::next_resumed`] tells when.
+    pub(crate) fn may_read(&mut self, cx: &Context, connection: ConnectionKey) -> bool {
+        let limits = &cx.settings.limits;
+        self.connections.get_mut(connection).is_some_and(|c| c.may_read(limits))
+    }
+
+    /// Whether nothing was heard from a connection yet, so that it can wait its turn.
+    pub(crate) fn is_newcomer(&self, connection: ConnectionKey) -> bool {
+        self.connections.get(connection).is_some_and(|c| !c.is_heard)
+    }
+
+    /// A connection whose bytes are wanted again. Those that it already has are read first.
+    pub(crate) fn next_resumed(&mut self, cx: &mut Context) -> Option<ConnectionKey> {
+        let connection = self.resumed.pop()?;
+        self.resume(cx, connection);
+        Some(connection)
+    }
+
+    /// Whether [`Edge::next_resumed`] has one.
+    pub(crate) fn has_resumed(&self) -> bool {
+        !self.resumed.is_empty()
+    }
+
+    /// What is to be done to sockets.
+    pub(crate) fn next_closing(&mut self) -> Option<Closing> {
+        self.closings.pop_front()
+    }
+
+    /// The current `Date` header's value.
+    pub(crate) fn date(&mut self, cx: &Context) -> &str {
+        let second = cx.now.unix_ms / 1000;
+        if self.date.0 != second {
+            self.date = (second, pushflo_protocol::http::date(second));
+        }
+        &self.date.1
+    }
+
+    /// Sets a connection's time-out `ticks` from now, unless an earlier one is set.
+    fn arm(&mut self, cx: &Context, connection: ConnectionKey, ticks: u32) {
+        let tick = cx.now.tick.saturating_add(ticks);
+        if let Some(c) = self.connections.get_mut(connection)
+            && c.timer_tick > tick
+        {
+            c.timer_tick = self.wheel.set(connection, tick);
+        }
+    }
+
+    /// Queues bytes of the connection's own: answers, events, control frames.
+    fn send(&mut self, connection: ConnectionKey, bytes: Bytes) {
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.push_out(bytes);
+            self.mark_due(connection);
+        }
+    }
+}

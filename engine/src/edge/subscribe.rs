@@ -1,0 +1,503 @@
+//! Subscriptions of this shard's connections, from the command to the last message.
+//!
+//! The seam between the past and live is exact because the home shard's answer travels in the same
+//! queue as the messages: what the tail gets after the answer is what the answer does not hold.
+
+use bytes::Bytes;
+use pushflo_protocol::command::Start;
+use pushflo_protocol::event::{self, Recovered};
+use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal};
+
+use super::Edge;
+use super::close::CloseReason;
+use super::connection::Connection;
+use super::subscription::{Subscription, SubscriptionState};
+use super::tail::Tail;
+use crate::accounts::Client;
+use crate::accounts::plan::limit;
+use crate::context::Context;
+use crate::ids::{ChannelKey, ConnectionKey, SubscriptionKey, TailKey};
+use crate::mail;
+use crate::mail::Members;
+use crate::mail::PresenceSnapshot;
+use crate::mail::Roster;
+use crate::mail::Subscribe;
+use crate::mail::Subscribed;
+use crate::mail::Subscriber;
+use crate::mail::ToHome;
+use crate::mail::Unsubscribe;
+use crate::mail::WantPresence;
+use crate::mail::private_channel;
+
+impl Edge {
+    /// A client's `subscribe`.
+    ///
+    /// # Errors
+    /// A refusal for the client; nothing has changed then.
+    pub(crate) fn subscribe(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        channel: ChannelKey,
+        start: Start,
+        presence: bool,
+    ) -> Result<(), Refusal> {
+        let Some(c) = self.connections.get(connection) else { return Ok(()) };
+        let Some(session) = c.session() else { return Ok(()) };
+        if !session.may_subscribe(&channel.slug) {
+            return Err(not_granted());
+        }
+        if let Some(subscription) = self.find_subscription(connection, &channel) {
+            self.subscribe_again(cx, connection, subscription, start, presence);
+            return Ok(());
+        }
+        let Some(c) = self.connections.get(connection) else { return Ok(()) };
+        let app = cx.directory.require(channel.app)?;
+        let of_server = cx.settings.limits.subscriptions_per_connection_max;
+        let most = app.plan.subscriptions_per_connection_max.min(of_server as u64);
+        if c.subscriptions.len() as u64 >= most {
+            let text = format!("a connection has at most {most} subscriptions");
+            let name = limit::SUBSCRIPTIONS_PER_CONNECTION;
+            return Err(Refusal::limit(ErrorCode::QuotaExceeded, name, 1, text));
+        }
+        let most = app.plan.subscribes_per_second_max;
+        if let Err(wait_ms) = app.usage.take_subscribe(cx.now.elapsed_ms, most) {
+            let text = format!("the app may begin {most} subscriptions a second");
+            return Err(Refusal::over_rate(limit::SUBSCRIBES_PER_SECOND, wait_ms, text));
+        }
+        if cx.is_way_full(cx.home_shard(&channel)) {
+            let text = "the server is full for the moment; subscribe again shortly";
+            return Err(Refusal::new(ErrorCode::Overloaded, text));
+        }
+        self.ask_home(cx, connection, channel, start, presence);
+        Ok(())
+    }
+
+    /// A client's `unsubscribe`. One for a channel that is not subscribed is answered as well: what
+    /// the client wants is so.
+    pub(crate) fn unsubscribe(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        channel: &ChannelKey,
+    ) {
+        let Some(key) = self.find_subscription(connection, channel) else {
+            self.send(connection, event::unsubscribed(&channel.slug));
+            return;
+        };
+        self.leave(cx, key);
+    }
+
+    /// Whether the home shard still has to answer what a connection said about a channel. What it says
+    /// next about it must wait for that; see [`Shard::settled`].
+    pub(crate) fn is_settling(&self, connection: ConnectionKey, channel: &ChannelKey) -> bool {
+        let subscription = self.find_subscription(connection, channel);
+        let subscription = subscription.and_then(|key| self.subscriptions.get(key));
+        subscription.is_some_and(|found| found.state != SubscriptionState::Live)
+    }
+
+    /// The home shard has answered: a command that waited for it is read on.
+    fn settled(&mut self, connection: ConnectionKey) {
+        if self.connections.get(connection).is_some_and(Connection::has_deferred) {
+            self.resumed.push(connection);
+        }
+    }
+
+    /// Drops all subscriptions of a connection, without a word to it.
+    pub(crate) fn drop_subscriptions(&mut self, cx: &mut Context, connection: ConnectionKey) {
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        let client = c.session().map(|session| session.client().clone());
+        for key in std::mem::take(&mut c.subscriptions) {
+            let Some(subscription) = self.subscriptions.remove(key) else { continue };
+            let tail_key = subscription.tail;
+            match subscription.state {
+                // The answer will find nobody; it is then that the home shard is told.
+                SubscriptionState::Pending => continue,
+                SubscriptionState::Live => {
+                    let member = client.clone().filter(|_| subscription.is_member);
+                    self.tell_home_of_leaving(cx, tail_key, None, member);
+                }
+                SubscriptionState::Leaving => {}
+            }
+            self.detach(cx, tail_key, &subscription);
+        }
+    }
+
+    /// The home's answer to a subscription.
+    pub(super) fn subscribed(&mut self, cx: &mut Context, subscribed: Subscribed) {
+        let Subscribed { subscriber, outcome } = subscribed;
+        let (key, tail_key) = (subscriber.subscription, subscriber.tail);
+        if let Some(tail) = self.tails.get_mut(tail_key) {
+            tail.pending = tail.pending.saturating_sub(1);
+            if let Ok(start) = &outcome {
+                tail.home = Some(start.home);
+                tail.is_private = start.is_private;
+                tail.head = Some(start.head);
+            }
+        }
+        let Some(subscription) = self.subscriptions.get_mut(key) else {
+            // The connection went away in the meantime.
+            if let Ok(start) = outcome {
+                let member = start.is_member.then(|| subscriber.client.clone());
+                self.tell_home_of_leaving(cx, tail_key, None, member);
+            }
+            self.drop_tail_if_unused(cx, tail_key);
+            return;
+        };
+        let connection = subscription.connection;
+        let Some(tail) = self.tails.get_mut(tail_key) else { return };
+        let slug = tail.channel.slug.clone();
+        let start = match outcome {
+            Ok(start) => start,
+            Err(refusal) => {
+                self.subscriptions.remove(key);
+                self.forget_in_connection(connection, key);
+                self.drop_tail_if_unused(cx, tail_key);
+                cx.metrics().refused(refusal.code);
+                self.send(connection, event::error(&refusal, Some(&slug), None));
+                self.settled(connection);
+                return;
+            }
+        };
+        // What was appended so far is not for this subscription: its past is in the answer.
+        tail.seal();
+        subscription.cursor = tail.end();
+        subscription.slot = tail.subscribers.len() as u32;
+        tail.subscribers.push(key);
+        subscription.state = SubscriptionState::Live;
+        let mail::Subscription { head, past, missed, is_member, presence, is_private, .. } = start;
+        subscription.is_member = is_member;
+        // Its right may have gone while the answer was under way.
+        if is_private && !self.may_stay(connection, &slug, true) {
+            self.cut(cx, key, &private_channel());
+            return;
+        }
+        self.send(connection, event::subscribed(&slug, head, past));
+        match presence {
+            Some(presence) => self.send(connection, presence),
+            // It was asked for while the home shard's answer was under way.
+            None => self.want_presence(cx, key),
+        }
+        cx.metrics().deliveries_total.add(past.map_or(0, |past| past.replayed));
+        for frame in missed {
+            self.send(connection, frame);
+        }
+        self.settled(connection);
+    }
+
+    /// The home shard's last word on a subscription.
+    pub(super) fn unsubscribed(&mut self, cx: &mut Context, key: SubscriptionKey) {
+        self.end(cx, key, None);
+    }
+
+    /// Ends a subscription that has no right to be there any more, without waiting for the home shard:
+    /// what is published from now on does not reach it.
+    fn cut(&mut self, cx: &mut Context, key: SubscriptionKey, refusal: &Refusal) {
+        let Some(subscription) = self.subscriptions.get(key) else { return };
+        cx.metrics().refused(refusal.code);
+        // The home shard learns of one that is still pending when its answer finds nobody.
+        if subscription.state == SubscriptionState::Live {
+            let (tail, is_member) = (subscription.tail, subscription.is_member);
+            let session = self.connections.get(subscription.connection).and_then(|c| c.session());
+            let member = session.map(|session| session.client().clone()).filter(|_| is_member);
+            self.tell_home_of_leaving(cx, tail, None, member);
+        }
+        self.end(cx, key, Some(refusal));
+    }
+
+    /// Takes a subscription away and tells its connection so, with the reason if there is one.
+    fn end(&mut self, cx: &mut Context, key: SubscriptionKey, reason: Option<&Refusal>) {
+        let Some(subscription) = self.subscriptions.remove(key) else { return };
+        let (connection, tail_key) = (subscription.connection, subscription.tail);
+        let is_pending = subscription.state == SubscriptionState::Pending;
+        let Some(tail) = self.tails.get_mut(tail_key) else { return };
+        let slug = tail.channel.slug.clone();
+        // What the home shard sent before belongs to the subscriber.
+        let mut rest: Vec<(Bytes, u32)> = Vec::new();
+        if !is_pending {
+            tail.seal();
+            let mut cursor = subscription.cursor;
+            while let Some((bytes, frames)) = tail.block(cursor) {
+                rest.push((bytes.clone(), frames));
+                cursor += 1;
+            }
+        }
+        for (bytes, frames) in rest {
+            cx.metrics().deliveries_total.add(u64::from(frames));
+            self.send(connection, bytes);
+        }
+        self.forget_in_connection(connection, key);
+        if !is_pending {
+            self.detach(cx, tail_key, &subscription);
+        }
+        if let Some(reason) = reason {
+            self.send(connection, event::error(reason, Some(&slug), None));
+        }
+        self.send(connection, event::unsubscribed(&slug));
+        self.settled(connection);
+    }
+
+    /// Whether a connection may stay subscribed to a channel.
+    fn may_stay(&self, connection: ConnectionKey, slug: &ChannelSlug, is_private: bool) -> bool {
+        let session = self.connections.get(connection).and_then(|c| c.session());
+        session.is_some_and(|session| match is_private {
+            true => session.may_subscribe_private(slug),
+            false => session.may_subscribe(slug),
+        })
+    }
+
+    /// Ends the subscriptions of a connection that its token does not grant any more.
+    pub(crate) fn drop_what_is_not_granted(&mut self, cx: &mut Context, connection: ConnectionKey) {
+        let Some(c) = self.connections.get(connection) else { return };
+        let is_lost = |key: &&SubscriptionKey| {
+            let tail = self.subscriptions.get(**key).and_then(|found| self.tails.get(found.tail));
+            tail.is_some_and(|tail| !self.may_stay(connection, &tail.channel.slug, tail.is_private))
+        };
+        let lost: Vec<SubscriptionKey> = c.subscriptions.iter().filter(is_lost).copied().collect();
+        for key in lost {
+            self.cut(cx, key, &not_granted());
+        }
+    }
+
+    /// The channel was deleted: all its subscribers here are told, and whoever was about to come
+    /// back asks again.
+    pub(super) fn tail_closed(&mut self, cx: &mut Context, key: TailKey) {
+        let Some(tail) = self.tails.get_mut(key) else { return };
+        tail.home = None;
+        for subscription in tail.subscribers.clone() {
+            self.unsubscribed(cx, subscription);
+        }
+    }
+
+    /// The channel is private now, or is not any more: whoever may not be there has to go.
+    pub(super) fn tail_privacy(&mut self, cx: &mut Context, key: TailKey, is_private: bool) {
+        let Some(tail) = self.tails.get_mut(key) else { return };
+        tail.is_private = is_private;
+        if !is_private {
+            return;
+        }
+        let slug = tail.channel.slug.clone();
+        for key in tail.subscribers.clone() {
+            let Some(subscription) = self.subscriptions.get(key) else { continue };
+            if !self.may_stay(subscription.connection, &slug, true) {
+                self.cut(cx, key, &private_channel());
+            }
+        }
+    }
+
+    /// Tells those who want to know who is there. Whoever has too much waiting is too slow.
+    pub(super) fn tail_presence(&mut self, cx: &mut Context, presence: &mail::Presence) {
+        let mail::Presence { tail: key, ref frame } = *presence;
+        let Some(tail) = self.tails.get(key) else { return };
+        let most = cx.settings.limits.tail_bytes_max;
+        for subscription in tail.subscribers.clone() {
+            let Some(found) = self.subscriptions.get(subscription) else { continue };
+            if !found.wants_presence || !matches!(found.state, SubscriptionState::Live) {
+                continue;
+            }
+            let connection = found.connection;
+            let waiting = self.connections.get(connection).map_or(0, |c| c.out_bytes() as u64);
+            if waiting > most {
+                cx.metrics().slow_consumers_total.increment();
+                self.close_websocket(cx, connection, CloseReason::TOO_SLOW);
+            } else {
+                self.send(connection, frame.clone());
+            }
+        }
+    }
+
+    /// The next message of a tail.
+    pub(super) fn message(&mut self, message: mail::Message) {
+        let mail::Message { tail: key, frame, head } = message;
+        let Some(tail) = self.tails.get_mut(key) else { return };
+        tail.head = Some(head);
+        tail.push(frame);
+        if !tail.is_dirty {
+            tail.is_dirty = true;
+            self.dirty.push(key);
+        }
+    }
+
+    fn ask_home(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        channel: ChannelKey,
+        start: Start,
+        wants_presence: bool,
+    ) {
+        let session = self.connections.get(connection).and_then(|c| c.session());
+        let Some(session) = session else { return };
+        let client = session.client().clone();
+        let may_enter = session.may_subscribe_private(&channel.slug);
+        let tail = match self.tail_of.get(&channel) {
+            Some(&tail) => tail,
+            None => {
+                let tail = self.tails.insert(Tail::new(channel.clone()));
+                self.tail_of.insert(channel.clone(), tail);
+                tail
+            }
+        };
+        let subscription = self.subscriptions.insert(Subscription {
+            connection,
+            tail,
+            cursor: 0,
+            slot: 0,
+            is_behind: false,
+            wants_presence,
+            is_member: false,
+            state: SubscriptionState::Pending,
+        });
+        if let Some(tail) = self.tails.get_mut(tail) {
+            tail.pending += 1;
+        }
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.subscriptions.push(subscription);
+        }
+        let (shard, home) = (cx.shard, cx.home_shard(&channel));
+        let subscriber = Subscriber { shard, tail, subscription, client, may_enter };
+        let subscribe = Subscribe { subscriber, channel, start, wants_presence };
+        cx.post_home(home, ToHome::Subscribe(Box::new(subscribe)));
+    }
+
+    /// A second subscribe to a channel is answered again.
+    fn subscribe_again(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        key: SubscriptionKey,
+        start: Start,
+        presence: bool,
+    ) {
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        debug_assert_eq!(subscription.state, SubscriptionState::Live);
+        subscription.wants_presence |= presence;
+        let Some(tail) = self.tails.get(subscription.tail) else { return };
+        let Some(head) = tail.head else { return };
+        let past = (start != Start::Live).then_some(NOTHING_REPLAYED);
+        let answer = event::subscribed(&tail.channel.slug, head, past);
+        self.send(connection, answer);
+        if presence {
+            self.want_presence(cx, key);
+        }
+    }
+
+    /// Asks the home shard who is there, for one who wants to know that.
+    fn want_presence(&mut self, cx: &mut Context, key: SubscriptionKey) {
+        let Some(subscription) = self.subscriptions.get(key) else { return };
+        if !subscription.wants_presence || !subscription.is_member {
+            return;
+        }
+        let Some(tail) = self.tails.get(subscription.tail) else { return };
+        let Some(home) = tail.home else { return };
+        let want = WantPresence { shard: cx.shard, subscription: key, home };
+        cx.post_home(cx.home_shard(&tail.channel), ToHome::WantPresence(want));
+    }
+
+    /// Who is there, for one subscriber.
+    pub(super) fn presence_snapshot(&mut self, snapshot: PresenceSnapshot) {
+        let PresenceSnapshot { subscription: key, frame } = snapshot;
+        let Some(subscription) = self.subscriptions.get(key) else { return };
+        if matches!(subscription.state, SubscriptionState::Live) {
+            self.send(subscription.connection, frame);
+        }
+    }
+
+    /// Presence was switched on or off while there are subscribers.
+    pub(super) fn tail_roster(&mut self, cx: &mut Context, roster: Roster) {
+        let Roster { tail: key, home, roster } = roster;
+        let Some(tail) = self.tails.get(key).filter(|tail| tail.home == Some(home)) else { return };
+        let channel = tail.channel.clone();
+        let mut clients = Vec::new();
+        for subscription in tail.subscribers.clone() {
+            let Some(found) = self.subscriptions.get_mut(subscription) else { continue };
+            found.is_member = roster.is_some() && matches!(found.state, SubscriptionState::Live);
+            if found.is_member {
+                let session = self.connections.get(found.connection).and_then(|c| c.session());
+                clients.extend(session.map(|session| session.client().clone()));
+            }
+        }
+        if let Some(roster) = roster {
+            let members = Members { home, roster, clients };
+            cx.post_home(cx.home_shard(&channel), ToHome::Members(Box::new(members)));
+        }
+    }
+
+    fn leave(&mut self, cx: &mut Context, key: SubscriptionKey) {
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
+        subscription.state = SubscriptionState::Leaving;
+        let (tail, is_member) = (subscription.tail, subscription.is_member);
+        let session = self.connections.get(subscription.connection).and_then(|c| c.session());
+        let member = session.map(|session| session.client().clone()).filter(|_| is_member);
+        self.tell_home_of_leaving(cx, tail, Some(key), member);
+    }
+
+    fn tell_home_of_leaving(
+        &mut self,
+        cx: &mut Context,
+        tail: TailKey,
+        subscription: Option<SubscriptionKey>,
+        member: Option<Client>,
+    ) {
+        let Some((home_shard, home)) =
+            self.tails.get(tail).and_then(|t| t.home.map(|home| (cx.home_shard(&t.channel), home)))
+        else {
+            return;
+        };
+        let shard = cx.shard;
+        let leave = Unsubscribe { shard, tail, home, subscription, member };
+        cx.post_home(home_shard, ToHome::Unsubscribe(Box::new(leave)));
+    }
+
+    /// Takes a subscription out of its tail.
+    fn detach(&mut self, cx: &mut Context, tail_key: TailKey, subscription: &Subscription) {
+        let Some(tail) = self.tails.get_mut(tail_key) else { return };
+        let slot = subscription.slot as usize;
+        if slot < tail.subscribers.len() {
+            tail.subscribers.swap_remove(slot);
+            let moved = tail.subscribers.get(slot).and_then(|&key| self.subscriptions.get_mut(key));
+            if let Some(moved) = moved {
+                moved.slot = subscription.slot;
+            }
+        }
+        if subscription.is_behind {
+            self.caught_up(cx, tail_key);
+        }
+        self.drop_tail_if_unused(cx, tail_key);
+    }
+
+    fn drop_tail_if_unused(&mut self, cx: &mut Context, key: TailKey) {
+        if self.tails.get(key).is_some_and(Tail::is_unused)
+            && let Some(tail) = self.tails.remove(key)
+        {
+            self.tail_of.remove(&tail.channel);
+            cx.metrics().tail_bytes.add(tail.counted_bytes.wrapping_neg());
+        }
+    }
+
+    fn forget_in_connection(&mut self, connection: ConnectionKey, key: SubscriptionKey) {
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.subscriptions.retain(|&subscription| subscription != key);
+        }
+    }
+
+    fn find_subscription(
+        &self,
+        connection: ConnectionKey,
+        channel: &ChannelKey,
+    ) -> Option<SubscriptionKey> {
+        let tail = self.tail_of.get(channel)?;
+        let subscriptions = &self.connections.get(connection)?.subscriptions;
+        let on_tail = |key: &&SubscriptionKey| {
+            self.subscriptions.get(**key).is_some_and(|subscription| subscription.tail == *tail)
+        };
+        subscriptions.iter().find(on_tail).copied()
+    }
+}
+
+fn not_granted() -> Refusal {
+    Refusal::new(ErrorCode::Forbidden, "the token does not grant this channel")
+}
+
+/// The answer to a request for the past by someone who already gets messages.
+const NOTHING_REPLAYED: Recovered = Recovered { recovered: false, replayed: 0 };

@@ -1,0 +1,431 @@
+//! A connection that speaks WebSocket: commands in, events out.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use pushflo_protocol::command::{Command, RefusedCommand, Start};
+use pushflo_protocol::event::{self, Published};
+use pushflo_protocol::limits::client_message_bytes_max;
+use pushflo_protocol::message::MessageId;
+use pushflo_protocol::publish::Publish;
+use pushflo_protocol::time::parse_iso8601;
+use pushflo_protocol::websocket::{CloseCode, Received, pong_frame};
+use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal};
+use serde::Deserialize;
+
+use super::close::CloseReason;
+use super::connection::Phase;
+use super::session::{Session, TokenGrant};
+use crate::accounts::Client;
+use crate::accounts::plan::limit;
+use crate::accounts::token::CLOCK_LEEWAY_MS;
+use crate::accounts::{Access, Grant, Role, token};
+use crate::api::new_message;
+use crate::clock::ticks;
+use crate::context::Context;
+use crate::edge::Edge;
+use crate::ids::{AppId, ChannelKey, ConnectionKey, RequestId};
+use crate::mail::ReplyTo;
+use crate::pages::Outcome;
+
+/// A publish of the client's that waits for its answer.
+#[derive(Debug)]
+pub(super) struct PendingPublish {
+    channel: ChannelSlug,
+    reference: Option<Box<str>>,
+    /// The event that answers it, once it is there.
+    answer: Option<Bytes>,
+}
+
+/// How long a token still holds.
+pub(super) enum TokenTime {
+    /// It has ended, and with it the connection.
+    Ended,
+    /// Ticks until something is due on it; the most there are without a token.
+    Left(u32),
+}
+
+/// A client is asked for a fresh token so long before the old one ends, in milliseconds, or at two
+/// thirds of its life if that is later.
+const WARNING_MS: u64 = 30_000;
+
+impl Edge {
+    /// Makes a connection a WebSocket: `response` is the 101. `access` is what its key or token
+    /// grants, or the refusal that it is told in a frame, since browsers do not show an HTTP answer.
+    pub(crate) fn open_websocket(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        response: Bytes,
+        access: Result<(Access, Option<Grant>), (Refusal, CloseCode)>,
+    ) {
+        let now_ms = cx.now.unix_ms;
+        let generated = MessageId::new(now_ms, cx.random.u128(..));
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        // The request's own answer is the 101.
+        c.active().answers.pop_back();
+        self.send(connection, response);
+        let access = access.and_then(|(access, grant)| match take_connection(&access) {
+            Ok(()) => Ok((access, grant)),
+            Err(refusal) => Err((refusal, CloseCode::OverQuota)),
+        });
+        match access {
+            Ok((access, grant)) => {
+                let client = match &grant {
+                    Some(grant) => {
+                        Client::Named(grant.identity(access.role, || generated.to_string()))
+                    }
+                    None => Client::generated(generated),
+                };
+                let grant = grant.map(|grant| Box::new(self.token_grant(cx, grant)));
+                let connected = event::connected(&client.id(), now_ms);
+                let Some(c) = self.connections.get_mut(connection) else { return };
+                let due = grant.as_ref().map(|grant| grant.warn_tick);
+                c.session = Some(Session::new(&access, client, grant));
+                c.phase = Phase::Open { pinged: false };
+                c.heard_tick = cx.now.tick;
+                cx.metrics().websocket_connections.increment();
+                self.send(connection, connected);
+                let ping = cx.settings.timeouts.ping;
+                let due = due.map_or(ping, |tick| tick.saturating_sub(cx.now.tick).min(ping));
+                self.arm(cx, connection, due);
+            }
+            Err((refusal, code)) => {
+                cx.metrics().refused(refusal.code);
+                self.send(connection, event::error(&refusal, None, None));
+                let frame =
+                    pushflo_protocol::websocket::close_frame(code.value(), &refusal.message);
+                self.close_after(cx, connection, frame);
+            }
+        }
+    }
+
+    /// Reads one frame and does what it says. `None`: there is no whole one.
+    pub(super) fn read_frame(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        bytes: &mut [u8],
+    ) -> Option<usize> {
+        let limits = cx.settings.limits;
+        let c = self.connections.get(connection)?;
+        let app = c.session.as_ref()?.app;
+        let payload_bytes_max = self.payload_bytes_max(cx, app);
+        let c = self.connections.get_mut(connection)?;
+        let Phase::Open { pinged } = &mut c.phase else { return None };
+        if bytes.is_empty() {
+            return None;
+        }
+        *pinged = false;
+        if !c.may_read(&limits) {
+            return None;
+        }
+        // The reader is taken out while its text is acted upon, and put back if it holds anything.
+        let mut reader =
+            c.active.as_mut().map(|a| std::mem::take(&mut a.message_reader)).unwrap_or_default();
+        let taken = match reader.read(bytes, client_message_bytes_max(payload_bytes_max)) {
+            Ok(Some((taken, received))) => {
+                self.frame(cx, connection, app, received, payload_bytes_max);
+                Some(taken)
+            }
+            Ok(None) => None,
+            Err(error) => {
+                cx.metrics().protocol_errors_total.increment();
+                self.close_websocket(cx, connection, CloseReason::new(error.code, error.reason));
+                return None;
+            }
+        };
+        if !reader.is_idle()
+            && let Some(c) = self.connections.get_mut(connection)
+        {
+            c.active().message_reader = reader;
+        }
+        taken
+    }
+
+    fn frame(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        app: AppId,
+        received: Received<'_>,
+        payload_bytes_max: usize,
+    ) {
+        match received {
+            Received::Text(text) => self.text(cx, connection, app, text, payload_bytes_max),
+            Received::Ping(payload) => self.send(connection, pong_frame(payload)),
+            Received::Fragment | Received::Pong => {}
+            Received::Close { code } => self.close_echo(cx, connection, code),
+        }
+    }
+
+    fn text(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        app: AppId,
+        text: &str,
+        payload_bytes_max: usize,
+    ) {
+        if let Err(refused) = self.command(cx, connection, app, text, payload_bytes_max) {
+            self.refuse_command(cx, connection, &refused);
+        }
+    }
+
+    fn command<'a>(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        app: AppId,
+        text: &'a str,
+        payload_bytes_max: usize,
+    ) -> Result<(), RefusedCommand<'a>> {
+        let done = match Command::parse(text, payload_bytes_max)? {
+            Command::Ping => {
+                self.send(connection, event::pong());
+                Ok(())
+            }
+            Command::Ack => {
+                cx.metrics().acks_total.increment();
+                Ok(())
+            }
+            Command::Unsubscribe { channel } => {
+                let key = ChannelKey { app, slug: channel };
+                match self.is_settling(connection, &key) {
+                    true => self.defer(connection, text),
+                    false => self.unsubscribe(cx, connection, &key),
+                }
+                Ok(())
+            }
+            Command::Subscribe { channel, start, presence } => {
+                let key = ChannelKey { app, slug: channel };
+                if self.is_settling(connection, &key) {
+                    self.defer(connection, text);
+                    return Ok(());
+                }
+                self.check_start(cx, &start)
+                    .and_then(|()| self.subscribe(cx, connection, key, start, presence))
+            }
+            Command::Publish { publish, reference } => {
+                self.client_publish(cx, connection, &publish, reference)
+            }
+            Command::Refresh { token } => self.refresh(cx, connection, &token),
+        };
+        done.map_err(|refusal| RefusedCommand::new(refusal, text))
+    }
+
+    /// Has a command wait until what was said before about its channel is answered.
+    fn defer(&mut self, connection: ConnectionKey, text: &str) {
+        if let Some(c) = self.connections.get_mut(connection) {
+            c.defer(text);
+        }
+    }
+
+    /// Goes on with a connection that waited: first with a command of its own that did.
+    pub(crate) fn resume(&mut self, cx: &mut Context, connection: ConnectionKey) {
+        let limits = cx.settings.limits;
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        let app = c.session().map(|session| session.app);
+        if let Some((command, app)) = c.take_deferred().zip(app) {
+            self.text(cx, connection, app, &command, self.payload_bytes_max(cx, app));
+        }
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        c.resume(&limits);
+        self.read_connection(cx, connection, &mut []);
+    }
+
+    fn check_start(&self, cx: &Context, start: &Start) -> Result<(), Refusal> {
+        let most = cx.settings.limits.replay_messages_max;
+        match start {
+            Start::Last(count) if *count > most => {
+                Err(Refusal::field("replay", format!("last may be at most {most}")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn client_publish(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        publish: &Publish<'_>,
+        reference: Option<Cow<'_, str>>,
+    ) -> Result<(), Refusal> {
+        let Some(c) = self.connections.get(connection) else { return Ok(()) };
+        let Some(session) = &c.session else { return Ok(()) };
+        let app = cx.directory.require(session.app)?.clone();
+        if !session.may_publish(&publish.channel, app.record.settings.client_publish) {
+            let text = "publishing to this channel over the WebSocket is not granted";
+            return Err(Refusal::new(ErrorCode::Forbidden, text));
+        }
+        let client_id = session.client().id();
+        // The keys of clients are their own: none takes one of the backend's, or of another client's.
+        // Those of the API have no such character.
+        let is_client = session.grant.is_some();
+        let key = publish.key.as_ref().map(|key| match is_client {
+            true => Cow::Owned(format!("{client_id}\0{key}")),
+            false => Cow::Borrowed(&**key),
+        });
+        self.take_publish(cx, &app)?;
+        let Some(c) = self.connections.get_mut(connection) else { return Ok(()) };
+        let active = c.active();
+        let sequence = active.first_publish.wrapping_add(active.publishes.len() as u32);
+        let (channel, reference) = (publish.channel.clone(), reference.map(Into::into));
+        active.publishes.push_back(PendingPublish { channel, reference, answer: None });
+        let reply_to = ReplyTo::Client(RequestId { shard: cx.shard, connection, sequence });
+        let channel = ChannelKey { app: app.id, slug: publish.channel.clone() };
+        let message = new_message(channel, publish, Some(&client_id), key.as_deref());
+        if let Err(refusal) = self.publish_at_home(cx, message, reply_to) {
+            self.publish_answered(cx, connection, sequence, Err(refusal));
+        }
+        Ok(())
+    }
+
+    /// What became of a client's publish. Clients are answered in the order in which they published.
+    pub(super) fn publish_answered(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        sequence: u32,
+        outcome: Outcome,
+    ) {
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        let Some(active) = &mut c.active else { return };
+        let index = sequence.wrapping_sub(active.first_publish) as usize;
+        let Some(publish) = active.publishes.get_mut(index) else { return };
+        let reference = publish.reference.as_deref();
+        publish.answer = Some(match &outcome {
+            Ok((_, body)) => published(body, reference),
+            Err(refusal) => event::error(refusal, Some(&publish.channel), reference),
+        });
+        let mut ready = Vec::new();
+        while active.publishes.front().is_some_and(|publish| publish.answer.is_some()) {
+            active.first_publish = active.first_publish.wrapping_add(1);
+            ready.extend(active.publishes.pop_front().and_then(|publish| publish.answer));
+        }
+        if let Err(refusal) = outcome {
+            cx.metrics().refused(refusal.code);
+        }
+        for event in ready {
+            self.send(connection, event);
+        }
+    }
+
+    /// Takes a fresh token for a connection that came with one.
+    fn refresh(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        token: &str,
+    ) -> Result<(), Refusal> {
+        let unauthorized = |text: String| Refusal::new(ErrorCode::Unauthorized, text);
+        let (access, grant) = token::verify(&cx.directory, token, cx.now.unix_ms)
+            .map_err(|error| unauthorized(error.to_string()))?;
+        let expires_ms = grant.expires_ms;
+        let grant = self.token_grant(cx, grant);
+        let Some(c) = self.connections.get_mut(connection) else { return Ok(()) };
+        let Some(session) = &mut c.session else { return Ok(()) };
+        if session.grant.is_none() {
+            let text = "this connection came with a key, which does not expire";
+            return Err(Refusal::new(ErrorCode::ValidationError, text));
+        }
+        let is_same =
+            grant.grant.client_id.as_deref().is_none_or(|id| *id == *session.client().id());
+        if access.app.id != session.app || !is_same {
+            return Err(unauthorized("the token is for another app or client".into()));
+        }
+        // Or whoever was ann once would be for ever, in the name of a key that every browser has.
+        if session.client().is_verified() && access.role < Role::Secret {
+            let text = "this connection's client id needs a token of the app's backend";
+            return Err(unauthorized(text.into()));
+        }
+        let warn_tick = grant.warn_tick;
+        session.renew(&access, grant);
+        self.send(connection, event::refreshed(expires_ms));
+        self.drop_what_is_not_granted(cx, connection);
+        self.arm(cx, connection, warn_tick.saturating_sub(cx.now.tick));
+        Ok(())
+    }
+
+    fn token_grant(&self, cx: &Context, grant: Grant) -> TokenGrant {
+        let left_ms = grant.expires_ms.saturating_sub(cx.now.unix_ms);
+        let warn_ms = left_ms.saturating_sub(WARNING_MS.min(left_ms / 3));
+        let end_ms = grant.expires_ms.saturating_add(CLOCK_LEEWAY_MS);
+        let end_ms = end_ms.saturating_sub(cx.now.unix_ms);
+        let tick = |ms| cx.now.tick.saturating_add(ticks(ms));
+        TokenGrant { warn_tick: tick(warn_ms), end_tick: tick(end_ms), is_warned: false, grant }
+    }
+
+    /// Warns of the end of a token, or closes the connection at it.
+    pub(super) fn token_timeout(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+    ) -> TokenTime {
+        let now = cx.now.tick;
+        let session = self.connections.get_mut(connection).and_then(|c| c.session.as_mut());
+        let Some(token) = session.and_then(|session| session.grant.as_mut()) else {
+            return TokenTime::Left(u32::MAX);
+        };
+        if now >= token.end_tick {
+            let refusal = Refusal::new(ErrorCode::Unauthorized, "the token has expired");
+            cx.metrics().refused(refusal.code);
+            self.send(connection, event::error(&refusal, None, None));
+            let reason = CloseReason::new(CloseCode::Unauthorized, "token expired");
+            self.close_websocket(cx, connection, reason);
+            return TokenTime::Ended;
+        }
+        let (end_tick, expires_ms) = (token.end_tick, token.grant.expires_ms);
+        if now < token.warn_tick {
+            return TokenTime::Left(token.warn_tick - now);
+        }
+        if !std::mem::replace(&mut token.is_warned, true) {
+            self.send(connection, event::token_expiring(expires_ms));
+        }
+        TokenTime::Left(end_tick - now)
+    }
+
+    fn refuse_command(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        refused: &RefusedCommand<'_>,
+    ) {
+        let RefusedCommand { refusal, channel, reference } = refused;
+        debug_assert_ne!(refusal.code, ErrorCode::ServerError);
+        cx.metrics().refused(refusal.code);
+        self.send(connection, event::error(refusal, channel.as_ref(), reference.as_deref()));
+    }
+}
+
+/// Counts a connection of the app, unless it has as many as its plan allows.
+fn take_connection(access: &Access) -> Result<(), Refusal> {
+    let most = access.app.plan.connections_max;
+    if access.app.usage.take_connection(most) {
+        return Ok(());
+    }
+    let text = format!("the app has {most} connections, as many as its plan has");
+    Err(Refusal::limit(ErrorCode::QuotaExceeded, limit::CONNECTIONS, 60, text))
+}
+
+/// The event for a publish whose answer over HTTP would be `body`.
+fn published(body: &[u8], reference: Option<&str>) -> Bytes {
+    #[derive(Deserialize, Default)]
+    struct Answer<'a> {
+        #[serde(borrow)]
+        data: Receipt<'a>,
+    }
+    #[derive(Deserialize, Default)]
+    #[serde(rename_all = "camelCase")]
+    struct Receipt<'a> {
+        id: &'a str,
+        channel_slug: &'a str,
+        offset: u64,
+        created_at: &'a str,
+    }
+    // It is the server's own answer.
+    let Receipt { id, channel_slug, offset, created_at } =
+        serde_json::from_slice::<Answer<'_>>(body).unwrap_or_default().data;
+    let timestamp_ms = parse_iso8601(created_at).unwrap_or_default();
+    event::published(&Published { channel: channel_slug, id, offset, timestamp_ms }, reference)
+}

@@ -1,0 +1,197 @@
+//! Publishes with an idempotency key: whoever asks again gets the first answer, and nothing is
+//! published twice.
+//!
+//! A channel's keys are at its home shard. A key is taken when its publish begins; who comes with the
+//! same one while that is under way waits for the same answer. If it fails the key is free again.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pushflo_protocol::{ErrorCode, Refusal};
+
+use crate::clock::Now;
+use crate::hash::{HashMap, Placement};
+use crate::ids::{AppId, HomeKey};
+use crate::log::StoredAnswer;
+use crate::mail::ReplyTo;
+use crate::share;
+
+/// How long an answer is kept, in milliseconds.
+pub(super) const WINDOW_MS: u64 = 5 * 60_000;
+
+/// Whether two publishes are the same is told by a digest of their parts. It is kept over restarts,
+/// so its seed is always the same.
+const CONTENT_SEED: u64 = 0x7075_7368_666c_6f00;
+
+/// A publish that holds its key.
+#[derive(Clone, Debug)]
+pub(super) struct Keyed {
+    pub(super) home: HomeKey,
+    pub(super) key: Arc<str>,
+    pub(super) content: u64,
+    /// Until when the key is taken, in milliseconds after the start of the server.
+    pub(super) until_ms: u64,
+}
+
+/// The keys of a shard's home channels.
+#[derive(Debug)]
+pub(super) struct Idempotency {
+    entries: HashMap<(HomeKey, Arc<str>), Entry>,
+    /// In the order in which they end.
+    order: VecDeque<(u64, HomeKey, Arc<str>)>,
+    digest: Placement,
+    /// How many keys each app has.
+    of_app: HashMap<AppId, usize>,
+    /// Most keys.
+    keys_max: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    app: AppId,
+    content: u64,
+    until_ms: u64,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Under way; these wait for its answer.
+    Pending(Vec<ReplyTo>),
+    Done(Bytes),
+}
+
+/// What is to be done with a publish that has a key.
+pub(super) enum Asked {
+    /// Publish it.
+    New(Box<Keyed>),
+    /// It was published; this was the answer.
+    Known(Bytes),
+    /// The one under way will answer it.
+    Waits,
+}
+
+impl Idempotency {
+    /// Room for `keys_max` keys.
+    pub(super) fn new(keys_max: usize) -> Self {
+        let digest = Placement::new(CONTENT_SEED);
+        let (entries, of_app) = (HashMap::default(), HashMap::default());
+        Self { entries, order: VecDeque::new(), digest, of_app, keys_max }
+    }
+
+    /// Takes a key for a publish of `parts`.
+    ///
+    /// # Errors
+    /// `CONFLICT` where the key was used for something else, `OVERLOADED` where there are too many.
+    pub(super) fn begin(
+        &mut self,
+        app: AppId,
+        home: HomeKey,
+        key: &str,
+        parts: impl std::hash::Hash,
+        now_ms: u64,
+        reply_to: ReplyTo,
+    ) -> Result<Asked, Refusal> {
+        self.expire(now_ms);
+        let (key, content): (Arc<str>, _) = (key.into(), self.digest.hash(parts));
+        if let Some(entry) = self.entries.get_mut(&(home, Arc::clone(&key))) {
+            if entry.content != content {
+                let text = "the idempotency key was used for another message of this channel";
+                return Err(Refusal::new(ErrorCode::Conflict, text));
+            }
+            return Ok(match &mut entry.state {
+                State::Done(answer) => Asked::Known(answer.clone()),
+                State::Pending(waiting) => {
+                    waiting.push(reply_to);
+                    Asked::Waits
+                }
+            });
+        }
+        let of_app = self.of_app.get(&app).copied().unwrap_or_default();
+        if !share::has_room(of_app, self.order.len(), self.keys_max) {
+            let text = "the app has published too many messages with an idempotency key in the last 5 minutes";
+            return Err(Refusal::limit(ErrorCode::RateLimited, "idempotencyKeys", 60, text));
+        }
+        let keyed = Keyed { home, key, content, until_ms: now_ms + WINDOW_MS };
+        self.insert(app, &keyed, State::Pending(Vec::new()));
+        Ok(Asked::New(Box::new(keyed)))
+    }
+
+    /// The publish was answered so. Returns who waits for the same answer.
+    pub(super) fn finish(&mut self, keyed: &Keyed, answer: Bytes) -> Vec<ReplyTo> {
+        match self.entries.get_mut(&(keyed.home, Arc::clone(&keyed.key))) {
+            Some(entry) => match std::mem::replace(&mut entry.state, State::Done(answer)) {
+                State::Pending(waiting) => waiting,
+                State::Done(_) => Vec::new(),
+            },
+            None => Vec::new(),
+        }
+    }
+
+    /// The publish failed; the key is free again. Returns who waits for the same answer.
+    pub(super) fn abandon(&mut self, keyed: &Keyed) -> Vec<ReplyTo> {
+        // As a rule it was taken just now.
+        let is_newest =
+            |(_, home, key): &(u64, HomeKey, Arc<str>)| *home == keyed.home && *key == keyed.key;
+        if self.order.back().is_some_and(is_newest) {
+            self.order.pop_back();
+        }
+        match self.remove(&(keyed.home, Arc::clone(&keyed.key))) {
+            Some(State::Pending(waiting)) => waiting,
+            _ => Vec::new(),
+        }
+    }
+
+    /// How many keys there are.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    fn remove(&mut self, key: &(HomeKey, Arc<str>)) -> Option<State> {
+        let Entry { app, state, .. } = self.entries.remove(key)?;
+        if let Some(count) = self.of_app.get_mut(&app) {
+            *count -= 1;
+            if *count == 0 {
+                self.of_app.remove(&app);
+            }
+        }
+        Some(state)
+    }
+
+    /// Takes over what the log has. The log tells the end by the time of day; by a clock that is wrong
+    /// it is no further away than it can be.
+    pub(super) fn load(&mut self, app: AppId, home: HomeKey, stored: StoredAnswer, now: Now) {
+        let StoredAnswer { key, content, until_ms, body, .. } = stored;
+        let until_ms = now.elapsed_ms + until_ms.saturating_sub(now.steady_ms).min(WINDOW_MS);
+        self.insert(app, &Keyed { home, key: key.into(), content, until_ms }, State::Done(body));
+    }
+
+    /// Forgets what nobody can ask for any more.
+    pub(super) fn expire(&mut self, now_ms: u64) {
+        while let Some((until_ms, ..)) = self.order.front()
+            && *until_ms <= now_ms
+            && let Some((until_ms, home, key)) = self.order.pop_front()
+        {
+            let key = (home, key);
+            match self.entries.get_mut(&key) {
+                // Somebody still waits for its answer.
+                Some(Entry { until_ms, state: State::Pending(_), .. }) => {
+                    *until_ms = now_ms + WINDOW_MS;
+                    self.order.push_back((*until_ms, key.0, key.1));
+                }
+                // A key that was abandoned and taken again ends later.
+                Some(entry) if entry.until_ms <= until_ms => drop(self.remove(&key)),
+                _ => {}
+            }
+        }
+    }
+
+    fn insert(&mut self, app: AppId, keyed: &Keyed, state: State) {
+        let Keyed { home, key, content, until_ms } = keyed;
+        self.order.push_back((*until_ms, *home, Arc::clone(key)));
+        let entry = Entry { app, content: *content, until_ms: *until_ms, state };
+        *self.of_app.entry(app).or_default() += 1;
+        self.entries.insert((*home, Arc::clone(key)), entry);
+    }
+}

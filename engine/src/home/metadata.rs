@@ -1,0 +1,330 @@
+//! What the API does to channels, at their home shard: describe, create, change, delete.
+//!
+//! A change goes to the accounts first, which keep it on disk; it takes effect when they say so.
+//! Until then the channel takes no other change.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pushflo_protocol::time::iso8601;
+use pushflo_protocol::{ErrorCode, Refusal};
+
+use super::Home;
+use super::channel::{Extra, HomeChannel};
+use super::presence::Presence;
+use crate::accounts::ChannelStored;
+use crate::accounts::{AccountsCall, ChannelMeta};
+use crate::after_all::AfterAll;
+use crate::context::Context;
+use crate::ids::{ChannelKey, HomeKey, RequestId};
+use crate::mail::Answer;
+use crate::mail::ChannelCall;
+use crate::mail::ChannelChange;
+use crate::mail::ChannelList;
+use crate::mail::ChannelRequest;
+use crate::mail::ChannelsDescribed;
+use crate::mail::DescribeChannels;
+use crate::mail::DescribedChannel;
+use crate::mail::ListChannels;
+use crate::mail::ListedChannel;
+use crate::mail::Privacy;
+use crate::mail::Roster;
+use crate::mail::ToEdge;
+use crate::mail::no_room;
+use crate::pages::Outcome;
+use crate::pages::page_end;
+
+impl Home {
+    pub(super) fn channel_request(&mut self, cx: &mut Context, asked: ChannelRequest) {
+        let ChannelRequest { request, channel, call } = asked;
+        let result = match call {
+            ChannelCall::Describe => self.describe(&channel),
+            ChannelCall::Presence { page, page_size } => self.members(&channel, page, page_size),
+            ChannelCall::Create(change) => self.create_channel(cx, request, &channel, *change),
+            ChannelCall::Change(change) => self.change_channel(cx, request, &channel, *change),
+            ChannelCall::Delete => self.delete_channel(cx, request, &channel),
+        };
+        match result {
+            Ok(Some(body)) => cx.answer(request, Ok((200, body))),
+            // Answered when the accounts have kept it.
+            Ok(None) => {}
+            Err(refusal) => cx.answer(request, Err(refusal)),
+        }
+    }
+
+    fn describe(&self, channel: &ChannelKey) -> Result<Option<Bytes>, Refusal> {
+        let home = self.find_home(channel)?.1;
+        let mut body = String::from(r#"{"success":true,"data":"#);
+        push_json(home, &mut body);
+        body.push('}');
+        Ok(Some(body.into()))
+    }
+
+    fn members(
+        &self,
+        channel: &ChannelKey,
+        page: u64,
+        page_size: u64,
+    ) -> Result<Option<Bytes>, Refusal> {
+        let home = self.find_home(channel)?.1;
+        let (mut count, mut members) = (0, String::new());
+        if let Some(presence) = home.presence() {
+            count = presence.len();
+            members = presence.page((page - 1).saturating_mul(page_size), page_size);
+        }
+        let mut body = format!(
+            r#"{{"success":true,"data":{{"subscribers":{},"count":{count},"members":[{members}]}},"#,
+            home.subscribers()
+        );
+        body.push_str(&page_end(page, page_size, count));
+        body.push('}');
+        Ok(Some(body.into()))
+    }
+
+    fn create_channel(
+        &mut self,
+        cx: &mut Context,
+        request: RequestId,
+        channel: &ChannelKey,
+        change: ChannelChange,
+    ) -> Result<Option<Bytes>, Refusal> {
+        let key = match self.by_name.get(channel) {
+            Some(&key) => key,
+            None => self.new_home(cx, channel)?,
+        };
+        let home = self.channels.get(key).ok_or_else(no_room)?;
+        if home.meta().is_some() {
+            let text = format!("there is a channel {} already", channel.slug);
+            return Err(Refusal::new(ErrorCode::Conflict, text));
+        }
+        let now_ms = cx.now.unix_ms;
+        let meta = ChannelMeta {
+            name: change.name.unwrap_or_else(|| channel.slug.as_str().into()),
+            description: change.description.flatten(),
+            is_private: change.is_private.unwrap_or_default(),
+            presence: change.presence.unwrap_or_default(),
+            metadata: change.metadata.flatten(),
+            created_ms: home.created_ms.min(now_ms),
+            updated_ms: now_ms,
+        };
+        self.begin_change(cx, (request, 201), key, channel, Some(meta))
+    }
+
+    fn change_channel(
+        &mut self,
+        cx: &mut Context,
+        request: RequestId,
+        channel: &ChannelKey,
+        change: ChannelChange,
+    ) -> Result<Option<Bytes>, Refusal> {
+        let (key, home) = self.find_home(channel)?;
+        let mut meta = match home.meta() {
+            Some(meta) => ChannelMeta::clone(meta),
+            // One that exists by use gets its metadata now.
+            None => ChannelMeta {
+                name: channel.slug.as_str().into(),
+                description: None,
+                is_private: false,
+                presence: false,
+                metadata: None,
+                created_ms: home.created_ms,
+                updated_ms: 0,
+            },
+        };
+        meta.name = change.name.unwrap_or(meta.name);
+        meta.description = change.description.unwrap_or(meta.description);
+        meta.is_private = change.is_private.unwrap_or(meta.is_private);
+        meta.presence = change.presence.unwrap_or(meta.presence);
+        meta.metadata = change.metadata.unwrap_or(meta.metadata);
+        meta.updated_ms = cx.now.unix_ms.max(meta.updated_ms);
+        self.begin_change(cx, (request, 200), key, channel, Some(meta))
+    }
+
+    fn delete_channel(
+        &mut self,
+        cx: &mut Context,
+        request: RequestId,
+        channel: &ChannelKey,
+    ) -> Result<Option<Bytes>, Refusal> {
+        let (key, _) = self.find_home(channel)?;
+        self.begin_change(cx, (request, 204), key, channel, None)
+    }
+
+    fn find_home(&self, channel: &ChannelKey) -> Result<(HomeKey, &HomeChannel), Refusal> {
+        let key = self.by_name.get(channel).copied();
+        key.and_then(|key| Some((key, self.channels.get(key)?))).ok_or_else(|| {
+            Refusal::new(ErrorCode::NotFound, format!("there is no channel {}", channel.slug))
+        })
+    }
+
+    fn begin_change(
+        &mut self,
+        cx: &mut Context,
+        change: (RequestId, u16),
+        key: HomeKey,
+        channel: &ChannelKey,
+        meta: Option<ChannelMeta>,
+    ) -> Result<Option<Bytes>, Refusal> {
+        if meta.is_some() {
+            self.count_channel(cx, key).inspect_err(|_| self.forget_if_untouched(cx, key))?;
+        }
+        let Some(home) = self.channels.get_mut(key) else { return Err(no_room()) };
+        let extra = home.extra.get_or_insert_default();
+        if extra.change.is_some() {
+            let text = "another change of the channel is under way; try again";
+            return Err(Refusal::new(ErrorCode::Conflict, text));
+        }
+        extra.change = Some(change);
+        let (shard, channel, meta) = (cx.shard, channel.clone(), meta.map(Arc::new));
+        let log = home.log.map(|log| log.id);
+        let app = channel.app;
+        let asked = cx.ask_accounts(app, AccountsCall::StoreChannel { shard, channel, meta, log });
+        if let Err(refusal) = asked {
+            if let Some(extra) = self.channels.get_mut(key).and_then(|home| home.extra.as_mut()) {
+                extra.change = None;
+            }
+            self.uncount_if_unused(cx, key);
+            self.forget_if_untouched(cx, key);
+            return Err(refusal);
+        }
+        Ok(None)
+    }
+
+    /// The accounts' answer to a change.
+    pub(crate) fn channel_stored(&mut self, cx: &mut Context, stored: ChannelStored) {
+        let ChannelStored { ref channel, result } = stored;
+        let Some(key) = self.by_name.get(channel).copied() else { return };
+        let Some(home) = self.channels.get_mut(key) else { return };
+        let Extra { meta, presence, change, .. } = &mut **home.extra.get_or_insert_default();
+        let Some((request, status)) = change.take() else { return };
+        match result {
+            Err(refusal) => {
+                self.uncount_if_unused(cx, key);
+                self.forget_if_untouched(cx, key);
+                cx.answer(request, Err(refusal));
+            }
+            Ok(None) => self.close_channel(cx, key, Some(request)),
+            Ok(Some(stored)) => {
+                let was_private = meta.as_ref().is_some_and(|meta| meta.is_private);
+                let is_private = stored.is_private;
+                let had_presence = presence.is_some();
+                if stored.presence != had_presence {
+                    *presence = stored.presence.then(|| Presence::new(cx.random.u32(..)));
+                }
+                let roster = presence.as_ref().map(Presence::roster);
+                let is_other_presence = roster.is_some() != had_presence;
+                *meta = Some(stored);
+                let tails: Vec<_> = home.audiences().collect();
+                let mut body = String::from(r#"{"success":true,"data":"#);
+                push_json(home, &mut body);
+                body.push('}');
+                if is_other_presence {
+                    for (shard, tail) in tails.iter().copied() {
+                        cx.post_edge(shard, ToEdge::Roster(Roster { tail, home: key, roster }));
+                    }
+                }
+                let outcome = Ok((status, body.into()));
+                if is_private == was_private || tails.is_empty() {
+                    return cx.answer(request, outcome);
+                }
+                let answer = AfterAll::new(tails.len(), Answer { request, outcome });
+                for (shard, tail) in tails {
+                    let answer = Arc::clone(&answer);
+                    let privacy = Privacy { tail, is_private, answer };
+                    cx.post_edge(shard, ToEdge::Privacy(Box::new(privacy)));
+                }
+            }
+        }
+    }
+
+    /// Closes a channel for good: its subscribers are told, its history goes, and nothing finds it any
+    /// more. What is on its way to the log arrives there first.
+    pub(super) fn close_channel(
+        &mut self,
+        cx: &mut Context,
+        key: HomeKey,
+        request: Option<RequestId>,
+    ) {
+        self.hide(cx, key);
+        self.recent.forget(key);
+        let Some(home) = self.channels.get_mut(key) else { return };
+        // A channel of the same name is another one.
+        cx.shared.renew_epoch(&home.channel);
+        let has_log = home.log.is_some();
+        let unfinished = home.extra.as_mut().and_then(|extra| extra.change.take());
+        let change = request.map(|request| (request, 204));
+        home.extra = Some(Box::new(Extra { change, is_closed: true, ..Extra::default() }));
+        for (shard, tail) in home.take_audiences() {
+            cx.post_edge(shard, ToEdge::Closed(tail));
+        }
+        if let Some((request, _)) = unfinished {
+            let refusal = Refusal::new(ErrorCode::NotFound, "the channel was deleted");
+            cx.answer(request, Err(refusal));
+        }
+        match has_log {
+            true => self.log_delete(key),
+            false => self.channel_deleted(cx, key, Ok((204, Bytes::new()))),
+        }
+    }
+
+    /// What became of a deletion in the log.
+    pub(super) fn channel_deleted(&mut self, cx: &mut Context, key: HomeKey, outcome: Outcome) {
+        let Some(home) = self.channels.get_mut(key) else { return };
+        let request = home.extra.as_mut().and_then(|extra| extra.change.take());
+        if outcome.is_ok() {
+            self.channels.remove(key);
+        }
+        if let Some((request, _)) = request {
+            cx.answer(request, outcome);
+        }
+    }
+
+    pub(super) fn list_channels(&mut self, cx: &mut Context, request: ListChannels) {
+        let ListChannels { shard, list, app, count_max } = request;
+        let slugs = self.slugs.get(&app);
+        let total = slugs.map_or(0, |slugs| slugs.len() as u64);
+        let slugs = slugs.into_iter().flatten().take(count_max).cloned().collect();
+        cx.post_edge(shard, ToEdge::ChannelList(Box::new(ChannelList { list, slugs, total })));
+    }
+
+    pub(super) fn describe_channels(&mut self, cx: &mut Context, request: DescribeChannels) {
+        let DescribeChannels { shard, list, app, channels } = request;
+        let describe = |ListedChannel { position, slug }| {
+            let home = self.find_home(&ChannelKey { app, slug }).ok();
+            let json = home.map(|(_, home)| {
+                let mut json = String::new();
+                push_json(home, &mut json);
+                json.into()
+            });
+            DescribedChannel { position, json }
+        };
+        let channels = channels.into_iter().map(describe).collect();
+        let described = ChannelsDescribed { list, channels };
+        cx.post_edge(shard, ToEdge::ChannelsDescribed(Box::new(described)));
+    }
+}
+
+/// Appends the channel as the API shows it.
+fn push_json(home: &HomeChannel, out: &mut String) {
+    let meta = home.meta();
+    let slug = home.channel.slug.as_str();
+    let text = |text: &str| serde_json::to_string(text).unwrap_or_else(|_| "null".into());
+    let description = meta.and_then(|meta| meta.description.as_deref());
+    let updated_ms = meta.map_or(home.last_ms, |meta| meta.updated_ms).max(home.created_ms);
+    // Writing into memory cannot fail.
+    let _ = write!(
+        out,
+        r#"{{"id":"ch_{}","name":{},"slug":"{slug}","description":{},"isPrivate":{},"metadata":{},"messageCount":{},"createdAt":"{}","updatedAt":"{}","presence":{},"subscribers":{}}}"#,
+        home.head.epoch,
+        text(meta.map_or(slug, |meta| &meta.name)),
+        description.map_or_else(|| "null".into(), text),
+        meta.is_some_and(|meta| meta.is_private),
+        meta.and_then(|meta| meta.metadata.as_deref()).map_or("null", |json| json.get()),
+        home.messages,
+        iso8601(home.created_ms),
+        iso8601(updated_ms),
+        meta.is_some_and(|meta| meta.presence),
+        home.subscribers()
+    );
+}

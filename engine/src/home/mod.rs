@@ -1,0 +1,111 @@
+//! The half of a shard that owns the channels whose home is here: it alone gives their offsets, so all
+//! subscribers see one order.
+//!
+//! It names no connection, no HTTP and no frame. What it is asked comes as [`ToHome`], what it says goes
+//! as [`ToEdge`](crate::mail::ToEdge); what must be kept goes to the log and the accounts.
+//!
+//! * `channel`: what is known of a channel, how it is found, made, loaded and forgotten
+//! * `publish`, `subscribe`: offsets, who gets what, who comes from where
+//! * `metadata`, `presence`, `idempotency`: what the API adds, who is there, who publishes twice
+//! * `recent`, `logging`: messages in memory, and those on their way to the log and back
+
+mod channel;
+mod idempotency;
+mod logging;
+mod metadata;
+mod presence;
+mod publish;
+mod recent;
+mod subscribe;
+
+use std::collections::BTreeSet;
+
+use pushflo_protocol::ChannelSlug;
+use slotmap::SlotMap;
+
+use crate::context::Context;
+use crate::hash::HashMap;
+use crate::ids::{AppId, ChannelKey, HomeKey, ShardId};
+use crate::mail::BatchResults;
+use crate::mail::ToHome;
+use channel::HomeChannel;
+use idempotency::Idempotency;
+use logging::Logging;
+use recent::Recent;
+
+/// The channels whose home is one shard.
+#[derive(Debug)]
+pub(crate) struct Home {
+    channels: SlotMap<HomeKey, HomeChannel>,
+    by_name: HashMap<ChannelKey, HomeKey>,
+    /// The slugs of `by_name` by app, in order.
+    slugs: HashMap<AppId, BTreeSet<ChannelSlug>>,
+    /// Channels to be looked at for being forgotten, the next one last.
+    old_homes: Vec<HomeKey>,
+    /// Channels whose presence has something to tell, now or later.
+    presences: Vec<HomeKey>,
+    idempotency: Idempotency,
+    recent: Recent,
+    logging: Logging,
+    /// Results of messages of batches, by the shard that waits for them.
+    batch_results: Vec<(ShardId, BatchResults)>,
+}
+
+impl Home {
+    /// One without channels.
+    pub(crate) fn new(cx: &Context) -> Self {
+        let limits = &cx.settings.limits;
+        Self {
+            channels: SlotMap::with_key(),
+            by_name: HashMap::default(),
+            slugs: HashMap::default(),
+            old_homes: Vec::new(),
+            presences: Vec::new(),
+            idempotency: Idempotency::new(limits.idempotency_keys_max),
+            recent: Recent::new(cx.settings.history.recent_bytes_max),
+            logging: Logging::default(),
+            batch_results: Vec::new(),
+        }
+    }
+
+    /// Does what it is asked.
+    pub(crate) fn handle(&mut self, cx: &mut Context, mail: ToHome) {
+        match mail {
+            ToHome::Publish(publish) => {
+                self.publish_message(cx, &publish.message, publish.reply_to);
+            }
+            ToHome::PublishBatch(batch) => self.publish_batch(cx, &batch),
+            ToHome::ReadPage(page) => self.read_page(cx, *page),
+            ToHome::Subscribe(subscribe) => self.subscribe(cx, *subscribe),
+            ToHome::Unsubscribe(unsubscribe) => self.unsubscribe(cx, &unsubscribe),
+            ToHome::Channel(request) => self.channel_request(cx, *request),
+            ToHome::ListChannels(list) => self.list_channels(cx, list),
+            ToHome::DescribeChannels(describe) => self.describe_channels(cx, *describe),
+            ToHome::Members(members) => self.take_members(&members),
+            ToHome::WantPresence(want) => self.want_presence(cx, want),
+        }
+    }
+
+    /// Does what is due by time. To be called once a tick.
+    pub(crate) fn tick(&mut self, cx: &mut Context) {
+        self.recent.expire(cx.now.steady_ms);
+        self.idempotency.expire(cx.now.elapsed_ms);
+        self.forget_expired(cx);
+        self.retry_deletes();
+        self.tell_presence(cx);
+        let metrics = cx.metrics();
+        metrics.history_bytes.set(self.recent.bytes() as u64);
+        metrics.idempotency_keys.set(self.idempotency.len() as u64);
+        metrics.channels.set(self.channels.len() as u64);
+    }
+
+    /// An app was deleted, and its channels go with it.
+    pub(crate) fn app_gone(&mut self, cx: &mut Context, app: AppId) {
+        for slug in self.slugs.remove(&app).unwrap_or_default() {
+            let channel = ChannelKey { app, slug };
+            if let Some(key) = self.by_name.get(&channel).copied() {
+                self.close_channel(cx, key, None);
+            }
+        }
+    }
+}

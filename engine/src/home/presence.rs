@@ -1,0 +1,342 @@
+//! Presence: who is subscribed to a channel that asked for it, by client id.
+//!
+//! Members come and go at once; what others are told is gathered: at most one event in an interval,
+//! with all who joined and left in it. Whoever drops and is back within the grace time never left.
+//!
+//! Invariant: the members that are announced are exactly those of the last snapshot with all events
+//! since.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use pushflo_protocol::event::{self, PresenceMember};
+
+use super::Home;
+use crate::accounts::Client;
+use crate::context::Context;
+use crate::ids::HomeKey;
+use crate::mail;
+use crate::mail::Members;
+use crate::mail::PresenceSnapshot;
+use crate::mail::ToEdge;
+use crate::mail::WantPresence;
+use crate::settings::PresenceTimes;
+
+/// Most members of a channel; who comes beyond gets its messages and is not a member.
+const MEMBERS_MAX: usize = 1_000_000;
+
+/// The members of one channel.
+#[derive(Debug, Default)]
+pub(super) struct Presence {
+    /// Names this time that presence was switched on.
+    roster: u32,
+    members: BTreeMap<MemberId, Member>,
+    /// Members that are not announced yet, in the order they came. Some may be gone again.
+    joined: Vec<MemberId>,
+    /// When a member that has no connection any more has left, in milliseconds after the start.
+    leaving: VecDeque<(u64, MemberId)>,
+    /// No event before this, in milliseconds after the start of the server.
+    next_ms: u64,
+    announced: u64,
+    /// The announced members as an event's members, until they change.
+    snapshot: Option<Bytes>,
+    /// It stands in the shard's list of those with something to tell.
+    is_listed: bool,
+}
+
+/// Who a member is. One who merely says that it is ann is not the ann that a backend vouched for, and
+/// takes nothing from it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct MemberId {
+    client_id: Arc<str>,
+    is_verified: bool,
+}
+
+impl MemberId {
+    fn of(client: &Client) -> Self {
+        Self { client_id: client.id(), is_verified: client.is_verified() }
+    }
+
+    fn with<'a>(&'a self, data: Option<&'a str>) -> PresenceMember<'a> {
+        let MemberId { client_id, is_verified } = self;
+        PresenceMember { client_id, data, is_verified: *is_verified }
+    }
+}
+
+#[derive(Debug)]
+struct Member {
+    data: Option<Box<str>>,
+    connections: u32,
+    is_announced: bool,
+    /// When it has left, while it has no connection.
+    due_ms: u64,
+}
+
+impl Presence {
+    /// Nobody is there yet. `roster` names this time that presence was switched on.
+    pub(super) fn new(roster: u32) -> Self {
+        Self { roster, ..Self::default() }
+    }
+
+    /// Which time it was switched on.
+    pub(super) fn roster(&self) -> u32 {
+        self.roster
+    }
+
+    /// A subscription of `client` began. Returns whether it counts.
+    pub(super) fn join(&mut self, client: &Client) -> bool {
+        let id = MemberId::of(client);
+        if self.members.len() >= MEMBERS_MAX && !self.members.contains_key(&id) {
+            return false;
+        }
+        let member = self.members.entry(id.clone()).or_insert(Member {
+            data: client.data().map(Into::into),
+            connections: 0,
+            is_announced: false,
+            due_ms: 0,
+        });
+        member.connections += 1;
+        let is_new = member.connections == 1 && !member.is_announced;
+        let is_other = member.is_announced && member.data.as_deref() != client.data();
+        if is_other {
+            member.data = client.data().map(Into::into);
+        }
+        if is_new || is_other {
+            self.joined.push(id);
+        }
+        true
+    }
+
+    /// A subscription that counted ended.
+    pub(super) fn leave(&mut self, client: &Client, now_ms: u64, times: PresenceTimes) {
+        let id = MemberId::of(client);
+        let Some(member) = self.members.get_mut(&id) else { return };
+        member.connections = member.connections.saturating_sub(1);
+        if member.connections == 0 {
+            member.due_ms = now_ms + times.grace_ms;
+            self.leaving.push_back((member.due_ms, id));
+        }
+    }
+
+    /// Whether anything is to be told, now or later.
+    fn is_pending(&self) -> bool {
+        !self.joined.is_empty() || !self.leaving.is_empty()
+    }
+
+    /// The event of what changed, if it is time for one.
+    fn event(&mut self, channel: &str, now_ms: u64, times: PresenceTimes) -> Option<Bytes> {
+        if now_ms < self.next_ms {
+            return None;
+        }
+        let mut left = Vec::new();
+        while let Some((due_ms, _)) = self.leaving.front()
+            && *due_ms <= now_ms
+            && let Some((due_ms, id)) = self.leaving.pop_front()
+        {
+            // It may be back, or gone again for less than the grace time.
+            let has_left = |member: &Member| member.connections == 0 && member.due_ms == due_ms;
+            if !self.members.get(&id).is_some_and(has_left) {
+                continue;
+            }
+            if self.members.remove(&id).is_some_and(|member| member.is_announced) {
+                self.announced -= 1;
+                left.push(id);
+            }
+        }
+        let mut joined = Vec::new();
+        for id in std::mem::take(&mut self.joined) {
+            let Some(member) = self.members.get_mut(&id) else { continue };
+            if !std::mem::replace(&mut member.is_announced, true) {
+                self.announced += 1;
+            }
+            joined.push(id);
+        }
+        joined.sort_unstable();
+        joined.dedup();
+        if joined.is_empty() && left.is_empty() {
+            return None;
+        }
+        self.next_ms = now_ms + times.interval_ms;
+        self.snapshot = None;
+        let joined = joined.iter().filter_map(|id| {
+            let member = self.members.get(id)?;
+            Some(id.with(member.data.as_deref()))
+        });
+        let left = left.iter().map(|id| id.with(None));
+        Some(event::presence_change(channel, joined, left, self.announced))
+    }
+
+    /// The event that tells a new subscriber who is there.
+    pub(super) fn snapshot(&mut self, channel: &str) -> Bytes {
+        if let Some(snapshot) = &self.snapshot {
+            return snapshot.clone();
+        }
+        let announced = self.members.iter().filter(|(_, member)| member.is_announced);
+        let members = announced.map(|(id, member)| id.with(member.data.as_deref()));
+        let snapshot = event::presence(channel, members, self.announced);
+        self.snapshot = Some(snapshot.clone());
+        snapshot
+    }
+
+    /// How many members there are, announced or not.
+    pub(super) fn len(&self) -> u64 {
+        self.members.len() as u64
+    }
+
+    /// Members by client id from the `skip`-th on, as JSON objects.
+    pub(super) fn page(&self, skip: u64, most: u64) -> String {
+        let skip = usize::try_from(skip).unwrap_or(usize::MAX);
+        let mut out = String::new();
+        for (id, member) in self.members.iter().skip(skip).take(most as usize) {
+            if !out.is_empty() {
+                out.push(',');
+            }
+            id.with(member.data.as_deref()).push(&mut out);
+        }
+        out
+    }
+}
+
+impl Home {
+    /// Has a channel's presence looked at in the coming ticks.
+    pub(super) fn presence_changed(&mut self, key: HomeKey) {
+        let presence = self.channels.get_mut(key).and_then(|home| home.presence_mut());
+        if presence.is_some_and(|presence| !std::mem::replace(&mut presence.is_listed, true)) {
+            self.presences.push(key);
+        }
+    }
+
+    /// Subscribers that were there when presence was switched on.
+    pub(super) fn take_members(&mut self, members: &Members) {
+        let Members { home: key, roster, ref clients } = *members;
+        let presence = self.channels.get_mut(key).and_then(|home| home.presence_mut());
+        let Some(presence) = presence.filter(|presence| presence.roster == roster) else { return };
+        for client in clients {
+            presence.join(client);
+        }
+        self.presence_changed(key);
+    }
+
+    /// A subscriber wants to know who is there after all.
+    pub(super) fn want_presence(&mut self, cx: &mut Context, want: WantPresence) {
+        let WantPresence { shard, subscription, home } = want;
+        let Some(home) = self.channels.get_mut(home) else { return };
+        let slug = home.channel.slug.clone();
+        let Some(presence) = home.presence_mut() else { return };
+        let frame = presence.snapshot(slug.as_str());
+        let snapshot = PresenceSnapshot { subscription, frame };
+        cx.post_edge(shard, ToEdge::PresenceSnapshot(snapshot));
+    }
+
+    /// Tells what changed where it is time.
+    pub(super) fn tell_presence(&mut self, cx: &mut Context) {
+        let (now_ms, times) = (cx.now.elapsed_ms, cx.settings.presence);
+        for key in std::mem::take(&mut self.presences) {
+            let Some(home) = self.channels.get_mut(key) else { continue };
+            let slug = home.channel.slug.clone();
+            let Some(presence) = home.presence_mut() else { continue };
+            let frame = presence.event(slug.as_str(), now_ms, times);
+            presence.is_listed = presence.is_pending();
+            if presence.is_listed {
+                self.presences.push(key);
+            }
+            let Some(frame) = frame else { continue };
+            let Some(home) = self.channels.get(key) else { continue };
+            let tails: Vec<_> = home.audiences().collect();
+            for (shard, tail) in tails {
+                let presence = mail::Presence { tail, frame: frame.clone() };
+                cx.post_edge(shard, ToEdge::Presence(presence));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounts::Identity;
+
+    const TIMES: PresenceTimes = PresenceTimes { interval_ms: 1_000, grace_ms: 10_000 };
+
+    fn client(id: &str) -> Client {
+        named(id, None, true)
+    }
+
+    fn named(id: &str, data: Option<&str>, is_verified: bool) -> Client {
+        let (client_id, data) = (id.into(), data.map(Into::into));
+        Client::Named(Arc::new(Identity { client_id, data, is_verified }))
+    }
+
+    #[test]
+    fn who_says_that_it_is_somebody_takes_nothing_from_who_is() {
+        let mut presence = Presence::default();
+        let ann = named("ann", Some(r#"{"admin":true}"#), true);
+        let mallory = named("ann", None, false);
+        presence.join(&ann);
+        presence.event("c", 0, TIMES).unwrap();
+        presence.join(&mallory);
+        let told = text(presence.event("c", 1_000, TIMES));
+        assert!(
+            told.contains(r#""joined":[{"clientId":"ann","verified":false}],"left":[],"count":2"#),
+            "{told}"
+        );
+        let (first, second) = (
+            r#"{"clientId":"ann","verified":false}"#,
+            r#"{"clientId":"ann","data":{"admin":true}}"#,
+        );
+        assert_eq!(presence.page(0, 10), format!("{first},{second}"));
+        presence.leave(&mallory, 2_000, TIMES);
+        let told = text(presence.event("c", 12_000, TIMES));
+        assert!(
+            told.contains(r#""left":[{"clientId":"ann","verified":false}],"count":1"#),
+            "{told}"
+        );
+        assert_eq!(presence.page(0, 10), second);
+    }
+
+    fn text(frame: Option<Bytes>) -> String {
+        let frame = frame.unwrap_or_default();
+        let start = frame.iter().position(|&byte| byte == b'{').unwrap_or(frame.len());
+        String::from_utf8(frame[start..].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn changes_are_gathered_and_short_drops_do_not_show() {
+        let mut presence = Presence::default();
+        let event = |presence: &mut Presence, now| text(presence.event("c", now, TIMES));
+        presence.join(&client("a"));
+        assert_eq!(
+            event(&mut presence, 1_000),
+            r#"{"type":"presence","channel":"c","joined":[{"clientId":"a"}],"left":[],"count":1}"#
+        );
+        presence.join(&client("b"));
+        presence.join(&client("c"));
+        presence.join(&client("a"));
+        assert_eq!(event(&mut presence, 1_500), "");
+        assert_eq!(text(Some(presence.snapshot("c"))).matches("clientId").count(), 1);
+        assert!(
+            event(&mut presence, 2_000)
+                .contains(r#"[{"clientId":"b"},{"clientId":"c"}],"left":[]"#)
+        );
+        // One of two connections, and one that comes back in time.
+        presence.leave(&client("a"), 3_000, TIMES);
+        presence.leave(&client("b"), 3_000, TIMES);
+        presence.leave(&client("c"), 4_000, TIMES);
+        presence.join(&client("c"));
+        assert_eq!(event(&mut presence, 12_999), "");
+        assert!(
+            event(&mut presence, 13_000)
+                .contains(r#""joined":[],"left":[{"clientId":"b"}],"count":2"#)
+        );
+        assert_eq!(event(&mut presence, 99_000), "");
+        assert_eq!((presence.len(), presence.is_pending()), (2, false));
+        // Gone, back and gone again: the last time counts.
+        presence.leave(&client("c"), 100_000, TIMES);
+        presence.join(&client("c"));
+        presence.leave(&client("c"), 105_000, TIMES);
+        assert_eq!(event(&mut presence, 110_000), "");
+        assert!(event(&mut presence, 115_000).contains(r#""left":[{"clientId":"c"}],"count":1"#));
+        assert_eq!(presence.page(0, 10), r#"{"clientId":"a"}"#);
+    }
+}

@@ -1,0 +1,267 @@
+//! Publishing at a channel's home: it alone gives offsets, so all subscribers see one order.
+//!
+//! Invariant: a message that got its offset is posted to every shard with subscribers as soon as the
+//! log has it, or at once where there is no log. Whether they all have room is asked first.
+
+use bytes::Bytes;
+use pushflo_protocol::message::{Message, MessageId, Parts};
+use pushflo_protocol::time::Month;
+use pushflo_protocol::{ErrorCode, Offset, Refusal};
+use smallvec::SmallVec;
+
+use super::Home;
+use super::idempotency::{Asked, Keyed, WINDOW_MS};
+use super::logging::LoggedMessage;
+use crate::accounts::plan::limit;
+use crate::context::Context;
+use crate::ids::{ChannelKey, HomeKey, ShardId, TailKey};
+use crate::mail;
+use crate::mail::BatchMessage;
+use crate::mail::BatchResult;
+use crate::mail::BatchResults;
+use crate::mail::NewMessage;
+use crate::mail::PublishBatch;
+use crate::mail::ReplyTo;
+use crate::mail::ToEdge;
+use crate::mail::no_room;
+
+/// What a message is made from, before it has an offset.
+#[derive(Clone, Copy, Debug)]
+struct Draft<'a> {
+    /// The event type.
+    event_type: &'a str,
+    /// The sender.
+    client_id: Option<&'a str>,
+    /// The content.
+    content: &'a str,
+    /// The idempotency key.
+    key: Option<&'a str>,
+}
+
+/// A message that got its offset.
+struct Given {
+    home: HomeKey,
+    prev: Offset,
+    message: Message,
+    /// It is to be logged before it is sent.
+    is_logged: bool,
+}
+
+impl Home {
+    /// Gives a message its offset, sends it to every shard with subscribers and answers the
+    /// publisher. Where a shard with subscribers has no room, or a limit is reached, the publisher is
+    /// refused and the message is sent to nobody.
+    fn publish(
+        &mut self,
+        cx: &mut Context,
+        channel: &ChannelKey,
+        draft: Draft<'_>,
+        reply_to: ReplyTo,
+    ) {
+        let keyed = match draft.key.map(|key| self.take_key(cx, channel, key, &draft, reply_to)) {
+            None => None,
+            Some(Ok(Asked::New(keyed))) => Some(keyed),
+            Some(Ok(Asked::Known(answer))) => return self.publish_done(cx, reply_to, Ok(answer)),
+            Some(Ok(Asked::Waits)) => return,
+            Some(Err(refusal)) => return self.publish_done(cx, reply_to, Err(refusal)),
+        };
+        match self.give_offset(cx, channel, draft) {
+            Ok(Given { home, prev, message, is_logged: true }) => {
+                let month = cx.month();
+                self.log_message(LoggedMessage { home, prev, message, month, reply_to, keyed });
+            }
+            Ok(Given { home, message, .. }) => self.deliver(cx, home, message, reply_to, keyed),
+            Err(refusal) => {
+                self.publish_failed(cx, reply_to, keyed, &refusal);
+                // What was made for it alone goes again.
+                if let Some(&home) = self.by_name.get(channel) {
+                    self.uncount_if_unused(cx, home);
+                    self.forget_if_untouched(cx, home);
+                }
+            }
+        }
+    }
+
+    fn take_key(
+        &mut self,
+        cx: &mut Context,
+        channel: &ChannelKey,
+        key: &str,
+        draft: &Draft<'_>,
+        reply_to: ReplyTo,
+    ) -> Result<Asked, Refusal> {
+        let home = self.home(cx, channel)?;
+        let parts = (draft.event_type, draft.client_id, draft.content);
+        let now_ms = cx.now.elapsed_ms;
+        let asked = self.idempotency.begin(channel.app, home, key, parts, now_ms, reply_to);
+        if asked.is_err() {
+            self.forget_if_untouched(cx, home);
+        } else if let Some(home) = self.channels.get_mut(home) {
+            home.keyed_until_ms = now_ms + WINDOW_MS;
+        }
+        asked
+    }
+
+    fn give_offset(
+        &mut self,
+        cx: &mut Context,
+        channel: &ChannelKey,
+        draft: Draft<'_>,
+    ) -> Result<Given, Refusal> {
+        let key = self.home(cx, channel)?;
+        self.count_channel(cx, key)?;
+        let (now_ms, month) = (cx.now.unix_ms, cx.month());
+        let random = cx.random.u128(..);
+        let home = self.channels.get(key).ok_or_else(no_room)?;
+        let is_logged = home.log.is_some();
+        if is_logged {
+            self.check_log()?;
+        }
+        if home.tails.iter().any(|audience| cx.is_way_full(audience.shard)) {
+            return Err(no_room());
+        }
+        let app = cx.directory.require(channel.app)?;
+        let most = app.plan.messages_per_month_max;
+        if !app.usage.take_message(month, most) {
+            let wait_s = month.end_ms.saturating_sub(cx.now.steady_ms) / 1000 + 1;
+            let text = format!(
+                "the app has published {most} messages this month, as many as its plan has"
+            );
+            let (code, wait_s) =
+                (ErrorCode::QuotaExceeded, u32::try_from(wait_s).unwrap_or(u32::MAX));
+            return Err(Refusal::limit(code, limit::MESSAGES_PER_MONTH, wait_s, text));
+        }
+        let home = self.channels.get_mut(key).ok_or_else(no_room)?;
+        let (prev, offset) = (home.given, home.next);
+        home.given = offset;
+        home.next = offset.next();
+        home.last_ms = home.last_ms.max(now_ms);
+        let message = Message::encode(Parts {
+            channel: &channel.slug,
+            id: MessageId::new(home.last_ms, random),
+            offset,
+            prev: (prev.next() != offset).then_some(prev),
+            timestamp_ms: home.last_ms,
+            event_type: draft.event_type,
+            client_id: draft.client_id,
+            content: draft.content,
+        });
+        Ok(Given { home: key, prev, message, is_logged })
+    }
+
+    /// A message that was counted is not published after all.
+    pub(super) fn return_message(&mut self, cx: &mut Context, key: HomeKey, month: Month) {
+        let app = self.channels.get(key).and_then(|home| cx.directory.app(home.channel.app));
+        if let Some(app) = app {
+            app.usage.return_message(month);
+        }
+    }
+
+    /// Sends a message to every shard with subscribers and answers its publisher.
+    pub(super) fn deliver(
+        &mut self,
+        cx: &mut Context,
+        key: HomeKey,
+        message: Message,
+        reply_to: ReplyTo,
+        keyed: Option<Box<Keyed>>,
+    ) {
+        let Some(home) = self.channels.get_mut(key) else { return };
+        home.head.offset = message.offset;
+        home.messages += 1;
+        let head = home.head;
+        let posts: SmallVec<[(ShardId, TailKey); 4]> = home.audiences().collect();
+        let result = home.publish_result(&message, home.subscribers());
+        let app = cx.directory.app(home.channel.app).filter(|_| !home.is_closed());
+        let retention = app.map(|app| app.plan.retention);
+        for (shard, tail) in posts {
+            let frame = message.frame.clone();
+            cx.post_edge(shard, ToEdge::Message(mail::Message { tail, frame, head }));
+        }
+        if let Some(retention) = retention {
+            self.recent.append(key, message, &retention);
+        }
+        cx.metrics().publishes_total.increment();
+        if let Some(keyed) = keyed {
+            for waiting in self.idempotency.finish(&keyed, result.clone()) {
+                self.publish_done(cx, waiting, Ok(result.clone()));
+            }
+        }
+        self.publish_done(cx, reply_to, Ok(result));
+    }
+
+    /// A publish failed: its key is free again, and whoever waited for it failed too.
+    pub(super) fn publish_failed(
+        &mut self,
+        cx: &mut Context,
+        reply_to: ReplyTo,
+        keyed: Option<Box<Keyed>>,
+        refusal: &Refusal,
+    ) {
+        let waiting = keyed.map(|keyed| self.idempotency.abandon(&keyed)).unwrap_or_default();
+        for reply_to in std::iter::once(reply_to).chain(waiting) {
+            self.publish_done(cx, reply_to, Err(refusal.clone()));
+        }
+    }
+
+    /// Tells a publisher what became of its message: the result as JSON, or why not.
+    pub(super) fn publish_done(
+        &mut self,
+        cx: &mut Context,
+        reply_to: ReplyTo,
+        result: Result<Bytes, Refusal>,
+    ) {
+        match reply_to {
+            ReplyTo::Request { request, status } => {
+                cx.answer(request, result.map(|body| (status, body)));
+            }
+            // Told apart from an answer to HTTP by what the connection speaks.
+            ReplyTo::Client(request) => cx.answer(request, result.map(|body| (200, body))),
+            ReplyTo::Batch { shard, batch, position } => {
+                // All results of the call go back together.
+                let result = BatchResult { position, result };
+                match self.batch_results.last_mut() {
+                    Some((s, results)) if *s == shard && results.batch == batch => {
+                        results.results.push(result);
+                    }
+                    _ => {
+                        let results = BatchResults { batch, results: vec![result] };
+                        self.batch_results.push((shard, results));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends the results of messages of batches. Returns whether there were any.
+    pub(crate) fn send_batch_results(&mut self, cx: &mut Context) -> bool {
+        let is_any = !self.batch_results.is_empty();
+        for (shard, results) in self.batch_results.drain(..) {
+            cx.post_edge(shard, ToEdge::BatchResults(Box::new(results)));
+        }
+        is_any
+    }
+
+    pub(super) fn publish_batch(&mut self, cx: &mut Context, request: &PublishBatch) {
+        let PublishBatch { shard, batch, messages } = request;
+        for BatchMessage { position, message } in messages {
+            let reply_to = ReplyTo::Batch { shard: *shard, batch: *batch, position: *position };
+            self.publish_message(cx, message, reply_to);
+        }
+    }
+
+    pub(super) fn publish_message(
+        &mut self,
+        cx: &mut Context,
+        message: &NewMessage,
+        reply_to: ReplyTo,
+    ) {
+        let draft = Draft {
+            event_type: &message.event_type,
+            client_id: message.client_id.as_deref(),
+            content: &message.content,
+            key: message.key.as_deref(),
+        };
+        self.publish(cx, &message.channel, draft, reply_to);
+    }
+}

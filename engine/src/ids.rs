@@ -1,0 +1,111 @@
+//! Identities: of apps and channels, and of what there is inside one process. Keys carry a generation:
+//! one that outlived its thing finds nothing, never something else.
+
+use std::fmt;
+
+use pushflo_protocol::ChannelSlug;
+use serde::{Deserialize, Serialize};
+
+slotmap::new_key_type! {
+    /// A connection of a shard.
+    pub struct ConnectionKey;
+    /// A subscription of a shard.
+    pub struct SubscriptionKey;
+    /// A shard's tail of a channel.
+    pub struct TailKey;
+    /// A batch of publishes that waits for results.
+    pub struct BatchKey;
+    /// A list of channels that is being put together.
+    pub struct ListKey;
+    /// A read of the log under way.
+    pub struct ReadKey;
+    /// A channel at its home shard.
+    pub struct HomeKey;
+}
+
+/// A shard, by its position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ShardId(pub u16);
+
+impl ShardId {
+    /// The position as an index.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A tenant. `AppId(0)` is the app `default`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct AppId(pub u32);
+
+impl AppId {
+    /// The app that exists from the start; its `mgmt_` keys administer the server.
+    pub const DEFAULT: Self = Self(0);
+
+    /// Reads the form that [`fmt::Display`] writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        if text == "default" {
+            return Some(Self::DEFAULT);
+        }
+        let number = text.strip_prefix("app_")?.parse().ok()?;
+        Some(Self(number)).filter(|app| *app != Self::DEFAULT && app.to_string() == text)
+    }
+}
+
+impl fmt::Display for AppId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::DEFAULT => f.write_str("default"),
+            Self(number) => write!(f, "app_{number}"),
+        }
+    }
+}
+
+/// A channel's full name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ChannelKey {
+    /// The tenant.
+    pub app: AppId,
+    /// The name within it.
+    pub slug: ChannelSlug,
+}
+
+/// A request of an HTTP connection that waits for its answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestId {
+    /// The shard that holds the connection.
+    pub shard: ShardId,
+    /// The connection.
+    pub connection: ConnectionKey,
+    /// Its position among the connection's requests.
+    pub sequence: u32,
+}
+
+/// A channel's place in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LogId(pub u64);
+
+/// A slot of names, whose epochs change together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EpochSlot(pub u16);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apps_are_read_as_they_are_written() {
+        for app in [AppId(0), AppId(1), AppId(u32::MAX)] {
+            assert_eq!(AppId::parse(&app.to_string()), Some(app));
+        }
+        for bad in ["", "app_", "app_0", "app_01", "app_-1", "app_4294967296", "Default", "self"] {
+            assert_eq!(AppId::parse(bad), None, "{bad}");
+        }
+    }
+}

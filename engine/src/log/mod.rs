@@ -1,0 +1,549 @@
+//! The log on disk, behind two threads: one writes in groups, one reads.
+//!
+//! A shard hands a [`LogCall`] over and is answered through its mailbox. A message is sent to
+//! subscribers when the log has it, so nobody ever sees one that a crash takes back; its publisher
+//! is answered then too.
+//!
+//! Invariant: the answers to a shard's appends come in the order of the appends. If one fails, all
+//! that the shard sent before it knew fail too ([`Append::term`]): a record never follows one that
+//! is missing.
+
+pub(crate) mod journal;
+mod keep;
+#[cfg(test)]
+mod model;
+mod page;
+mod reader;
+mod record;
+mod repair;
+mod store;
+mod tables;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use crossbeam_channel::{Sender, TrySendError, bounded};
+use pushflo_protocol::{Epoch, Message, Offset};
+use thiserror::Error;
+
+pub use record::Totals;
+pub use store::Past;
+
+use crate::hash::HashMap;
+use crate::ids::LogId;
+use crate::ids::{AppId, ChannelKey, EpochSlot, ReadKey, RequestId, ShardId};
+use crate::metrics::metrics;
+use crate::pages::{Outcome, PageQuery};
+use crate::port::Port;
+use crate::retention::{Retention, Retentions};
+use store::Store;
+
+/// Calls that wait for either thread; a shard keeps what does not fit.
+const CALLS_MAX: usize = 1024;
+
+/// Why the log does not do what it is asked.
+#[derive(Debug, Error)]
+pub enum LogError {
+    /// The store cannot read or write.
+    #[error("{0}")]
+    Store(String),
+    /// What is stored is not what was written.
+    #[error("the log is damaged: {0}")]
+    Damaged(String),
+    /// The store has stopped. Its worker met a disk that failed or a damaged table; it does not say
+    /// which.
+    #[error("the store has stopped: its disk failed, or a table of it is damaged")]
+    Stopped,
+}
+
+impl From<fjall::Error> for LogError {
+    fn from(error: fjall::Error) -> Self {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+        while let Some(error) = cause {
+            if let Some(io) = error.downcast_ref::<std::io::Error>() {
+                return Self::from_io(io);
+            }
+            cause = error.source();
+        }
+        match error {
+            fjall::Error::Io(io) => Self::from_io(&io),
+            fjall::Error::Poisoned => Self::Stopped,
+            fjall::Error::Locked => Self::Store("another process has it open".into()),
+            other => Self::Damaged(format!("{other:?}")),
+        }
+    }
+}
+
+impl LogError {
+    /// What the kernel refuses is the disk's fault; a file that is missing, too short or not what
+    /// was written is damage. So is a place in a file that cannot be: it was read from another file.
+    fn from_io(error: &std::io::Error) -> Self {
+        let is_damage = |code| matches!(code, libc::ENOENT | libc::EINVAL | libc::EOVERFLOW);
+        match error.raw_os_error() {
+            Some(code) if !is_damage(code) => Self::Store(error.to_string()),
+            _ => Self::Damaged(error.to_string()),
+        }
+    }
+}
+
+/// A channel as the log has it at the start.
+#[derive(Clone, Debug)]
+pub struct LoadedChannel {
+    /// Its name.
+    pub channel: ChannelKey,
+    /// Its place in the log.
+    pub log: LogId,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its last offset.
+    pub head: Offset,
+    /// The next one to give; behind a leap if the machine went down without warning.
+    pub next: Offset,
+    /// When the last message got its offset.
+    pub last_ms: u64,
+    /// All it ever had.
+    pub totals: Totals,
+    /// When the log got to know it, in Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// An answer that a publisher who asks again is to get, as the log has it at the start.
+#[derive(Clone, Debug)]
+pub struct LoadedAnswer {
+    /// The channel's place in the log.
+    pub log: LogId,
+    /// The answer.
+    pub answer: StoredAnswer,
+}
+
+/// What is kept of a publish with an idempotency key.
+#[derive(Clone, Debug)]
+pub struct StoredAnswer {
+    /// The key.
+    pub key: Box<str>,
+    /// A digest of what was published.
+    pub content: u64,
+    /// Until when it is kept, in Unix milliseconds.
+    pub until_ms: u64,
+    /// The offset of its message.
+    pub offset: Offset,
+    /// The answer's body.
+    pub body: Bytes,
+}
+
+/// What a shard asks of the log.
+#[derive(Debug)]
+pub enum LogCall {
+    /// Append messages; answered with [`Answer::Logged`].
+    Append(Append),
+    /// Read what a subscriber missed; answered with [`Answer::Read`].
+    Read(Read),
+    /// Read a page; answered with [`Answer::Page`].
+    Page(Box<PageCall>),
+}
+
+/// Messages of one turn of a shard.
+#[derive(Debug)]
+pub struct Append {
+    /// Whose they are.
+    pub shard: ShardId,
+    /// Raised by the shard when it learns that an append failed. Appends of a term in which one
+    /// failed all fail.
+    pub term: u32,
+    /// The messages, those of a channel in their order.
+    pub entries: Vec<Entry>,
+    /// Channels that are deleted, with all that came before.
+    pub deletes: Vec<(LogId, ChannelKey)>,
+    /// Slots of epochs and the generations that they are in with these deletions.
+    pub generations: Vec<(EpochSlot, u32)>,
+    /// Whether it is to reach the disk before it is answered.
+    pub sync: bool,
+}
+
+/// One message on its way to the log.
+#[derive(Debug)]
+pub struct Entry {
+    /// The channel's place in the log.
+    pub log: LogId,
+    /// The offset before the message's.
+    pub prev: Offset,
+    /// The message.
+    pub message: Message,
+    /// The channel, where the log may not know it yet.
+    pub new: Option<Box<NewChannel>>,
+    /// What its publisher is told if it asks again.
+    pub answer: Option<Box<StoredAnswer>>,
+}
+
+/// A channel that the log gets to know.
+#[derive(Clone, Debug)]
+pub struct NewChannel {
+    /// Its name.
+    pub channel: ChannelKey,
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// When it was made, in Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// A question about the past of a channel.
+#[derive(Clone, Copy, Debug)]
+pub struct Read {
+    /// Who asks.
+    pub shard: ShardId,
+    /// For what.
+    pub read: ReadKey,
+    /// The channel.
+    pub log: LogId,
+    /// From where on.
+    pub from: ReadFrom,
+    /// Up to which offset; the log has it.
+    pub until: Offset,
+    /// What is kept of the channel.
+    pub retention: Retention,
+}
+
+/// Where reading begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ReadFrom {
+    /// Behind this offset, all or nothing.
+    After(Offset),
+    /// With the first message of this time or later that is kept, but no more than so many.
+    Recent {
+        /// Unix milliseconds.
+        since_ms: u64,
+        /// Most messages.
+        messages_max: u64,
+    },
+}
+
+/// A request for a page.
+#[derive(Debug)]
+pub struct PageCall {
+    /// Who waits for it.
+    pub request: RequestId,
+    /// The channel.
+    pub channel: ChannelKey,
+    /// Its place in the log.
+    pub log: LogId,
+    /// Which page.
+    pub query: PageQuery,
+    /// What is kept of the channel.
+    pub retention: Retention,
+}
+
+/// An answer to a call.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// What became of the oldest append that was not answered yet.
+    Logged(Logged),
+    /// What was read.
+    Read(Box<ReadDone>),
+    /// A page.
+    Page(Box<PageDone>),
+}
+
+/// What was read.
+#[derive(Clone, Debug)]
+pub struct ReadDone {
+    /// For what.
+    pub read: ReadKey,
+    /// What it is.
+    pub answer: ReadAnswer,
+}
+
+/// A page that was read.
+#[derive(Clone, Debug)]
+pub struct PageDone {
+    /// Who waits for it.
+    pub request: RequestId,
+    /// The page, or why it cannot be read.
+    pub outcome: Outcome,
+}
+
+/// What became of an append.
+pub type Logged = Result<(), LogFailure>;
+
+/// Why an append failed: a sentence for the publisher.
+#[derive(Clone, Debug)]
+pub struct LogFailure(pub Arc<str>);
+
+/// An answer to [`Read`]: `None` if any of what was asked for is not kept any more.
+pub type ReadAnswer = Result<Option<Past>, LogFailure>;
+
+/// What the log tells the rest of the server, as plain numbers.
+#[derive(Debug, Default)]
+pub struct LogStatus {
+    /// Writing fails for the moment.
+    pub is_failing: AtomicBool,
+    /// Bytes on disk.
+    pub disk_bytes: AtomicU64,
+    /// Records written.
+    pub records_total: AtomicU64,
+    /// Groups written.
+    pub groups_total: AtomicU64,
+    /// Writes that failed.
+    pub failures_total: AtomicU64,
+    /// Records dropped because no limit keeps them.
+    pub expired_total: AtomicU64,
+    /// Tables and channels that were found damaged.
+    pub damaged_total: AtomicU64,
+}
+
+/// The log as the server holds it.
+#[derive(Debug)]
+pub struct Log {
+    writer: Sender<Append>,
+    reader: Sender<ReaderCall>,
+    threads: Vec<JoinHandle<()>>,
+    /// What it tells.
+    pub status: Arc<LogStatus>,
+}
+
+/// A shard's way to the log.
+#[derive(Clone, Debug)]
+pub struct LogHandle {
+    writer: Sender<Append>,
+    reader: Sender<ReaderCall>,
+}
+
+#[derive(Debug)]
+enum ReaderCall {
+    Read(Read),
+    Page(Box<PageCall>),
+}
+
+/// What the log begins with.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    /// Names this incarnation of the log; it goes into epochs.
+    pub incarnation: u64,
+    /// The first log id that is free.
+    pub next_log: u64,
+    /// The channels.
+    pub channels: Vec<LoadedChannel>,
+    /// Answers for publishers who ask again.
+    pub answers: Vec<LoadedAnswer>,
+    /// Month number and messages logged in it, by app.
+    pub usage: Vec<(AppId, u16, u64)>,
+    /// Slots of epochs and the generations that they are in.
+    pub generations: Vec<(EpochSlot, u32)>,
+    /// Tables and channels that were found damaged.
+    pub damaged: u64,
+}
+
+/// A log that was opened and does not run yet.
+#[derive(Debug)]
+pub struct Opened {
+    /// What it begins with.
+    pub contents: Contents,
+    store: Shelf,
+}
+
+/// The store, which the writer takes away for the moment in which it is opened anew.
+#[derive(Clone)]
+struct Shelf(Arc<Shelved>);
+
+#[expect(clippy::disallowed_types, reason = "the log's own threads share it, no shard does")]
+struct Shelved {
+    store: std::sync::RwLock<Option<Store>>,
+    /// Channels in which somebody met damage, and whether all that helps was tried since. There are
+    /// at most as many as channels.
+    damaged: std::sync::Mutex<HashMap<LogId, bool>>,
+}
+
+impl std::fmt::Debug for Shelf {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shelf")
+    }
+}
+
+impl Shelf {
+    #[expect(clippy::disallowed_types, reason = "as above")]
+    fn new(store: Store) -> Self {
+        let store = std::sync::RwLock::new(Some(store));
+        Self(Arc::new(Shelved { store, damaged: std::sync::Mutex::default() }))
+    }
+
+    /// Notes damage in a channel. Returns whether it is there after all that helps was tried.
+    fn is_beyond_repair(&self, log: LogId) -> bool {
+        *self.damaged().entry(log).or_insert(false)
+    }
+
+    /// Whether somebody met damage since [`Shelf::note_mended`].
+    fn has_damage(&self) -> bool {
+        self.damaged().values().any(|is_tried| !is_tried)
+    }
+
+    /// A channel that is deleted is damaged no more.
+    fn forget_damage(&self, log: LogId) {
+        self.damaged().remove(&log);
+    }
+
+    /// All that helps was tried: what is damaged now will be.
+    fn note_mended(&self) {
+        self.damaged().values_mut().for_each(|is_tried| *is_tried = true);
+    }
+
+    fn damaged(&self) -> std::sync::MutexGuard<'_, HashMap<LogId, bool>> {
+        self.0.damaged.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Does something with the store, if it is there.
+    fn with<T>(&self, act: impl FnOnce(&Store) -> Result<T, LogError>) -> Result<T, LogError> {
+        let store = self.0.store.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match store.as_ref() {
+            Some(store) => act(store),
+            None => Err(LogError::Store("the log is closed until the disk works again".into())),
+        }
+    }
+
+    fn replace(&self, store: Option<Store>) -> Option<Store> {
+        let mut place = self.0.store.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        std::mem::replace(&mut *place, store)
+    }
+
+    /// Puts another store in the place of this one. Who wants it meanwhile waits.
+    fn renew(
+        &self,
+        make: impl FnOnce(Option<Store>) -> Result<Store, LogError>,
+    ) -> Result<(), LogError> {
+        let mut place = self.0.store.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        *place = Some(make(place.take())?);
+        Ok(())
+    }
+}
+
+/// Opens the log in `path`, or makes it; `seed` names a new one. A damaged log is repaired as far as
+/// that goes.
+///
+/// # Errors
+/// [`LogError`] with the cause.
+pub fn open(path: &Path, seed: u64) -> Result<Opened, LogError> {
+    let repair::Repaired { store, mut found, is_cut, damaged } = repair::open(path, seed)?;
+    if found.after_power_loss {
+        tracing::warn!(
+            "the machine went down without warning; messages of the last moments that were not \
+             synced to disk may be lost"
+        );
+    }
+    // Somebody may have seen offsets that the log has lost.
+    let is_renewed = found.after_power_loss || is_cut;
+    store.begin(&mut found, is_renewed.then_some(seed))?;
+    let generations = store.generations()?;
+    let store::Found { incarnation, channels, next_log, answers, usage, .. } = found;
+    let contents =
+        Contents { incarnation, next_log, channels, answers, usage, generations, damaged };
+    Ok(Opened { contents, store: Shelf::new(store) })
+}
+
+/// What the log's threads are told.
+#[derive(Clone, Debug)]
+pub struct LogPlan {
+    /// Where the log is, to open it again after a failure.
+    pub path: PathBuf,
+    /// What is kept of each app's channels.
+    pub retentions: Arc<Retentions>,
+    /// Where answers go, by the shard that asked.
+    pub ports: Vec<Port<Answer>>,
+}
+
+impl Log {
+    /// Starts the log's threads.
+    ///
+    /// # Errors
+    /// The kernel gives no threads.
+    pub fn start(opened: Opened, plan: LogPlan) -> std::io::Result<Self> {
+        let status = Arc::new(LogStatus::default());
+        LogStatus::add(&status.damaged_total, opened.contents.damaged);
+        let (writer, appends) = bounded(CALLS_MAX);
+        let (reader, calls) = bounded(CALLS_MAX);
+        let shelf = opened.store;
+        let ports = plan.ports.clone();
+        let (for_reader, for_writer) = (shelf.clone(), Arc::clone(&status));
+        let contents = opened.contents;
+        let threads = vec![
+            std::thread::Builder::new().name("log-writer".into()).spawn(move || {
+                writer::Writer::new(shelf, plan, for_writer, contents).run(&appends);
+            })?,
+            std::thread::Builder::new().name("log-reader".into()).spawn(move || {
+                reader::run(&for_reader, &ports, &calls);
+            })?,
+        ];
+        Ok(Self { writer, reader, threads, status })
+    }
+
+    /// A way to the log.
+    pub fn handle(&self) -> LogHandle {
+        LogHandle { writer: self.writer.clone(), reader: self.reader.clone() }
+    }
+
+    /// Writes what is left and closes the log. All handles must be gone.
+    pub fn close(self) {
+        drop((self.writer, self.reader));
+        for thread in self.threads {
+            // A panic of either thread was told when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl LogHandle {
+    /// Hands a call over, or gives it back if there is no room.
+    ///
+    /// # Errors
+    /// The call.
+    pub fn post(&self, call: LogCall) -> Result<(), LogCall> {
+        match call {
+            LogCall::Append(append) => match self.writer.try_send(append) {
+                Err(TrySendError::Full(append)) => Err(LogCall::Append(append)),
+                Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+            },
+            LogCall::Read(read) => self.post_read(ReaderCall::Read(read)),
+            LogCall::Page(page) => self.post_read(ReaderCall::Page(page)),
+        }
+    }
+
+    fn post_read(&self, call: ReaderCall) -> Result<(), LogCall> {
+        match self.reader.try_send(call) {
+            Err(TrySendError::Full(ReaderCall::Read(read))) => Err(LogCall::Read(read)),
+            Err(TrySendError::Full(ReaderCall::Page(page))) => Err(LogCall::Page(page)),
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+        }
+    }
+}
+
+impl LogStatus {
+    /// Whether writing fails for the moment.
+    pub fn is_failing(&self) -> bool {
+        self.is_failing.load(Ordering::Relaxed)
+    }
+
+    fn add(number: &AtomicU64, n: u64) {
+        number.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+metrics! {
+    /// What is told of the log.
+    pub const LOG_METRICS of LogStatus {
+        /// 1 while the log cannot be written.
+        gauge log_failing = |log| log.is_failing().into();
+        /// Bytes of the log on disk.
+        gauge log_disk_bytes = |log| log.disk_bytes.load(Ordering::Relaxed);
+        /// Records written, each with consecutive messages of one channel.
+        counter log_records_total = |log| log.records_total.load(Ordering::Relaxed);
+        /// Groups they were written in, each with one write and, if asked for, one sync.
+        counter log_groups_total = |log| log.groups_total.load(Ordering::Relaxed);
+        /// Appends that failed.
+        counter log_failures_total = |log| log.failures_total.load(Ordering::Relaxed);
+        /// Records dropped because no limit keeps them.
+        counter log_expired_total = |log| log.expired_total.load(Ordering::Relaxed);
+        /// Tables and channels of the log that were found damaged; the server's log names them.
+        counter log_damaged_total = |log| log.damaged_total.load(Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,220 @@
+//! The store beside a model of it: a plain list of all messages, out of which what is kept and what
+//! is asked for is picked one by one. Random records, leaps, limits, trims and questions.
+
+use pushflo_protocol::message::{MessageId, Parts};
+use pushflo_protocol::{ChannelSlug, Epoch, Message, Offset};
+
+use super::NewChannel;
+use super::keep::Keep;
+use super::record::Totals;
+use super::store::{Group, Past, Run, Store, TrimChannel};
+use crate::ids::{AppId, ChannelKey, LogId};
+use crate::pages::PageQuery;
+
+const LOG: LogId = LogId(7);
+const TYPES: [&str; 3] = ["one", "t\"wo", ""];
+
+/// A channel in the store and in the model.
+struct Channel {
+    store: Store,
+    key: ChannelKey,
+    all: Vec<Message>,
+    totals: Totals,
+    now_ms: u64,
+    is_trimmed: bool,
+}
+
+impl Channel {
+    fn new(path: &std::path::Path) -> Self {
+        let (store, _) = Store::open(path, 1).unwrap();
+        let key = ChannelKey { app: AppId(1), slug: ChannelSlug::parse("c").unwrap() };
+        // Neighbours, so that a look beyond the channel's own records would show.
+        let (all, totals, now_ms) = (Vec::new(), Totals::default(), 1_000);
+        let channel = Self { store, key, all, totals, now_ms, is_trimmed: false };
+        for log in [LogId(LOG.0 - 1), LogId(LOG.0 + 1)] {
+            let message = channel.message(1, "one", "neighbour");
+            channel.append(log, Offset(0), Totals::default(), &[message]);
+        }
+        channel
+    }
+
+    fn message(&self, offset: u64, event_type: &str, content: &str) -> Message {
+        Message::encode(Parts {
+            channel: &self.key.slug,
+            id: MessageId(u128::from(offset)),
+            offset: Offset(offset),
+            prev: None,
+            timestamp_ms: self.now_ms,
+            event_type,
+            client_id: None,
+            content: &format!("\"{content}\""),
+        })
+    }
+
+    fn append(&self, log: LogId, prev: Offset, before: Totals, messages: &[Message]) {
+        let channel = self.key.clone();
+        let new = NewChannel { channel, epoch: Epoch(1), created_ms: 0 };
+        let run = Run { log, prev, before, messages, new: Some(&new), answers: &[] };
+        self.store.write(&Group { runs: &[run], ..Group::default() }).unwrap();
+    }
+
+    /// Appends a record, now and then behind a leap.
+    fn grow(&mut self, random: &mut fastrand::Rng) {
+        let prev = self.head();
+        let leap = if random.u8(..) < 20 { random.u64(1..1 << 24) } else { 0 };
+        let messages: Vec<Message> = (0..random.u64(1..6))
+            .map(|n| {
+                self.now_ms += random.u64(0..4);
+                let content = "x".repeat(random.usize(..60));
+                self.message(prev.0 + leap + 1 + n, random.choice(TYPES).unwrap(), &content)
+            })
+            .collect();
+        self.append(LOG, prev, self.totals, &messages);
+        for message in messages {
+            self.totals.messages += 1;
+            self.totals.bytes += message.frame.len() as u64;
+            self.all.push(message);
+        }
+    }
+
+    fn head(&self) -> Offset {
+        self.all.last().map_or(Offset(0), |message| message.offset)
+    }
+
+    fn trim(&mut self, keep: &Keep, records_max: usize) {
+        let (log, epoch, totals) = (LOG, Epoch(1), self.totals);
+        let channel = TrimChannel { channel: &self.key, log, epoch, totals };
+        self.store.trim(&channel, keep, records_max).unwrap();
+        self.is_trimmed = true;
+    }
+
+    /// The messages up to `until` that the limits keep.
+    fn kept(&self, until: Offset, keep: &Keep) -> Vec<&Message> {
+        let mut bytes = 0;
+        let newest = self.all.iter().rev().filter(|message| message.offset <= until);
+        let mut kept: Vec<&Message> = newest
+            .take(keep.messages_max as usize)
+            .take_while(|message| {
+                bytes += message.frame.len() as u64;
+                bytes <= keep.bytes_max && message.timestamp_ms >= keep.since_ms
+            })
+            .collect();
+        kept.reverse();
+        kept
+    }
+
+    fn page(&self, query: &PageQuery, keep: &Keep) -> (Vec<Offset>, u64) {
+        let wanted = query.event_type.as_ref().map(|t| serde_json::to_string(t).unwrap());
+        let kept = self.kept(self.head(), keep);
+        let found = kept.iter().rev().filter(|message| {
+            wanted.as_ref().is_none_or(|wanted| message.event_type_json() == wanted.as_bytes())
+                && query.after_ms.is_none_or(|after| message.timestamp_ms > after)
+                && query.before_ms.is_none_or(|before| message.timestamp_ms < before)
+        });
+        let offsets: Vec<Offset> = found.map(|message| message.offset).collect();
+        let skip = ((query.page - 1) * query.page_size) as usize;
+        let items = offsets.iter().skip(skip).take(query.page_size as usize).copied();
+        (items.collect(), offsets.len() as u64)
+    }
+
+    /// Whole or nothing, as a subscriber at `offset` is promised.
+    fn after(&self, offset: Offset, until: Offset, keep: &Keep) -> Option<Vec<u8>> {
+        let is_known = offset.0 == 0 || self.all.iter().any(|message| message.offset == offset);
+        let missed: Vec<&Message> =
+            self.all.iter().filter(|m| m.offset > offset && m.offset <= until).collect();
+        let is_kept = self.kept(until, keep).len() >= missed.len();
+        (is_known && is_kept).then(|| missed.iter().flat_map(|m| m.frame.to_vec()).collect())
+    }
+}
+
+fn bytes(past: &Past) -> Vec<u8> {
+    past.frames.concat()
+}
+
+fn limits(random: &mut fastrand::Rng, channel: &Channel) -> Keep {
+    let upto = |random: &mut fastrand::Rng, most: u64| {
+        if random.bool() { u64::MAX } else { random.u64(0..=most + 1) }
+    };
+    let age = upto(random, channel.now_ms - 1_000);
+    Keep {
+        since_ms: channel.now_ms.saturating_sub(age),
+        messages_max: upto(random, channel.totals.messages),
+        bytes_max: upto(random, channel.totals.bytes),
+    }
+}
+
+fn ask(random: &mut fastrand::Rng, channel: &Channel, keep: &Keep) {
+    let time = |random: &mut fastrand::Rng| {
+        (random.u8(..) < 100).then(|| random.u64(995..=channel.now_ms + 5))
+    };
+    let query = PageQuery {
+        page: if random.u8(..) < 5 { u64::MAX / 200 } else { random.u64(1..8) },
+        page_size: random.u64(1..=12),
+        event_type: random.bool().then(|| random.choice(TYPES).unwrap().to_owned()),
+        after_ms: time(random),
+        before_ms: time(random),
+    };
+    let (items, total) = channel.store.page(LOG, &query, keep).unwrap();
+    let items: Vec<Offset> = items.iter().map(|message| message.offset).collect();
+    assert_eq!((items, total), channel.page(&query, keep), "{query:?} {keep:?}");
+
+    // What was trimmed is counted from the head.
+    let until = match random.choice(&channel.all) {
+        Some(message) if !channel.is_trimmed => message.offset,
+        _ => channel.head(),
+    };
+    let offset = match random.choice(&channel.all) {
+        // Most often one that there is, now and then one beside it.
+        Some(message) => Offset((message.offset.0 + u64::from(random.u8(..) < 40)).min(until.0)),
+        None => Offset(0),
+    };
+    let past = channel.store.after(LOG, offset, until, keep).unwrap();
+    let wanted = channel.after(offset, until, keep);
+    if offset != until {
+        let is_right = past.as_ref().map(bytes) == wanted;
+        assert!(is_right, "{offset:?} {until:?} {keep:?}");
+    }
+    let (since_ms, most) = (random.u64(995..=channel.now_ms + 5), random.u64(0..20));
+    let past = channel.store.recent(LOG, since_ms, most, until, keep).unwrap();
+    let kept = channel.kept(until, keep);
+    let newest: Vec<_> = kept.iter().rev().take(most as usize).collect();
+    let wanted: Vec<u8> = newest
+        .iter()
+        .rev()
+        .filter(|message| message.timestamp_ms >= since_ms)
+        .flat_map(|message| message.frame.to_vec())
+        .collect();
+    assert!(bytes(&past) == wanted, "{since_ms} {most} {until:?} {keep:?}");
+}
+
+#[test]
+fn pages_and_recoveries_are_those_of_the_model() {
+    for seed in 0..40 {
+        println!("seed {seed}");
+        let mut random = fastrand::Rng::with_seed(seed);
+        let folder = tempfile::tempdir().unwrap();
+        let mut channel = Channel::new(folder.path());
+        // Limits only ever rise here, as trimming is for good.
+        let mut strictest = Keep { since_ms: 0, messages_max: u64::MAX, bytes_max: u64::MAX };
+        for _ in 0..60 {
+            channel.grow(&mut random);
+            for _ in 0..4 {
+                let asked = limits(&mut random, &channel);
+                let keep = Keep {
+                    since_ms: asked.since_ms.max(strictest.since_ms),
+                    messages_max: asked.messages_max.min(strictest.messages_max),
+                    bytes_max: asked.bytes_max.min(strictest.bytes_max),
+                };
+                ask(&mut random, &channel, &keep);
+            }
+            if random.u8(..) < 30 {
+                strictest = Keep {
+                    since_ms: strictest.since_ms.max(channel.now_ms.saturating_sub(300)),
+                    messages_max: strictest.messages_max.min(random.u64(40..200)),
+                    bytes_max: strictest.bytes_max.min(random.u64(8_000..40_000)),
+                };
+                channel.trim(&strictest, random.usize(1..20));
+            }
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The thread that reads: what subscribers missed and memory does not hold, and pages of history.
+//! It takes one call after the other, so that ten thousand who come back at once cannot take more
+//! than this thread's time.
+
+use crossbeam_channel::Receiver;
+use pushflo_protocol::{ErrorCode, Refusal};
+
+use super::keep::Keep;
+use super::store::{Past, Store};
+use super::{
+    Answer, LogError, LogFailure, PageCall, PageDone, Read, ReadDone, ReadFrom, ReaderCall, Shelf,
+};
+use crate::clock::Clock;
+use crate::ids::LogId;
+use crate::ids::ShardId;
+use crate::pages::page_body;
+use crate::port::Port;
+
+/// Runs until nobody can ask any more.
+pub(super) fn run(shelf: &Shelf, ports: &[Port<Answer>], calls: &Receiver<ReaderCall>) {
+    let mut clock = Clock::start();
+    for call in calls {
+        let now_ms = clock.now().steady_ms;
+        match call {
+            ReaderCall::Read(read) => {
+                let keep = Keep::new(&read.retention, now_ms);
+                let past = shelf.with(|store| past(store, &read, &keep));
+                let past = match past {
+                    Ok(past) => Ok(past),
+                    // What cannot be read any more is lost, and what is lost is a gap.
+                    Err(error) => match outlook(shelf, read.log, &error) {
+                        Outlook::Lost => Ok(None),
+                        Outlook::ComeAgain => Err(LogFailure(COME_AGAIN.into())),
+                    },
+                };
+                let done = ReadDone { read: read.read, answer: past };
+                answer(ports, read.shard, Answer::Read(Box::new(done)));
+            }
+            ReaderCall::Page(page) => {
+                let PageCall { request, channel, log, query, retention } = *page;
+                let keep = Keep::new(&retention, now_ms);
+                let items = shelf.with(|store| store.page(log, &query, &keep));
+                let outcome = match items {
+                    Ok((items, total)) => Ok((200, page_body(&channel, &query, &items, total))),
+                    Err(error) => Err(match outlook(shelf, log, &error) {
+                        Outlook::Lost => Refusal::new(ErrorCode::ServerError, LOST),
+                        Outlook::ComeAgain => Refusal::new(ErrorCode::Overloaded, COME_AGAIN),
+                    }),
+                };
+                let done = PageDone { request, outcome };
+                answer(ports, request.shard, Answer::Page(Box::new(done)));
+            }
+        }
+    }
+}
+
+fn answer(ports: &[Port<Answer>], shard: ShardId, answer: Answer) {
+    if let Some(port) = ports.get(shard.index()) {
+        port.send(answer);
+    }
+}
+
+const COME_AGAIN: &str = "history cannot be read for the moment; try again shortly";
+
+const LOST: &str = "the history of this channel is damaged and cannot be read; messages published \
+                    from now on get through, and deleting the channel begins a new history";
+
+/// What becomes of a read that failed.
+enum Outlook {
+    /// It will work when the disk works, or the log is repaired.
+    ComeAgain,
+    /// It will not.
+    Lost,
+}
+
+/// Tells what a failed read means, and has the writer look after damage.
+fn outlook(shelf: &Shelf, log: LogId, error: &LogError) -> Outlook {
+    tracing::error!(%error, log = log.0, "reading the log failed");
+    match error {
+        LogError::Damaged(_) if shelf.is_beyond_repair(log) => Outlook::Lost,
+        _ => Outlook::ComeAgain,
+    }
+}
+
+fn past(store: &Store, read: &Read, keep: &Keep) -> Result<Option<Past>, LogError> {
+    let Read { log, from, until, .. } = *read;
+    match from {
+        ReadFrom::After(offset) => store.after(log, offset, until, keep),
+        ReadFrom::Recent { since_ms, messages_max } => {
+            store.recent(log, since_ms, messages_max, until, keep).map(Some)
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! What is kept of channels, and what an answered publish has survived.
+
+use crate::hash::HashMap;
+use crate::ids::AppId;
+
+/// What is kept of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Oldest age in milliseconds; 0 keeps nothing.
+    pub age_ms_max: u64,
+    /// Most messages of one channel.
+    pub messages_max: usize,
+    /// Most bytes of one channel.
+    pub channel_bytes_max: usize,
+}
+
+impl Retention {
+    /// Keeps nothing.
+    pub const NOTHING: Self = Self { age_ms_max: 0, messages_max: 0, channel_bytes_max: 0 };
+
+    /// Keeps everything.
+    pub const EVERYTHING: Self =
+        Self { age_ms_max: u64::MAX, messages_max: usize::MAX, channel_bytes_max: usize::MAX };
+
+    /// The time of the oldest message that is kept, in Unix milliseconds.
+    pub fn since_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.age_ms_max)
+    }
+}
+
+/// What an answered publish has survived.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// Nothing: history is in memory, and gone with the process.
+    Memory,
+    /// The end of the process: the operating system has it.
+    #[default]
+    Os,
+    /// A power loss: the disk has it.
+    Disk,
+}
+
+/// Retention by app, as the plans say: set by the accounts, read by the log.
+#[derive(Debug, Default)]
+pub struct Retentions(Shared);
+
+#[expect(clippy::disallowed_types, reason = "accounts and log share it, no shard does")]
+type Shared = std::sync::RwLock<HashMap<AppId, Retention>>;
+
+impl Retentions {
+    /// Sets what is kept of an app.
+    pub fn set(&self, app: AppId, retention: Retention) {
+        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner).insert(app, retention);
+    }
+
+    /// The app is gone, and with it all that was kept of it.
+    pub fn forget(&self, app: AppId) {
+        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner).remove(&app);
+    }
+
+    /// What is kept of an app; nothing of one that is gone.
+    pub fn of(&self, app: AppId) -> Retention {
+        let all = self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner);
+        all.get(&app).copied().unwrap_or(Retention::NOTHING)
+    }
+}
