@@ -6,7 +6,6 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pushflo_engine::accounts::{App, AppRecord, AppSettings, ChannelMeta, Key, Plan, Role, Usage};
 use pushflo_engine::clock::{Now, TICK_MS};
@@ -21,7 +20,7 @@ use pushflo_engine::settings::{
 };
 use pushflo_engine::shard::{Envelope, Shard};
 use pushflo_engine::shared::Shared;
-use pushflo_protocol::{ChannelSlug, Epoch, Offset, StreamPosition};
+use pushflo_protocol::{ChannelSlug, Epoch, MessageId, Offset, Parts, Record};
 
 /// The server's.
 #[global_allocator]
@@ -201,11 +200,22 @@ fn subscriptions(c: &mut Criterion) {
     });
 }
 
-fn envelope() -> Envelope {
+/// A record of 200 bytes.
+fn record() -> Record {
+    Record {
+        id: MessageId(1),
+        offset: Offset(1),
+        prev: Offset(0),
+        timestamp_ms: 1,
+        parts: Parts::new("e", None, &format!("\"{}\"", "x".repeat(197))),
+    }
+}
+
+fn envelope(record: &Record) -> Envelope {
     Envelope::Mail(Mail::Edge(ToEdge::Message(Message {
         tail: TailKey::default(),
-        frame: Bytes::from_static(&[0; 300]),
-        head: StreamPosition { epoch: Epoch(1), offset: Offset(1) },
+        epoch: Epoch(1),
+        record: record.clone(),
     })))
 }
 
@@ -233,8 +243,9 @@ fn mailboxes(c: &mut Criterion) {
     group.bench_function("one way", |b| {
         b.iter_custom(|count| {
             elsewhere(there, count, drop, |to, count| {
+                let record = record();
                 for _ in 0..count {
-                    let mut next = envelope();
+                    let mut next = envelope(&record);
                     while let Err(full) = to.post(next) {
                         next = full;
                         std::hint::spin_loop();
@@ -251,8 +262,9 @@ fn mailboxes(c: &mut Criterion) {
                 back.post(envelope).unwrap();
             };
             elsewhere(there, count, answer, |to, count| {
+                let record = record();
                 for _ in 0..count {
-                    to.post(envelope()).unwrap();
+                    to.post(envelope(&record)).unwrap();
                     black_box(take(&inbox));
                 }
             })

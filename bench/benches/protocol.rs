@@ -4,12 +4,12 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use pushflo_protocol::command::Command;
+use pushflo_protocol::dialect::Encoding;
+use pushflo_protocol::dialect::pushflo::Command;
 use pushflo_protocol::http::{Progress, RequestReader, Response};
-use pushflo_protocol::message::{Message, MessageId, Parts};
 use pushflo_protocol::publish::Publish;
 use pushflo_protocol::websocket::MessageReader;
-use pushflo_protocol::{ChannelSlug, Offset};
+use pushflo_protocol::{ChannelSlug, MessageId, Offset, Parts, Record};
 
 fn content(bytes: usize) -> String {
     format!(r#"{{"pad":"{}"}}"#, "x".repeat(bytes - 10))
@@ -22,17 +22,17 @@ fn encode(c: &mut Criterion) {
         c.benchmark_group("encode").throughput(Throughput::Bytes(bytes as u64)).bench_function(
             format!("message of {bytes} B"),
             |b| {
+                let record = Record {
+                    id: MessageId::new(1_700_000_000_000, 1),
+                    offset: Offset(1_000),
+                    prev: Offset(999),
+                    timestamp_ms: 1_700_000_000_000,
+                    parts: Parts::new("message", None, &content),
+                };
                 b.iter(|| {
-                    Message::encode(Parts {
-                        channel: black_box(&channel),
-                        id: MessageId::new(1_700_000_000_000, 1),
-                        offset: Offset(1_000),
-                        prev: None,
-                        timestamp_ms: 1_700_000_000_000,
-                        event_type: "message",
-                        client_id: None,
-                        content: &content,
-                    })
+                    let mut frame = Vec::with_capacity(bytes + 256);
+                    Encoding::PushFlo.push_record(black_box(&channel), &record, &mut frame);
+                    frame
                 });
             },
         );

@@ -10,18 +10,20 @@ use std::sync::Arc;
 use pushflo_protocol::Refusal;
 use pushflo_protocol::time::Month;
 
-use crate::accounts::{AccountsCall, CHANGES_PER_SECOND_MAX, Directory};
+use crate::accounts::{AccountsCall, CHANGES_PER_SECOND_MAX, Directory, Rate};
 use crate::clock::Now;
 use crate::ids::{AppId, ChannelKey, RequestId, ShardId};
-use crate::mail::{Answer, Mail, Outbox, ToEdge, ToHome, no_room};
+use crate::mail::{Answered, Mail, Outbox, Outcome, ToEdge, ToHome, no_room};
 use crate::metrics::ShardMetrics;
-use crate::pages::Outcome;
 use crate::settings::Settings;
 use crate::shared::Shared;
 
 /// Most urgent calls, and most others, that wait for room at the accounts; those of connections that are
 /// gone wait too.
 const ACCOUNTS_CALLS_MAX: usize = 1024;
+
+/// Slots for addresses that came with wrong keys; addresses that fall on one share its rate.
+const WRONG_KEY_SLOTS: usize = 4096;
 
 /// What a shard's halves share.
 #[derive(Debug)]
@@ -33,6 +35,8 @@ pub(crate) struct Context {
     pub(crate) random: fastrand::Rng,
     /// Apps and keys.
     pub(crate) directory: Directory,
+    /// Wrong keys by address, in slots.
+    pub(crate) wrong_keys: Box<[Rate]>,
     /// The month that messages are counted in.
     month: Month,
     /// Mail from this shard to itself.
@@ -58,6 +62,7 @@ impl Context {
             now,
             random: fastrand::Rng::with_seed(seed),
             directory: Directory::default(),
+            wrong_keys: (0..WRONG_KEY_SLOTS).map(|_| Rate::default()).collect(),
             month: Month::of(now.steady_ms),
             local: VecDeque::new(),
             outboxes: (0..shared.metrics.len()).map(|_| Outbox::default()).collect(),
@@ -113,7 +118,7 @@ impl Context {
 
     /// Answers a request, wherever it waits.
     pub(crate) fn answer(&mut self, request: RequestId, outcome: Outcome) {
-        self.post_edge(request.shard, ToEdge::Answer(Box::new(Answer { request, outcome })));
+        self.post_edge(request.shard, ToEdge::Answered(Box::new(Answered { request, outcome })));
     }
 
     fn send(&mut self, to: ShardId, mail: Mail) {

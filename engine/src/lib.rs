@@ -29,7 +29,6 @@ pub mod ids;
 pub mod log;
 pub mod mail;
 pub mod metrics;
-pub mod pages;
 pub mod port;
 pub mod proxies;
 pub mod retention;

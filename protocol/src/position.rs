@@ -66,6 +66,28 @@ pub struct StreamPosition {
     pub offset: Offset,
 }
 
+/// Where a subscription starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// At the head: only what comes from now on.
+    Live,
+    /// After a position that was seen before. `None` is an epoch that can match no log.
+    Recover(Option<StreamPosition>),
+    /// From what is kept since then, in Unix milliseconds.
+    Since(u64),
+    /// From the last so many messages.
+    Last(u64),
+}
+
+/// How a request for the past was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recovered {
+    /// Whether everything asked for follows.
+    pub recovered: bool,
+    /// How many messages follow.
+    pub replayed: u64,
+}
+
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const EPOCH_CHARACTERS: usize = 13;
 

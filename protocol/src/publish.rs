@@ -11,6 +11,7 @@ use crate::json::{self, Object};
 use crate::limits::{
     BATCH_MESSAGES_MAX, CLIENT_ID_BYTES_MAX, EVENT_TYPE_BYTES_MAX, IDEMPOTENCY_KEY_BYTES_MAX,
 };
+use crate::record::Parts;
 
 /// One checked publish. `content` is the sender's JSON, byte for byte.
 #[derive(Debug, PartialEq, Eq)]
@@ -65,6 +66,11 @@ impl<'a> Publish<'a> {
         let Body { event_type, client_id, content, id } = json::parse(body, "the body")?;
         let content = Draft { event_type, client_id, content, id };
         check(channel, content, ("eventType", "content"), payload_bytes_max)
+    }
+
+    /// What is published, in the name of `client_id`.
+    pub fn parts(&self, client_id: Option<&str>) -> Parts {
+        Parts::new(&self.event_type, client_id, self.content)
     }
 
     /// Parses the body of `POST /api/v1/publish/batch`: a JSON array of publishes, one publish, or

@@ -27,6 +27,11 @@ impl Api {
         Self { address, client: HttpClient::connect(address) }
     }
 
+    /// Where it calls.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     pub fn call(&mut self, method: &str, target: &str, key: Option<&str>, body: &str) -> Answer {
         self.client.send(&request(method, target, key, body));
         let answer = self.client.answer();

@@ -62,6 +62,17 @@ pub fn serve_load(
     (program, address)
 }
 
+/// Has a program go by the time of day that stands in `file`, in the form that libfaketime reads; its
+/// monotonic clock is the machine's.
+pub fn set_clock(command: &mut Command, file: &Path) {
+    let folders = ["x86_64-linux-gnu", "aarch64-linux-gnu"];
+    let paths = folders.map(|folder| format!("/usr/lib/{folder}/faketime/libfaketimeMT.so.1"));
+    let found = paths.iter().map(Path::new).find(|path| path.exists());
+    command.env("LD_PRELOAD", found.expect("libfaketime is missing: apt-get install faketime"));
+    command.env("FAKETIME_TIMESTAMP_FILE", file).env("FAKETIME_NO_CACHE", "1");
+    command.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
+}
+
 /// A running program; killed when it is dropped.
 pub struct Program {
     child: Option<Child>,

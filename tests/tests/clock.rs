@@ -2,13 +2,12 @@
 //! real program under a clock that the test sets (libfaketime).
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pushflo_tests::api::Api;
 use pushflo_tests::client::Subscriber;
 use pushflo_tests::http::{HttpClient, PATIENCE, get, post, publish_body};
-use pushflo_tests::program::{Program, command};
+use pushflo_tests::program::{Program, command, set_clock};
 use pushflo_tests::server::{MANAGE_KEY, PUBLISH_KEY, SECRET_KEY};
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -19,13 +18,6 @@ struct Clocked {
     config: String,
     program: Option<Program>,
     address: SocketAddr,
-}
-
-fn library() -> PathBuf {
-    let folders = ["x86_64-linux-gnu", "aarch64-linux-gnu"];
-    let paths = folders.map(|folder| format!("/usr/lib/{folder}/faketime/libfaketimeMT.so.1"));
-    let found = paths.iter().map(Path::new).find(|path| path.exists());
-    found.expect("libfaketime is missing: apt-get install faketime").into()
 }
 
 impl Clocked {
@@ -48,9 +40,8 @@ impl Clocked {
         serve.args(["--cores", "0,1", "--data-dir", &self.path("data")]);
         serve.args(["--config", &self.path("pushflo.toml")]);
         serve.env("PUSHFLO_PUBLISH_KEY", PUBLISH_KEY).env("PUSHFLO_SECRET_KEY", SECRET_KEY);
-        serve.env("PUSHFLO_MGMT_KEY", MANAGE_KEY).env("LD_PRELOAD", library());
-        serve.env("FAKETIME_TIMESTAMP_FILE", self.path("time")).env("FAKETIME_NO_CACHE", "1");
-        serve.env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
+        serve.env("PUSHFLO_MGMT_KEY", MANAGE_KEY);
+        set_clock(&mut serve, &self.folder.path().join("time"));
         let mut program = Program::spawn(serve);
         self.address = program.address();
         self.program = Some(program);

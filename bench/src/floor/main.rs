@@ -18,8 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
-use pushflo_protocol::message::{Message, MessageId, Parts};
-use pushflo_protocol::{ChannelSlug, Offset};
+use pushflo_protocol::dialect::Encoding;
+use pushflo_protocol::{ChannelSlug, MessageId, Offset, Parts, Record};
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
@@ -110,17 +110,16 @@ fn core(options: &Options, index: usize) -> core_affinity::CoreId {
 fn frame(payload: usize) -> Result<Vec<u8>, Box<dyn Error>> {
     let channel = ChannelSlug::parse("load-0")?;
     let content = format!(r#"{{"pad":"{}"}}"#, "x".repeat(payload.saturating_sub(10)));
-    let message = Message::encode(Parts {
-        channel: &channel,
+    let record = Record {
         id: MessageId::new(1_700_000_000_000, 1),
         offset: Offset(1_000),
-        prev: None,
+        prev: Offset(999),
         timestamp_ms: 1_700_000_000_000,
-        event_type: "load",
-        client_id: None,
-        content: &content,
-    });
-    Ok(message.frame.to_vec())
+        parts: Parts::new("load", None, &content),
+    };
+    let mut frame = Vec::new();
+    Encoding::PushFlo.push_record(&channel, &record, &mut frame);
+    Ok(frame)
 }
 
 /// One repetition: microseconds of this thread's CPU for each message, and messages per second.

@@ -1,10 +1,8 @@
 //! Apps: the tenants. What is kept of one, and what every shard knows of it.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
 use pushflo_protocol::origin::AllowedOrigins;
-use pushflo_protocol::time::iso8601;
 use serde::{Deserialize, Serialize};
 
 use super::keys::{Key, KeyId, SigningKey, random_bytes};
@@ -97,48 +95,5 @@ impl App {
     /// One of its keys.
     pub fn key(&self, id: KeyId) -> Option<&Key> {
         self.record.keys.iter().find(|key| key.id() == id)
-    }
-
-    /// Appends the app as the API shows it, without the closing brace.
-    pub fn push_json_open(&self, out: &mut String) {
-        let AppRecord { name, plan, settings, created_ms, updated_ms, .. } = &self.record;
-        // Writing into memory cannot fail.
-        let _ = write!(
-            out,
-            r#"{{"id":"{}","name":{},"plan":{},"settings":{},"createdAt":"{}","updatedAt":"{}""#,
-            self.id,
-            json(name),
-            json(plan),
-            json(settings),
-            iso8601(*created_ms),
-            iso8601(*updated_ms)
-        );
-    }
-
-    /// The app as the API shows it.
-    pub fn to_json(&self) -> String {
-        let mut out = String::new();
-        self.push_json_open(&mut out);
-        out.push('}');
-        out
-    }
-}
-
-/// JSON of what always has one.
-fn json(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_else(|_| "null".into())
-}
-
-impl Key {
-    /// The key as the API shows it; `text` is the key itself, only where it was made just now.
-    pub fn to_json(&self, text: Option<&str>) -> String {
-        let mut out = format!(r#"{{"id":"{}","role":"{}","name":"#, self.id(), self.role.name());
-        out.push_str(&json(&self.name));
-        let _ = write!(out, r#","createdAt":"{}""#, iso8601(self.created_ms));
-        if let Some(text) = text {
-            let _ = write!(out, r#","key":"{text}""#);
-        }
-        out.push('}');
-        out
     }
 }

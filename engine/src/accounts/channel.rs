@@ -21,3 +21,14 @@ pub struct ChannelMeta {
     /// When it was last changed.
     pub updated_ms: u64,
 }
+
+impl ChannelMeta {
+    /// Bytes it keeps in memory.
+    pub fn kept_bytes(&self) -> usize {
+        let Self { name, description, metadata, .. } = self;
+        size_of::<Self>()
+            + name.len()
+            + description.as_ref().map_or(0, |text| text.len())
+            + metadata.as_ref().map_or(0, |json| json.get().len())
+    }
+}

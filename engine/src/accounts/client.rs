@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pushflo_protocol::message::MessageId;
+use pushflo_protocol::MessageId;
 
 use super::token::Identity;
 

@@ -36,4 +36,6 @@ pub use store::{Accepted, DirectoryError, Opened, accept, open};
 pub use token::{Grant, Identity};
 pub use usage::{APP_METRICS, AppNumbers, Usage, Usages};
 pub(crate) use usage::{CHANGES_PER_SECOND_MAX, Rate};
-pub use writer::{Accounts, AccountsCall, AccountsHandle, AppChange, ChannelStored, Done, News};
+pub use writer::{
+    Accounts, AccountsCall, AccountsHandle, AppChange, Changed, ChannelStored, Done, NewKey, News,
+};

@@ -1,7 +1,6 @@
 //! Plans: what an app may use. They have names, stand in the configuration, and an app has one.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
 use pushflo_protocol::limits::PAYLOAD_BYTES_MAX;
 
@@ -65,28 +64,6 @@ impl Plan {
             retention,
             durability,
         }
-    }
-
-    /// Appends the limits as a JSON object; `null` is no limit.
-    pub fn push_json(&self, out: &mut String) {
-        let limits = [
-            (limit::CONNECTIONS, self.connections_max),
-            (limit::MESSAGES_PER_MONTH, self.messages_per_month_max),
-            (limit::CHANNELS, self.channels_max),
-            (limit::PUBLISHES_PER_SECOND, self.publishes_per_second_max),
-            (limit::SUBSCRIBES_PER_SECOND, self.subscribes_per_second_max),
-            (limit::PAYLOAD_BYTES, self.payload_bytes_max),
-            (limit::SUBSCRIPTIONS_PER_CONNECTION, self.subscriptions_per_connection_max),
-        ];
-        out.push('{');
-        for (name, most) in limits {
-            // Writing into memory cannot fail.
-            let _ = match most {
-                UNLIMITED => write!(out, r#""{name}":null,"#),
-                most => write!(out, r#""{name}":{most},"#),
-            };
-        }
-        let _ = write!(out, r#""historyAgeMs":{}}}"#, self.retention.age_ms_max);
     }
 }
 

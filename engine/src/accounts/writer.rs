@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
 use pushflo_protocol::time::Month;
 use pushflo_protocol::{ErrorCode, Refusal};
@@ -30,7 +29,6 @@ use crate::after_all::AfterAll;
 use crate::clock::{self, Clock};
 use crate::hash::HashMap;
 use crate::ids::{AppId, ChannelKey, LogId, RequestId, ShardId};
-use crate::pages::Outcome;
 use crate::port::Port;
 use crate::retention::Durability;
 use crate::retention::Retentions;
@@ -153,8 +151,50 @@ pub enum News {
 pub struct Done {
     /// Who waits for it.
     pub request: RequestId,
-    /// The answer, or why it was refused.
-    pub outcome: Outcome,
+    /// What was done, or why it was refused.
+    pub outcome: Result<Changed, Refusal>,
+}
+
+/// What the accounts did.
+#[derive(Clone, Debug)]
+pub enum Changed {
+    /// Made an app, with these keys.
+    AppCreated(Box<App>, Vec<NewKey>),
+    /// Changed an app.
+    App(Box<App>),
+    /// Made a key.
+    KeyCreated(Box<NewKey>),
+    /// Deleted an app, or revoked a key.
+    Deleted,
+}
+
+impl Changed {
+    /// Bytes it keeps in memory besides itself, its app not counted: that is known to every shard.
+    pub fn kept_bytes(&self) -> usize {
+        match self {
+            Self::AppCreated(_, keys) => {
+                size_of::<App>() + keys.iter().map(NewKey::kept_bytes).sum::<usize>()
+            }
+            Self::App(_) => size_of::<App>(),
+            Self::KeyCreated(key) => key.kept_bytes(),
+            Self::Deleted => 0,
+        }
+    }
+}
+
+/// A key that was made just now.
+#[derive(Clone, Debug)]
+pub struct NewKey {
+    /// What is kept of it.
+    pub key: Key,
+    /// The key itself, which is shown this once.
+    pub text: String,
+}
+
+impl NewKey {
+    fn kept_bytes(&self) -> usize {
+        size_of::<Self>() + self.text.len() + self.key.name.as_ref().map_or(0, |name| name.len())
+    }
 }
 
 /// What became of a change of a channel.
@@ -212,7 +252,7 @@ struct Group {
 
 /// What is told when a group is written.
 enum Reply {
-    Request(RequestId, Outcome),
+    Request(RequestId, Result<Changed, Refusal>),
     /// To the home shard.
     Channel(ShardId, ChannelKey, Result<Option<Arc<ChannelMeta>>, Refusal>),
 }
@@ -475,7 +515,7 @@ impl Writer {
         self.group.touched.push(id);
     }
 
-    fn create_app(&mut self, change: AppChange) -> Outcome {
+    fn create_app(&mut self, change: AppChange) -> Result<Changed, Refusal> {
         if self.apps.len() >= APPS_MAX {
             let text = format!("there are {APPS_MAX} apps already");
             return Err(Refusal::limit(ErrorCode::QuotaExceeded, "apps", 3600, text));
@@ -500,14 +540,11 @@ impl Writer {
         let app = self.keep(id, record, Arc::new(Usage::default()))?;
         self.group.changes.put_number("next_app", number + 1);
         self.next_app = number + 1;
-        let mut body = String::from(r#"{"success":true,"data":"#);
-        app.push_json_open(&mut body);
-        let keys: Vec<String> = made.iter().map(|(key, text)| key.to_json(Some(text))).collect();
-        body.push_str(&format!(r#","keys":[{}]}}}}"#, keys.join(",")));
-        Ok((201, body.into()))
+        let keys = made.into_iter().map(|(key, text)| NewKey { key, text }).collect();
+        Ok(Changed::AppCreated(Box::new(app), keys))
     }
 
-    fn change_app(&mut self, id: AppId, change: AppChange) -> Outcome {
+    fn change_app(&mut self, id: AppId, change: AppChange) -> Result<Changed, Refusal> {
         let app = self.app(id)?;
         let (mut record, usage) = (app.record.clone(), Arc::clone(&app.usage));
         record.name = change.name.unwrap_or(record.name);
@@ -524,18 +561,23 @@ impl Writer {
         record.settings.change(change.settings);
         record.updated_ms = clock::unix_ms();
         let app = self.keep(id, record, usage)?;
-        Ok((200, format!(r#"{{"success":true,"data":{}}}"#, app.to_json()).into()))
+        Ok(Changed::App(Box::new(app)))
     }
 
-    fn delete_app(&mut self, id: AppId) -> Outcome {
+    fn delete_app(&mut self, id: AppId) -> Result<Changed, Refusal> {
         self.app(id)?;
         self.group.changes.remove_app(id);
         self.count_deletion();
         self.touch(id, None);
-        Ok((204, Bytes::new()))
+        Ok(Changed::Deleted)
     }
 
-    fn create_key(&mut self, id: AppId, role: Role, name: Option<Box<str>>) -> Outcome {
+    fn create_key(
+        &mut self,
+        id: AppId,
+        role: Role,
+        name: Option<Box<str>>,
+    ) -> Result<Changed, Refusal> {
         let app = self.app(id)?;
         let (mut record, usage) = (app.record.clone(), Arc::clone(&app.usage));
         if record.keys.len() >= KEYS_PER_APP_MAX {
@@ -545,10 +587,10 @@ impl Writer {
         let (key, text) = Key::generate(role, name, clock::unix_ms());
         record.keys.push(key.clone());
         self.keep(id, record, usage)?;
-        Ok((201, format!(r#"{{"success":true,"data":{}}}"#, key.to_json(Some(&text))).into()))
+        Ok(Changed::KeyCreated(Box::new(NewKey { key, text })))
     }
 
-    fn revoke_key(&mut self, id: AppId, key: KeyId) -> Outcome {
+    fn revoke_key(&mut self, id: AppId, key: KeyId) -> Result<Changed, Refusal> {
         let app = self.app(id)?;
         let (mut record, usage) = (app.record.clone(), Arc::clone(&app.usage));
         let conflict = |text: &'static str| Err(Refusal::new(ErrorCode::Conflict, text));
@@ -570,7 +612,7 @@ impl Writer {
         }
         record.keys.retain(|known| known.id() != key);
         self.keep(id, record, usage)?;
-        Ok((204, Bytes::new()))
+        Ok(Changed::Deleted)
     }
 
     fn store_channel(

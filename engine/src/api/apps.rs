@@ -5,21 +5,21 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use pushflo_protocol::http::Request;
+use pushflo_protocol::answer::{self, Pagination, Usage, UsageLimits};
 use pushflo_protocol::json::Object;
 use pushflo_protocol::limits::NAME_BYTES_MAX;
 use pushflo_protocol::origin::AllowedOrigins;
 use pushflo_protocol::{ErrorCode, Refusal, json};
 use serde::Deserialize;
 
+use super::Call;
+use super::action::{self, Action};
 use super::messages::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, page, page_size};
-use crate::accounts::plan::Plan;
+use super::reply::Reply;
+use crate::accounts::plan::UNLIMITED;
 use crate::accounts::{AccountsCall, App, AppChange, KeyId, Role, SettingsChange};
 use crate::context::Context;
-use crate::edge::Edge;
-use crate::edge::{Answering, Reply};
-use crate::ids::{AppId, RequestId};
-use crate::pages::page_end;
+use crate::ids::AppId;
 
 #[derive(Deserialize)]
 struct AppBody<'a> {
@@ -49,186 +49,134 @@ struct KeyBody<'a> {
     name: Option<Cow<'a, str>>,
 }
 
-impl Edge {
-    pub(super) fn list_apps(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-    ) -> Result<Answering, Refusal> {
-        self.authorize_operator(cx, id, request)?;
-        let (page, size) = (page(request)?, page_size(request, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?);
-        let mut apps: Vec<&Arc<App>> = cx.directory.apps().collect();
-        apps.sort_unstable_by_key(|app| app.id);
-        let skip = usize::try_from((page - 1).saturating_mul(size)).unwrap_or(usize::MAX);
-        let shown = apps.iter().skip(skip).take(size as usize);
-        let shown: Vec<String> = shown.map(|app| app.to_json()).collect();
-        let end = page_end(page, size, apps.len() as u64);
-        let body = format!(r#"{{"success":true,"data":[{}],{end}}}"#, shown.join(","));
-        Ok(Answering::Now(Reply::json(200, body)))
-    }
+pub(super) fn list_apps(cx: &mut Context, call: &Call<'_>) -> Result<Action, Refusal> {
+    authorize_operator(cx, call)?;
+    let page = page(call.request)?;
+    let size = page_size(call.request, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
+    let mut apps: Vec<&Arc<App>> = cx.directory.apps().collect();
+    apps.sort_unstable_by_key(|app| app.id);
+    let skip = usize::try_from((page - 1).saturating_mul(size)).unwrap_or(usize::MAX);
+    let shown = apps.iter().skip(skip).take(size as usize);
+    let shown: Vec<_> = shown.map(|app| action::app(app, vec![])).collect();
+    let pagination = Pagination::new(page, size, apps.len() as u64);
+    Ok(Action::Reply(Reply::json(200, answer::success_page(shown, pagination))))
+}
 
-    pub(super) fn create_app(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-    ) -> Result<Answering, Refusal> {
-        self.authorize_operator(cx, id, request)?;
-        let change = app_change(&request.body)?;
-        if change.name.is_none() {
-            return Err(Refusal::field("name", "name is required"));
-        }
-        cx.ask_accounts(AppId::DEFAULT, AccountsCall::CreateApp { request: id, change })?;
-        Ok(Answering::Later)
+pub(super) fn create_app(cx: &mut Context, call: &Call<'_>) -> Result<Action, Refusal> {
+    authorize_operator(cx, call)?;
+    let change = app_change(&call.request.body)?;
+    if change.name.is_none() {
+        return Err(Refusal::field("name", "name is required"));
     }
+    let create = AccountsCall::CreateApp { request: call.id, change };
+    Ok(Action::Accounts(AppId::DEFAULT, create))
+}
 
-    pub(super) fn app(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-        app: &str,
-    ) -> Result<Answering, Refusal> {
-        let app = self.authorize_for_app(cx, id, request, app)?.0;
-        let body = format!(r#"{{"success":true,"data":{}}}"#, app.to_json());
-        Ok(Answering::Now(Reply::json(200, body)))
+pub(super) fn app(cx: &mut Context, call: &Call<'_>, app: &str) -> Result<Action, Refusal> {
+    let app = authorize_for_app(cx, call, app)?.0;
+    Ok(Action::Reply(Reply::json(200, answer::success(action::app(&app, vec![])))))
+}
+
+pub(super) fn change_app(cx: &mut Context, call: &Call<'_>, app: &str) -> Result<Action, Refusal> {
+    let (app, is_operator) = authorize_for_app(cx, call, app)?;
+    let change = app_change(&call.request.body)?;
+    if change.plan.is_some() && !is_operator {
+        let text = "an app's plan is changed with an mgmt_ key of the app default";
+        return Err(Refusal::new(ErrorCode::Forbidden, text));
     }
+    let change = AccountsCall::ChangeApp { request: call.id, app: app.id, change };
+    Ok(Action::Accounts(app.id, change))
+}
 
-    pub(super) fn change_app(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-        app: &str,
-    ) -> Result<Answering, Refusal> {
-        let (app, is_operator) = self.authorize_for_app(cx, id, request, app)?;
-        let change = app_change(&request.body)?;
-        if change.plan.is_some() && !is_operator {
-            let text = "an app's plan is changed with an mgmt_ key of the app default";
-            return Err(Refusal::new(ErrorCode::Forbidden, text));
-        }
-        cx.ask_accounts(app.id, AccountsCall::ChangeApp { request: id, app: app.id, change })?;
-        Ok(Answering::Later)
+pub(super) fn delete_app(cx: &mut Context, call: &Call<'_>, app: &str) -> Result<Action, Refusal> {
+    authorize_operator(cx, call)?;
+    let app = authorize_for_app(cx, call, app)?.0.id;
+    if app == AppId::DEFAULT {
+        let text = "the app default cannot be deleted";
+        return Err(Refusal::new(ErrorCode::Forbidden, text));
     }
+    Ok(Action::Accounts(app, AccountsCall::DeleteApp { request: call.id, app }))
+}
 
-    pub(super) fn delete_app(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-        app: &str,
-    ) -> Result<Answering, Refusal> {
-        self.authorize_operator(cx, id, request)?;
-        let app = self.authorize_for_app(cx, id, request, app)?.0.id;
-        if app == AppId::DEFAULT {
-            let text = "the app default cannot be deleted";
-            return Err(Refusal::new(ErrorCode::Forbidden, text));
-        }
-        cx.ask_accounts(app, AccountsCall::DeleteApp { request: id, app })?;
-        Ok(Answering::Later)
+pub(super) fn list_keys(cx: &mut Context, call: &Call<'_>, app: &str) -> Result<Action, Refusal> {
+    let app = authorize_for_app(cx, call, app)?.0;
+    let keys: Vec<_> = app.record.keys.iter().map(action::key).collect();
+    Ok(Action::Reply(Reply::json(200, answer::success(keys))))
+}
+
+pub(super) fn create_key(cx: &mut Context, call: &Call<'_>, app: &str) -> Result<Action, Refusal> {
+    let app = authorize_for_app(cx, call, app)?.0.id;
+    let body: KeyBody<'_> = json::parse(&call.request.body, "the body")?;
+    let role = body.role.as_deref();
+    let role = role.and_then(|role| Role::ALL.into_iter().find(|known| known.name() == role));
+    let role = role.ok_or_else(|| Refusal::field("role", "must be publish, secret or mgmt"))?;
+    let name = name(body.name)?;
+    Ok(Action::Accounts(app, AccountsCall::CreateKey { request: call.id, app, role, name }))
+}
+
+pub(super) fn revoke_key(
+    cx: &mut Context,
+    call: &Call<'_>,
+    app: &str,
+    key: &str,
+) -> Result<Action, Refusal> {
+    let app = authorize_for_app(cx, call, app)?.0.id;
+    let no_key = || Refusal::new(ErrorCode::NotFound, "the app has no such key");
+    let key = KeyId::parse(key).ok_or_else(no_key)?;
+    Ok(Action::Accounts(app, AccountsCall::RevokeKey { request: call.id, app, key }))
+}
+
+pub(super) fn usage(cx: &mut Context, call: &Call<'_>) -> Result<Action, Refusal> {
+    let app = call.authorize(cx, Role::Secret)?.app;
+    let (month, usage, plan) = (cx.month(), &app.usage, &app.plan);
+    let limit = |most: u64| Some(most).filter(|most| *most != UNLIMITED);
+    let usage = Usage {
+        plan: &app.record.plan,
+        month: month.to_string(),
+        connections: usage.connections(),
+        channels: usage.channels(),
+        messages_this_month: usage.messages(month),
+        limits: UsageLimits {
+            connections: limit(plan.connections_max),
+            messages_per_month: limit(plan.messages_per_month_max),
+            channels: limit(plan.channels_max),
+            publishes_per_second: limit(plan.publishes_per_second_max),
+            subscribes_per_second: limit(plan.subscribes_per_second_max),
+            payload_bytes: limit(plan.payload_bytes_max),
+            subscriptions_per_connection: limit(plan.subscriptions_per_connection_max),
+            history_age_ms: plan.retention.age_ms_max,
+        },
+    };
+    Ok(Action::Reply(Reply::json(200, answer::success(usage))))
+}
+
+/// One who administers the server: a management key of the default app.
+fn authorize_operator(cx: &mut Context, call: &Call<'_>) -> Result<(), Refusal> {
+    let access = call.authorize(cx, Role::Manage)?;
+    if access.app.id == AppId::DEFAULT {
+        return Ok(());
     }
+    let text = "this needs an mgmt_ key of the app default, which administers the server";
+    Err(Refusal::new(ErrorCode::Forbidden, text))
+}
 
-    pub(super) fn list_keys(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-        app: &str,
-    ) -> Result<Answering, Refusal> {
-        let app = self.authorize_for_app(cx, id, request, app)?.0;
-        let keys: Vec<String> = app.record.keys.iter().map(|key| key.to_json(None)).collect();
-        let body = format!(r#"{{"success":true,"data":[{}]}}"#, keys.join(","));
-        Ok(Answering::Now(Reply::json(200, body)))
+/// One who manages this app, and whether it is one who administers the server. To others it is
+/// not even said whether the app exists.
+fn authorize_for_app(
+    cx: &mut Context,
+    call: &Call<'_>,
+    app: &str,
+) -> Result<(Arc<App>, bool), Refusal> {
+    let access = call.authorize(cx, Role::Manage)?;
+    let is_operator = access.app.id == AppId::DEFAULT;
+    if app == "self" {
+        return Ok((access.app, is_operator));
     }
-
-    pub(super) fn create_key(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-        app: &str,
-    ) -> Result<Answering, Refusal> {
-        let app = self.authorize_for_app(cx, id, request, app)?.0.id;
-        let body: KeyBody<'_> = json::parse(&request.body, "the body")?;
-        let role = body.role.as_deref();
-        let role = role.and_then(|role| Role::ALL.into_iter().find(|known| known.name() == role));
-        let role = role.ok_or_else(|| Refusal::field("role", "must be publish, secret or mgmt"))?;
-        let name = name(body.name)?;
-        cx.ask_accounts(app, AccountsCall::CreateKey { request: id, app, role, name })?;
-        Ok(Answering::Later)
-    }
-
-    pub(super) fn revoke_key(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-        app: &str,
-        key: &str,
-    ) -> Result<Answering, Refusal> {
-        let app = self.authorize_for_app(cx, id, request, app)?.0.id;
-        let no_key = || Refusal::new(ErrorCode::NotFound, "the app has no such key");
-        let key = KeyId::parse(key).ok_or_else(no_key)?;
-        cx.ask_accounts(app, AccountsCall::RevokeKey { request: id, app, key })?;
-        Ok(Answering::Later)
-    }
-
-    pub(super) fn usage(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-    ) -> Result<Answering, Refusal> {
-        let app = self.authorize(cx, id, request, Role::Secret)?.app;
-        let month = cx.month();
-        let (usage, plan) = (&app.usage, serde_json::json!(app.record.plan));
-        let mut body = format!(
-            r#"{{"success":true,"data":{{"plan":{plan},"month":"{month}","connections":{},"channels":{},"messagesThisMonth":{},"limits":"#,
-            usage.connections(),
-            usage.channels(),
-            usage.messages(month)
-        );
-        Plan::push_json(&app.plan, &mut body);
-        body.push_str("}}");
-        Ok(Answering::Now(Reply::json(200, body)))
-    }
-
-    /// One who administers the server: a management key of the default app.
-    fn authorize_operator(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-    ) -> Result<(), Refusal> {
-        let access = self.authorize(cx, id, request, Role::Manage)?;
-        if access.app.id == AppId::DEFAULT {
-            return Ok(());
-        }
-        let text = "this needs an mgmt_ key of the app default, which administers the server";
-        Err(Refusal::new(ErrorCode::Forbidden, text))
-    }
-
-    /// One who manages this app, and whether it is one who administers the server. To others it is
-    /// not even said whether the app exists.
-    fn authorize_for_app(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-        app: &str,
-    ) -> Result<(Arc<App>, bool), Refusal> {
-        let access = self.authorize(cx, id, request, Role::Manage)?;
-        let is_operator = access.app.id == AppId::DEFAULT;
-        if app == "self" {
-            return Ok((access.app, is_operator));
-        }
-        let wanted = AppId::parse(app).filter(|wanted| is_operator || *wanted == access.app.id);
-        let found = wanted.and_then(|wanted| cx.directory.app(wanted));
-        match found {
-            Some(found) => Ok((Arc::clone(found), is_operator)),
-            None => Err(Refusal::new(ErrorCode::NotFound, "there is no such app")),
-        }
+    let wanted = AppId::parse(app).filter(|wanted| is_operator || *wanted == access.app.id);
+    let found = wanted.and_then(|wanted| cx.directory.app(wanted));
+    match found {
+        Some(found) => Ok((Arc::clone(found), is_operator)),
+        None => Err(Refusal::new(ErrorCode::NotFound, "there is no such app")),
     }
 }
 

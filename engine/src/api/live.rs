@@ -1,6 +1,6 @@
 //! The live page: messages of a channel as they come, in a browser, with nothing to install.
 
-use crate::edge::Reply;
+use super::reply::Reply;
 
 /// The page. The key and the channel come from the address's fragment, which browsers never send.
 pub(super) fn page() -> Reply {

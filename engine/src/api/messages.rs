@@ -3,15 +3,13 @@
 use pushflo_protocol::http::Request;
 use pushflo_protocol::{ChannelSlug, Refusal};
 
+use super::Call;
+use super::action::{Action, Awaited};
 use crate::accounts::Role;
 use crate::context::Context;
-use crate::edge::Answering;
-use crate::edge::Edge;
-use crate::ids::{ChannelKey, RequestId};
-use crate::mail::ReadPage;
-use crate::mail::ToHome;
-use crate::mail::no_room;
-use crate::pages::PageQuery;
+use crate::ids::ChannelKey;
+use crate::log::PageQuery;
+use crate::mail::{ReadPage, ToHome};
 
 /// Messages, or what else there are pages of, on a page if the request does not say.
 pub(super) const PAGE_SIZE_DEFAULT: u64 = 25;
@@ -23,25 +21,15 @@ pub(super) const PAGE_SIZE_MAX: u64 = 100;
 /// client counts exactly.
 const NUMBER_MAX: u64 = (1 << 53) - 1;
 
-impl Edge {
-    pub(super) fn messages(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-        slug: &str,
-    ) -> Result<Answering, Refusal> {
-        let access = self.authorize(cx, id, request, Role::Secret)?;
-        let channel = ChannelKey { app: access.app.id, slug: ChannelSlug::parse(slug)? };
-        let query = page_query(request)?;
-        let home = cx.home_shard(&channel);
-        if cx.is_way_full(home) {
-            return Err(no_room());
-        }
-        let page = ReadPage { request: id, channel, query };
-        cx.post_home(home, ToHome::ReadPage(Box::new(page)));
-        Ok(Answering::Later)
-    }
+pub(super) fn messages(cx: &mut Context, call: &Call<'_>, slug: &str) -> Result<Action, Refusal> {
+    let app = call.authorize(cx, Role::Secret)?.app.id;
+    let channel = ChannelKey { app, slug: ChannelSlug::parse(slug)? };
+    let query = page_query(call.request)?;
+    let (page, page_size) = (query.page, query.page_size);
+    let awaited = Awaited::History { channel: channel.slug.clone(), page, page_size };
+    let home = cx.home_shard(&channel);
+    let mail = ToHome::ReadPage(Box::new(ReadPage { request: call.id, channel, query }));
+    Ok(Action::Ask { home, mail, awaited })
 }
 
 fn page_query(request: &Request<'_>) -> Result<PageQuery, Refusal> {

@@ -1,12 +1,14 @@
-//! HTTP routes: what each address does. Parsing is in the protocol crate, the connection in
-//! [`crate::edge`].
+//! HTTP routes: a request and a [`Context`] in, an [`Action`] out. Parsing is in the protocol crate, the
+//! connection in `edge`.
 
+mod action;
 mod apps;
 mod batch;
 mod channels;
 mod live;
 mod messages;
 mod publish;
+mod reply;
 mod tokens;
 mod websocket;
 
@@ -15,6 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use pushflo_protocol::answer::{Health, Iso8601};
 use pushflo_protocol::http::{Request, percent_decode};
 use pushflo_protocol::limits::{BATCH_BYTES_MAX, ENVELOPE_BYTES_MAX};
 use pushflo_protocol::proxy::forwarded_for;
@@ -22,17 +25,17 @@ use pushflo_protocol::{ErrorCode, Refusal};
 
 use crate::accounts::{Access, Role};
 use crate::context::Context;
-use crate::edge::Edge;
-use crate::edge::{AllowOrigin, Answering, Reply};
 use crate::exposition;
 use crate::ids::{AppId, RequestId};
 use crate::proxies::ProxyProtocol;
-use crate::settings::AllowedOrigins;
 use crate::settings::Limits;
+use crate::shared::AddressSlot;
 
-pub(crate) use batch::PendingBatch;
-pub(crate) use channels::PendingList;
-pub(crate) use publish::new_message;
+pub(crate) use action::{Action, Admitted, Awaited, ListQuery, Upgrade, member};
+pub(crate) use batch::{batch_refusal, batch_reply, batch_result};
+pub(crate) use channels::list_reply;
+pub(crate) use publish::{payload_bytes_max, take_publish};
+pub(crate) use reply::Reply;
 
 /// Largest body of a request that changes apps, keys or channels.
 const MANAGEMENT_BYTES_MAX: usize = 64 * 1024;
@@ -114,104 +117,99 @@ impl<'a> Route<'a> {
     }
 }
 
-impl Edge {
-    /// Does what a request asks for. `unanswered`: earlier requests of the connection still wait.
-    pub(crate) fn route(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-        unanswered: bool,
-    ) -> Answering {
-        let method = if request.method == "HEAD" { "GET" } else { request.method };
-        let route = Route::parse(request.path)
-            .filter(|route| *route != Route::Metrics || cx.settings.metrics_on_main_port);
-        let result = match (method, &route) {
-            (_, route) if !self.admits_origin(cx, request, route.as_ref()) => {
-                let text = "this origin may not call: it is not among the server's allowed_origins";
-                Err(Refusal::new(ErrorCode::Forbidden, text))
-            }
-            ("OPTIONS", _) => Ok(Answering::Now(preflight())),
-            ("POST", Some(Route::Publish)) => self.publish(cx, id, request),
-            ("POST", Some(Route::PublishBatch)) => self.publish_batch(cx, id, request),
-            ("GET", Some(Route::WebSocket)) => self.upgrade(cx, id, request, unanswered),
-            ("GET", Some(Route::Health)) => Ok(Answering::Now(self.health(cx))),
-            ("GET", Some(Route::Metrics)) => Ok(Answering::Now(self.metrics_page(cx, request))),
-            ("GET", Some(Route::Live)) => Ok(Answering::Now(live::page())),
-            ("GET", Some(Route::OpenApi)) => Ok(Answering::Now(openapi())),
-            ("POST", Some(Route::Token)) => self.issue_token(cx, id, request),
-            ("GET", Some(Route::Usage)) => self.usage(cx, id, request),
-            ("GET", Some(Route::Channels)) => self.list_channels(cx, id, request),
-            ("POST", Some(Route::Channels)) => self.create_channel_request(cx, id, request),
-            ("GET", Some(Route::Channel(slug))) => self.channel(cx, id, request, slug),
-            ("PATCH", Some(Route::Channel(slug))) => {
-                self.change_channel_request(cx, id, request, slug)
-            }
-            ("DELETE", Some(Route::Channel(slug))) => {
-                self.delete_channel_request(cx, id, request, slug)
-            }
-            ("POST", Some(Route::ChannelMessages(slug))) => {
-                self.publish_message(cx, id, request, slug)
-            }
-            ("GET", Some(Route::ChannelMessages(slug))) => self.messages(cx, id, request, slug),
-            ("GET", Some(Route::ChannelPresence(slug))) => self.presence(cx, id, request, slug),
-            ("GET", Some(Route::Apps)) => self.list_apps(cx, id, request),
-            ("POST", Some(Route::Apps)) => self.create_app(cx, id, request),
-            ("GET", Some(Route::App(app))) => self.app(cx, id, request, app),
-            ("PATCH", Some(Route::App(app))) => self.change_app(cx, id, request, app),
-            ("DELETE", Some(Route::App(app))) => self.delete_app(cx, id, request, app),
-            ("GET", Some(Route::AppKeys(app))) => self.list_keys(cx, id, request, app),
-            ("POST", Some(Route::AppKeys(app))) => self.create_key(cx, id, request, app),
-            ("DELETE", Some(Route::AppKey(app, key))) => self.revoke_key(cx, id, request, app, key),
-            (method, route) => {
-                let reply = no_route(method, request.path, route.as_ref());
-                cx.metrics().refused(reply.0);
-                Ok(Answering::Now(reply.1))
-            }
-        };
-        result.unwrap_or_else(|refusal| {
-            cx.metrics().refused(refusal.code);
-            Answering::Now(Reply::refusal(&refusal))
-        })
-    }
+/// Who sends a request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Peer {
+    /// How the proxy it comes through tells whose it is.
+    pub(crate) proxy: Option<ProxyProtocol>,
+    /// Where its connection is counted.
+    pub(crate) address: Option<AddressSlot>,
+}
 
-    /// The largest body a request to `path` may have.
-    pub(crate) fn body_bytes_max(path: &str, limits: &Limits) -> usize {
-        let one = limits.payload_bytes_max + ENVELOPE_BYTES_MAX;
-        match Route::parse(path) {
-            Some(Route::PublishBatch) => one.max(BATCH_BYTES_MAX),
-            Some(Route::Publish | Route::ChannelMessages(_)) => one,
-            _ => one.max(MANAGEMENT_BYTES_MAX),
+/// A request that was read, and what must be known beside it.
+pub(crate) struct Call<'a> {
+    /// Whom to answer.
+    pub(crate) id: RequestId,
+    /// Who sends it.
+    pub(crate) peer: Peer,
+    /// Earlier requests of the connection still wait.
+    pub(crate) is_pipelined: bool,
+    /// The request.
+    pub(crate) request: &'a Request<'a>,
+}
+
+/// What a request comes to.
+///
+/// # Errors
+/// Why it is refused.
+pub(crate) fn route(cx: &mut Context, call: &Call<'_>) -> Result<Action, Refusal> {
+    let request = call.request;
+    let method = if request.method == "HEAD" { "GET" } else { request.method };
+    let route = Route::parse(request.path)
+        .filter(|route| *route != Route::Metrics || cx.settings.metrics_on_main_port);
+    match (method, &route) {
+        (_, route) if !admits_origin(cx, request, route.as_ref()) => {
+            let text = "this origin may not call: it is not among the server's allowed_origins";
+            Err(Refusal::new(ErrorCode::Forbidden, text))
+        }
+        ("OPTIONS", _) => Ok(Action::Reply(preflight())),
+        ("POST", Some(Route::Publish)) => publish::publish(cx, call),
+        ("POST", Some(Route::PublishBatch)) => batch::publish_batch(cx, call),
+        ("GET", Some(Route::WebSocket)) => websocket::upgrade(cx, call),
+        ("GET", Some(Route::Health)) => Ok(Action::Reply(health(cx))),
+        ("GET", Some(Route::Metrics)) => Ok(Action::Reply(metrics_page(cx, request))),
+        ("GET", Some(Route::Live)) => Ok(Action::Reply(live::page())),
+        ("GET", Some(Route::OpenApi)) => Ok(Action::Reply(openapi())),
+        ("POST", Some(Route::Token)) => tokens::issue_token(cx, call),
+        ("GET", Some(Route::Usage)) => apps::usage(cx, call),
+        ("GET", Some(Route::Channels)) => channels::list_channels(cx, call),
+        ("POST", Some(Route::Channels)) => channels::create_channel(cx, call),
+        ("GET", Some(Route::Channel(slug))) => channels::channel(cx, call, slug),
+        ("PATCH", Some(Route::Channel(slug))) => channels::change_channel(cx, call, slug),
+        ("DELETE", Some(Route::Channel(slug))) => channels::delete_channel(cx, call, slug),
+        ("POST", Some(Route::ChannelMessages(slug))) => publish::publish_message(cx, call, slug),
+        ("GET", Some(Route::ChannelMessages(slug))) => messages::messages(cx, call, slug),
+        ("GET", Some(Route::ChannelPresence(slug))) => channels::presence(cx, call, slug),
+        ("GET", Some(Route::Apps)) => apps::list_apps(cx, call),
+        ("POST", Some(Route::Apps)) => apps::create_app(cx, call),
+        ("GET", Some(Route::App(app))) => apps::app(cx, call, app),
+        ("PATCH", Some(Route::App(app))) => apps::change_app(cx, call, app),
+        ("DELETE", Some(Route::App(app))) => apps::delete_app(cx, call, app),
+        ("GET", Some(Route::AppKeys(app))) => apps::list_keys(cx, call, app),
+        ("POST", Some(Route::AppKeys(app))) => apps::create_key(cx, call, app),
+        ("DELETE", Some(Route::AppKey(app, key))) => apps::revoke_key(cx, call, app, key),
+        (method, route) => {
+            let (code, reply) = no_route(method, request.path, route.as_ref());
+            cx.metrics().refused(code);
+            Ok(Action::Reply(reply))
         }
     }
+}
 
+/// The largest body a request to `path` may have.
+pub(crate) fn body_bytes_max(path: &str, limits: &Limits) -> usize {
+    let one = limits.payload_bytes_max + ENVELOPE_BYTES_MAX;
+    match Route::parse(path) {
+        Some(Route::PublishBatch) => one.max(BATCH_BYTES_MAX),
+        Some(Route::Publish | Route::ChannelMessages(_)) => one,
+        _ => one.max(MANAGEMENT_BYTES_MAX),
+    }
+}
+
+impl Call<'_> {
     /// What a request's key grants, if it is at least `role`.
     ///
     /// # Errors
     /// `UNAUTHORIZED` without a known key, `FORBIDDEN` with one that may not do this or from an origin
     /// that its app does not allow, `RATE_LIMITED` where an address comes with wrong keys again and
     /// again.
-    pub(crate) fn authorize(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-        role: Role,
-    ) -> Result<Access, Refusal> {
-        let key = bearer(request)?;
-        self.authorize_key(cx, id, request, key, role)
+    fn authorize(&self, cx: &mut Context, role: Role) -> Result<Access, Refusal> {
+        self.authorize_key(cx, bearer(self.request)?, role)
     }
 
-    fn authorize_key(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-        key: &str,
-        role: Role,
-    ) -> Result<Access, Refusal> {
+    fn authorize_key(&self, cx: &mut Context, key: &str, role: Role) -> Result<Access, Refusal> {
         let Some(access) = cx.directory.find(key) else {
-            self.count_wrong_key(cx, id, request)?;
+            self.count_wrong_key(cx)?;
             return Err(Refusal::new(ErrorCode::Unauthorized, "the key is not known"));
         };
         if access.role < role {
@@ -222,7 +220,7 @@ impl Edge {
             );
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
-        if !access.app.record.settings.allowed_origins.allows(request.header("origin")) {
+        if !access.app.record.settings.allowed_origins.allows(self.request.header("origin")) {
             let text = "the app does not allow calls from this origin";
             return Err(Refusal::new(ErrorCode::Forbidden, text));
         }
@@ -233,95 +231,65 @@ impl Edge {
     ///
     /// # Errors
     /// `RATE_LIMITED` where there are too many.
-    fn count_wrong_key(
-        &mut self,
-        cx: &mut Context,
-        id: RequestId,
-        request: &Request<'_>,
-    ) -> Result<(), Refusal> {
-        let connection = self.connections.get(id.connection);
-        let through_proxy =
-            connection.is_some_and(|c| c.proxy == Some(ProxyProtocol::ForwardedFor));
-        let told = self.forwarded_for(cx, request).filter(|_| through_proxy);
-        let slot = told.map(|client| cx.shared.address_slot(client));
-        let slot = slot.or(connection.and_then(|c| c.address()));
+    fn count_wrong_key(&self, cx: &Context) -> Result<(), Refusal> {
+        let is_forwarded = self.peer.proxy == Some(ProxyProtocol::ForwardedFor);
+        let told = self.forwarded_for(cx).filter(|_| is_forwarded);
+        let slot = told.map(|client| cx.shared.address_slot(client)).or(self.peer.address);
         let Some(slot) = slot else { return Ok(()) };
-        let slots = self.wrong_keys.len().max(1);
-        let Some(rate) = self.wrong_keys.get(slot.index() % slots) else { return Ok(()) };
-        rate.take(cx.now.elapsed_ms, cx.settings.limits.wrong_keys_per_second_max).map_err(|_| {
+        let slots = cx.wrong_keys.len().max(1);
+        let Some(rate) = cx.wrong_keys.get(slot.index() % slots) else { return Ok(()) };
+        let most = cx.settings.limits.wrong_keys_per_second_max;
+        rate.take(cx.now.elapsed_ms, most).map_err(|_| {
             let text = "too many wrong keys from this address";
             Refusal::limit(ErrorCode::RateLimited, "wrongKeysPerSecond", 1, text)
         })
     }
 
     /// The address behind a trusted proxy, as it tells it in a header.
-    fn forwarded_for(&self, cx: &Context, request: &Request<'_>) -> Option<IpAddr> {
+    fn forwarded_for(&self, cx: &Context) -> Option<IpAddr> {
         let proxies = &cx.settings.proxies;
-        let values: Vec<&[u8]> = request.headers("x-forwarded-for").collect();
+        let values: Vec<&[u8]> = self.request.headers("x-forwarded-for").collect();
         forwarded_for(values.into_iter(), |address| proxies.trusts(address))
     }
+}
 
-    /// Whether a browser's script may ask this of the server at all. What tells nothing of any app is for
-    /// all; a WebSocket is told only after its upgrade, where a script can read it.
-    fn admits_origin(
-        &self,
-        cx: &Context,
-        request: &Request<'_>,
-        route: Option<&Route<'_>>,
-    ) -> bool {
-        let is_open = match route {
-            Some(Route::WebSocket) => true,
-            Some(Route::Live | Route::Health | Route::Metrics | Route::OpenApi) | None => {
-                request.method != "OPTIONS"
-            }
-            Some(_) => false,
-        };
-        is_open || cx.settings.origins.allows(request.header("origin"))
-    }
-
-    /// What a browser's script is told about who may read the answer.
-    pub(crate) fn allow_origin(&self, cx: &Context, request: &Request<'_>) -> AllowOrigin {
-        let Some(origin) = request.header("origin").and_then(|value| str::from_utf8(value).ok())
-        else {
-            return AllowOrigin::None;
-        };
-        match &cx.settings.origins {
-            AllowedOrigins::All => AllowOrigin::Any,
-            list if list.allows(Some(origin.as_bytes())) => {
-                AllowOrigin::One(format!("Access-Control-Allow-Origin: {origin}"))
-            }
-            AllowedOrigins::List(_) => AllowOrigin::None,
+/// Whether a browser's script may ask this of the server at all. What tells nothing of any app is for
+/// all; a WebSocket is told only after its upgrade, where a script can read it.
+fn admits_origin(cx: &Context, request: &Request<'_>, route: Option<&Route<'_>>) -> bool {
+    let is_open = match route {
+        Some(Route::WebSocket) => true,
+        Some(Route::Live | Route::Health | Route::Metrics | Route::OpenApi) | None => {
+            request.method != "OPTIONS"
         }
-    }
+        Some(_) => false,
+    };
+    is_open || cx.settings.origins.allows(request.header("origin"))
+}
 
-    fn health(&self, cx: &Context) -> Reply {
-        let log_fails = cx.shared.log.as_ref().is_some_and(|log| log.is_failing());
-        let (code, status) = match (self.is_draining(), log_fails) {
-            (true, _) => (503, "draining"),
-            (_, true) => (503, "history cannot be written"),
-            _ => (200, "ok"),
-        };
-        let timestamp = pushflo_protocol::time::iso8601(cx.now.unix_ms);
-        let body = format!(r#"{{"status":"{status}","timestamp":"{timestamp}"}}"#);
-        Reply::json(code, body)
-    }
+fn health(cx: &Context) -> Reply {
+    let log_fails = cx.shared.log.as_ref().is_some_and(|log| log.is_failing());
+    let (code, status) = match (cx.shared.is_draining(), log_fails) {
+        (true, _) => (503, "draining"),
+        (_, true) => (503, "history cannot be written"),
+        _ => (200, "ok"),
+    };
+    Reply::json(code, Health { status, timestamp: Iso8601(cx.now.unix_ms) }.to_json())
+}
 
-    /// The numbers of the server; those of apps only for who administers it.
-    fn metrics_page(&mut self, cx: &mut Context, request: &Request<'_>) -> Reply {
-        let month = cx.month();
-        let access = bearer(request).ok().and_then(|key| cx.directory.find(key));
-        let is_operator = access
-            .is_some_and(|access| access.role == Role::Manage && access.app.id == AppId::DEFAULT);
-        let apps = cx.directory.apps().filter(|_| is_operator);
-        let mut apps: Vec<_> = apps.map(|app| (app.id, Arc::clone(&app.usage))).collect();
-        apps.sort_unstable_by_key(|(app, _)| *app);
-        Reply {
-            status: 200,
-            content_type: Some(exposition::CONTENT_TYPE),
-            body: exposition::render(&cx.shared.metrics, cx.shared.log.as_deref(), &apps, month)
-                .into(),
-            headers: Vec::new(),
-        }
+/// The numbers of the server; those of apps only for who administers it.
+fn metrics_page(cx: &Context, request: &Request<'_>) -> Reply {
+    let access = bearer(request).ok().and_then(|key| cx.directory.find(key));
+    let is_operator =
+        access.is_some_and(|access| access.role == Role::Manage && access.app.id == AppId::DEFAULT);
+    let apps = cx.directory.apps().filter(|_| is_operator);
+    let mut apps: Vec<_> = apps.map(|app| (app.id, Arc::clone(&app.usage))).collect();
+    apps.sort_unstable_by_key(|(app, _)| *app);
+    Reply {
+        status: 200,
+        content_type: Some(exposition::CONTENT_TYPE),
+        body: exposition::render(&cx.shared.metrics, cx.shared.log.as_deref(), &apps, cx.month())
+            .into(),
+        headers: Vec::new(),
     }
 }
 

@@ -22,7 +22,7 @@ use crate::shared::AddressSlot;
 
 /// A connection's record.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub(super) struct Connection {
     pub(super) phase: Phase,
     /// The peer sends nothing more.
     pub(super) peer_done: bool,
@@ -31,7 +31,7 @@ pub(crate) struct Connection {
     /// Where it is counted; not yet known of one that comes through a proxy.
     pub(super) address: Option<AddressSlot>,
     /// How the proxy it comes through tells whose it is.
-    pub(crate) proxy: Option<ProxyProtocol>,
+    pub(super) proxy: Option<ProxyProtocol>,
     /// Who is behind it, while it is a WebSocket.
     pub(super) session: Option<Session>,
     /// The tick at which its time-out comes up; `u32::MAX` for none.
@@ -124,7 +124,7 @@ impl Connection {
     }
 
     /// Where it is counted.
-    pub(crate) fn address(&self) -> Option<AddressSlot> {
+    pub(super) fn address(&self) -> Option<AddressSlot> {
         self.address
     }
 

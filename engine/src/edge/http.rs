@@ -1,23 +1,24 @@
 //! A connection that speaks HTTP: requests in, answers out in the same order.
 
-use std::net::IpAddr;
-
 use bytes::Bytes;
 use pushflo_protocol::http::{CONTINUE, Progress, Request, Response};
-use pushflo_protocol::proxy::{self, Prefix};
+use pushflo_protocol::origin::AllowedOrigins;
 use pushflo_protocol::{ErrorCode, Refusal};
 
+use super::Edge;
 use super::connection::Phase;
+use crate::api::{self, Action, Awaited, Call, Peer, Reply};
 use crate::context::Context;
-use crate::edge::Edge;
 use crate::ids::{ConnectionKey, RequestId};
-use crate::mail::Answer;
+use crate::mail::{Answered, no_room};
 
 /// The answer to one request, and what it must know of the request.
 #[derive(Debug, Default)]
 pub(super) struct PendingAnswer {
     /// The encoded answer; `None` while somebody works on it.
     bytes: Option<Bytes>,
+    /// What it must know when it is there.
+    awaited: Awaited,
     /// Whether the connection ends with it.
     pub(super) last: bool,
     head_only: bool,
@@ -29,7 +30,7 @@ pub(super) struct PendingAnswer {
 
 /// What `Access-Control-Allow-Origin` is to say.
 #[derive(Debug, Default)]
-pub(crate) enum AllowOrigin {
+enum AllowOrigin {
     /// Nothing: the request did not come from a browser's script, or not from an allowed origin.
     #[default]
     None,
@@ -39,180 +40,26 @@ pub(crate) enum AllowOrigin {
     One(String),
 }
 
-/// How a request is answered.
-#[derive(Debug)]
-pub(crate) enum Answering {
-    /// Now.
-    Now(Reply),
-    /// By another shard, later.
-    Later,
-    /// The connection became a WebSocket.
-    Upgraded,
-}
-
-/// An answer before it is encoded.
-#[derive(Debug)]
-pub(crate) struct Reply {
-    pub(crate) status: u16,
-    pub(crate) content_type: Option<&'static str>,
-    pub(crate) body: Bytes,
-    /// Further header lines.
-    pub(crate) headers: Vec<String>,
-}
-
-impl Reply {
-    /// A JSON answer.
-    pub(crate) fn json(status: u16, body: impl Into<Bytes>) -> Self {
-        let body = body.into();
-        let content_type = (!body.is_empty()).then_some("application/json");
-        Self { status, content_type, body, headers: Vec::new() }
-    }
-
-    /// A refusal as JSON.
-    pub(crate) fn refusal(refusal: &Refusal) -> Self {
-        let mut reply = Self::json(refusal.code.status(), refusal.to_json());
-        if let Some(seconds) = refusal.retry_after_s {
-            reply.headers.push(format!("Retry-After: {seconds}"));
+impl AllowOrigin {
+    /// What a browser's script is told about who may read the answer.
+    fn of(allowed: &AllowedOrigins, request: &Request<'_>) -> Self {
+        let Some(origin) = request.header("origin").and_then(|value| str::from_utf8(value).ok())
+        else {
+            return Self::None;
+        };
+        match allowed {
+            AllowedOrigins::All => Self::Any,
+            list if list.allows(Some(origin.as_bytes())) => {
+                Self::One(format!("Access-Control-Allow-Origin: {origin}"))
+            }
+            AllowedOrigins::List(_) => Self::None,
         }
-        if refusal.code == ErrorCode::Unauthorized {
-            reply.headers.push("WWW-Authenticate: Bearer".into());
-        }
-        if refusal.code == ErrorCode::UpgradeRequired {
-            // RFC 9110 section 15.5.22 and RFC 6455 section 4.4.
-            reply.headers.push("Connection: Upgrade".into());
-            reply.headers.push("Upgrade: websocket".into());
-            reply.headers.push("Sec-WebSocket-Version: 13".into());
-        }
-        reply
     }
 }
 
 impl Edge {
-    /// Bytes of a connection, whatever it speaks.
-    pub(crate) fn read_connection(
-        &mut self,
-        cx: &mut Context,
-        connection: ConnectionKey,
-        bytes: &mut [u8],
-    ) {
-        let now = cx.now.tick;
-        let Some(c) = self.connections.get_mut(connection) else { return };
-        let mut held =
-            c.active.as_mut().map(|a| std::mem::take(&mut a.inbound)).unwrap_or_default();
-        // While a request is unfinished, the time runs from its first byte.
-        if held.is_empty() || c.is_websocket() {
-            c.heard_tick = now;
-        }
-        let input = if held.is_empty() {
-            &mut *bytes
-        } else {
-            held.extend_from_slice(bytes);
-            held.as_mut_slice()
-        };
-        let mut taken = 0;
-        loop {
-            let rest = input.get_mut(taken..).unwrap_or_default();
-            let phase = self.connections.get(connection).map(|c| c.phase);
-            let step = match phase {
-                Some(Phase::Proxy) => self.read_proxy(cx, connection, rest),
-                Some(Phase::Http) => self.read_request(cx, connection, rest),
-                Some(Phase::Open { .. }) => self.read_frame(cx, connection, rest),
-                Some(Phase::Closing { .. }) | None => return,
-            };
-            match step {
-                Some(bytes) => taken += bytes,
-                None => break,
-            }
-        }
-        if !matches!(
-            self.connections.get(connection).map(|c| c.phase),
-            Some(Phase::Proxy | Phase::Http | Phase::Open { .. })
-        ) {
-            return;
-        }
-        if taken >= input.len() {
-            if let Some(c) = self.connections.get_mut(connection) {
-                c.shrink();
-            }
-            return;
-        }
-        // What was held before stays in its buffer: a large request is not copied at every read.
-        let rest = if held.is_empty() {
-            bytes.get(taken..).unwrap_or_default().to_vec()
-        } else {
-            held.drain(..taken);
-            held
-        };
-        let Some(c) = self.connections.get_mut(connection) else { return };
-        if taken > 0 {
-            c.heard_tick = now;
-        }
-        c.active().inbound = rest;
-        if matches!(c.phase, Phase::Proxy | Phase::Http) {
-            self.arm(cx, connection, cx.settings.timeouts.head);
-        }
-    }
-
-    /// Reads what a proxy says of the connection before anything else. `None`: it is not whole, or the
-    /// connection is over.
-    fn read_proxy(
-        &mut self,
-        cx: &mut Context,
-        connection: ConnectionKey,
-        bytes: &[u8],
-    ) -> Option<usize> {
-        if bytes.is_empty() {
-            return None;
-        }
-        let given = bytes.len();
-        match proxy::read_prefix(bytes) {
-            Prefix::More => None,
-            Prefix::Header { client, bytes } => {
-                if client.is_some_and(|client| !self.count_client(cx, connection, client)) {
-                    self.forget_connection(cx, connection);
-                    return None;
-                }
-                let c = self.connections.get_mut(connection)?;
-                c.phase = Phase::Http;
-                // The proxy was heard, and the client only if more came.
-                c.is_heard = bytes < given;
-                Some(bytes)
-            }
-            Prefix::Invalid => {
-                cx.metrics().protocol_errors_total.increment();
-                self.forget_connection(cx, connection);
-                None
-            }
-        }
-    }
-
-    /// Counts a connection through a proxy for the address of its client. False: that has as many as
-    /// it may.
-    pub(crate) fn count_client(
-        &mut self,
-        cx: &mut Context,
-        connection: ConnectionKey,
-        client: IpAddr,
-    ) -> bool {
-        let slot = cx.shared.address_slot(client);
-        let Some(c) = self.connections.get_mut(connection) else { return false };
-        if c.address == Some(slot) {
-            return true;
-        }
-        if !cx.shared.admit_address(slot, &cx.settings.limits) {
-            cx.metrics().connections_refused_total.increment();
-            return false;
-        }
-        if let Some(c) = self.connections.get_mut(connection)
-            && let Some(before) = c.address.replace(slot)
-        {
-            cx.shared.leave_address(before);
-        }
-        true
-    }
-
     /// Reads one request and sees to its answer. `None`: there is no whole one, or it must wait.
-    fn read_request(
+    pub(super) fn read_request(
         &mut self,
         cx: &mut Context,
         connection: ConnectionKey,
@@ -227,7 +74,7 @@ impl Edge {
             return None;
         }
         let active = c.active();
-        match active.request_reader.read(bytes, |path| Self::body_bytes_max(path, &limits)) {
+        match active.request_reader.read(bytes, |path| api::body_bytes_max(path, &limits)) {
             Ok(Progress::More { send_continue }) => {
                 if send_continue && active.answers.is_empty() {
                     self.send(connection, Bytes::from_static(CONTINUE));
@@ -248,44 +95,75 @@ impl Edge {
     }
 
     fn take_request(&mut self, cx: &mut Context, connection: ConnectionKey, request: &Request<'_>) {
+        let is_draining = self.is_draining();
         let Some(c) = self.connections.get_mut(connection) else { return };
+        let peer = Peer { proxy: c.proxy, address: c.address() };
         let active = c.active();
-        let unanswered = !active.answers.is_empty();
+        let is_pipelined = !active.answers.is_empty();
         let sequence = active.first_answer.wrapping_add(active.answers.len() as u32);
-        let id = RequestId { shard: cx.shard, connection, sequence };
-        let answer = PendingAnswer {
+        active.answers.push_back(PendingAnswer {
             bytes: None,
-            last: !request.keep_alive() || self.is_draining(),
+            awaited: Awaited::Nothing,
+            last: !request.keep_alive() || is_draining,
             head_only: request.method == "HEAD",
             announces_keep_alive: request.http_10,
-            origin: self.allow_origin(cx, request),
-        };
-        if let Some(c) = self.connections.get_mut(connection) {
-            c.active().answers.push_back(answer);
-        }
-        match self.route(cx, id, request, unanswered) {
-            Answering::Now(reply) => self.reply(cx, connection, sequence, reply),
-            Answering::Later | Answering::Upgraded => {}
+            origin: AllowOrigin::of(&cx.settings.origins, request),
+        });
+        let id = RequestId { shard: cx.shard, connection, sequence };
+        let call = Call { id, peer, is_pipelined, request };
+        let done = api::route(cx, &call).and_then(|action| self.act(cx, id, action));
+        if let Err(refusal) = done {
+            cx.metrics().refused(refusal.code);
+            self.reply(cx, connection, sequence, Reply::refusal(&refusal));
         }
     }
 
+    /// Does what a request comes to.
+    fn act(&mut self, cx: &mut Context, id: RequestId, action: Action) -> Result<(), Refusal> {
+        match action {
+            Action::Reply(reply) => self.reply(cx, id.connection, id.sequence, reply),
+            Action::Ask { home, mail, awaited } => {
+                if cx.is_way_full(home) {
+                    return Err(no_room());
+                }
+                if let Some(answer) = self.pending_answer(id.connection, id.sequence) {
+                    answer.awaited = awaited;
+                }
+                cx.post_home(home, mail);
+            }
+            Action::Accounts(app, call) => cx.ask_accounts(app, call)?,
+            Action::Batch(messages) => self.publish_batch(cx, id, messages),
+            Action::List(query) => self.list_channels(cx, id, query)?,
+            Action::Upgrade(upgrade) => self.upgrade(cx, id.connection, *upgrade)?,
+        }
+        Ok(())
+    }
+
     /// The answer to a request that somebody else worked on, or to a client's publish.
-    pub(crate) fn answer(&mut self, cx: &mut Context, answer: Answer) {
-        let Answer { request: RequestId { connection, sequence, .. }, outcome } = answer;
+    pub(super) fn answered(&mut self, cx: &mut Context, answered: Answered) {
+        let Answered { request: RequestId { connection, sequence, .. }, outcome } = answered;
         let Some(c) = self.connections.get(connection) else { return };
         match c.phase {
             Phase::Open { .. } => return self.publish_answered(cx, connection, sequence, outcome),
             Phase::Proxy | Phase::Closing { .. } => return,
             Phase::Http => {}
         }
-        let reply = match outcome {
-            Ok((status, body)) => Reply::json(status, body),
-            Err(refusal) => {
-                cx.metrics().refused(refusal.code);
-                Reply::refusal(&refusal)
-            }
-        };
+        if let Err(refusal) = &outcome {
+            cx.metrics().refused(refusal.code);
+        }
+        let Some(answer) = self.pending_answer(connection, sequence) else { return };
+        let reply = std::mem::take(&mut answer.awaited).reply(outcome);
         self.reply(cx, connection, sequence, reply);
+    }
+
+    fn pending_answer(
+        &mut self,
+        connection: ConnectionKey,
+        sequence: u32,
+    ) -> Option<&mut PendingAnswer> {
+        let active = self.connections.get_mut(connection)?.active.as_mut()?;
+        let index = sequence.wrapping_sub(active.first_answer) as usize;
+        active.answers.get_mut(index)
     }
 
     /// Refuses what cannot be read as a request; nothing more is read from the connection.
@@ -304,12 +182,15 @@ impl Edge {
         self.reply(cx, connection, sequence, Reply::refusal(&refusal));
     }
 
-    fn reply(&mut self, cx: &mut Context, connection: ConnectionKey, sequence: u32, reply: Reply) {
+    pub(super) fn reply(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        sequence: u32,
+        reply: Reply,
+    ) {
         let date = self.date(cx).to_owned();
-        let Some(c) = self.connections.get_mut(connection) else { return };
-        let Some(active) = &mut c.active else { return };
-        let index = sequence.wrapping_sub(active.first_answer) as usize;
-        let Some(answer) = active.answers.get_mut(index) else { return };
+        let Some(answer) = self.pending_answer(connection, sequence) else { return };
         let mut headers: Vec<&str> = reply.headers.iter().map(String::as_str).collect();
         if answer.announces_keep_alive && !answer.last {
             headers.push("Connection: keep-alive");

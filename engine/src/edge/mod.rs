@@ -6,6 +6,7 @@
 //!
 //! * `connection`, `session`: what there is of each connection
 //! * `http`, `websocket`, `close`: what is spoken on it, and how it ends
+//! * `gather`: answers that are put together from those of several homes
 //! * `subscribe`, `subscription`: subscriptions, from the command to the last message
 //! * `tail`, `write`, `flush`: recent frames, cursors, one write for each connection and turn
 //! * `apps`, `timer`, `drain`: revoked rights, time-outs, leaving in good order
@@ -15,7 +16,9 @@ mod close;
 mod connection;
 mod drain;
 mod flush;
+mod gather;
 mod http;
+mod read;
 mod session;
 mod subscribe;
 mod subscription;
@@ -30,12 +33,9 @@ use std::net::IpAddr;
 use bytes::Bytes;
 use slotmap::SlotMap;
 
-pub(crate) use close::CloseReason;
-pub(crate) use http::{AllowOrigin, Answering, Reply};
+use close::CloseReason;
 pub use write::Write;
 
-use crate::accounts::Rate;
-use crate::api::{PendingBatch, PendingList};
 use crate::context::Context;
 use crate::hash::HashMap;
 use crate::ids::{BatchKey, ChannelKey, ConnectionKey, ListKey, SubscriptionKey, TailKey};
@@ -44,12 +44,10 @@ use crate::mail::ToEdge;
 use crate::shared::Refused;
 use connection::Connection;
 use drain::Drain;
+use gather::{PendingBatch, PendingList};
 use subscription::Subscription;
 use tail::Tail;
 use timer::TimerWheel;
-
-/// Slots for addresses that came with wrong keys; addresses that fall on one share its rate.
-const WRONG_KEY_SLOTS: usize = 4096;
 
 /// What is to be done to a socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,16 +61,14 @@ pub enum Closing {
 /// The connections of one shard.
 #[derive(Debug)]
 pub(crate) struct Edge {
-    pub(crate) connections: SlotMap<ConnectionKey, Connection>,
+    connections: SlotMap<ConnectionKey, Connection>,
     subscriptions: SlotMap<SubscriptionKey, Subscription>,
     tails: SlotMap<TailKey, Tail>,
     tail_of: HashMap<ChannelKey, TailKey>,
-    /// Wrong keys by address, in slots.
-    pub(crate) wrong_keys: Box<[Rate]>,
     /// Batches of publishes that wait for results of homes.
-    pub(crate) batches: SlotMap<BatchKey, PendingBatch>,
+    batches: SlotMap<BatchKey, PendingBatch>,
     /// Lists of channels that wait for homes.
-    pub(crate) lists: SlotMap<ListKey, PendingList>,
+    lists: SlotMap<ListKey, PendingList>,
     /// Tails with something new.
     dirty: Vec<TailKey>,
     /// Connections with something to write and no write in flight.
@@ -94,7 +90,6 @@ impl Edge {
             subscriptions: SlotMap::with_key(),
             tails: SlotMap::with_key(),
             tail_of: HashMap::default(),
-            wrong_keys: (0..WRONG_KEY_SLOTS).map(|_| Rate::default()).collect(),
             batches: SlotMap::with_key(),
             lists: SlotMap::with_key(),
             dirty: Vec::new(),
@@ -110,7 +105,7 @@ impl Edge {
     /// Does what it is told.
     pub(crate) fn handle(&mut self, cx: &mut Context, mail: ToEdge) {
         match mail {
-            ToEdge::Answer(answer) => self.answer(cx, *answer),
+            ToEdge::Answered(answered) => self.answered(cx, *answered),
             ToEdge::BatchResults(results) => self.batch_results(cx, *results),
             ToEdge::ChannelList(list) => self.channel_list(cx, *list),
             ToEdge::ChannelsDescribed(described) => self.channels_described(cx, *described),
@@ -213,13 +208,18 @@ impl Edge {
         !self.resumed.is_empty()
     }
 
+    /// How many connections there are.
+    pub(crate) fn connection_count(&self) -> usize {
+        self.connections.len()
+    }
+
     /// What is to be done to sockets.
     pub(crate) fn next_closing(&mut self) -> Option<Closing> {
         self.closings.pop_front()
     }
 
     /// The current `Date` header's value.
-    pub(crate) fn date(&mut self, cx: &Context) -> &str {
+    fn date(&mut self, cx: &Context) -> &str {
         let second = cx.now.unix_ms / 1000;
         if self.date.0 != second {
             self.date = (second, pushflo_protocol::http::date(second));

@@ -4,20 +4,24 @@
 //! queue as the messages: what the tail gets after the answer is what the answer does not hold.
 
 use bytes::Bytes;
-use pushflo_protocol::command::Start;
-use pushflo_protocol::event::{self, Recovered};
+use pushflo_protocol::dialect::Encoding;
+use pushflo_protocol::dialect::pushflo::event;
+use pushflo_protocol::position::{Recovered, Start};
 use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal};
 
 use super::Edge;
 use super::close::CloseReason;
 use super::connection::Connection;
 use super::subscription::{Subscription, SubscriptionState};
-use super::tail::Tail;
+use super::tail::{Tail, encode};
 use crate::accounts::Client;
 use crate::accounts::plan::limit;
+use crate::api;
 use crate::context::Context;
 use crate::ids::{ChannelKey, ConnectionKey, SubscriptionKey, TailKey};
 use crate::mail;
+use crate::mail::MemberChange;
+use crate::mail::MemberList;
 use crate::mail::Members;
 use crate::mail::PresenceSnapshot;
 use crate::mail::Roster;
@@ -28,6 +32,8 @@ use crate::mail::ToHome;
 use crate::mail::Unsubscribe;
 use crate::mail::WantPresence;
 use crate::mail::private_channel;
+use pushflo_protocol::StreamPosition;
+use std::sync::Arc;
 
 impl Edge {
     /// A client's `subscribe`.
@@ -165,7 +171,7 @@ impl Edge {
         subscription.slot = tail.subscribers.len() as u32;
         tail.subscribers.push(key);
         subscription.state = SubscriptionState::Live;
-        let mail::Subscription { head, past, missed, is_member, presence, is_private, .. } = start;
+        let mail::Subscription { head, past, missed, is_member, members, is_private, .. } = start;
         subscription.is_member = is_member;
         // Its right may have gone while the answer was under way.
         if is_private && !self.may_stay(connection, &slug, true) {
@@ -173,14 +179,14 @@ impl Edge {
             return;
         }
         self.send(connection, event::subscribed(&slug, head, past));
-        match presence {
-            Some(presence) => self.send(connection, presence),
-            // It was asked for while the home shard's answer was under way.
+        match members {
+            Some(members) => self.send_members(connection, tail_key, &members),
+            // It was asked for while the home's answer was under way.
             None => self.want_presence(cx, key),
         }
         cx.metrics().deliveries_total.add(past.map_or(0, |past| past.replayed));
-        for frame in missed {
-            self.send(connection, frame);
+        if !missed.is_empty() {
+            self.send(connection, encode(Encoding::PushFlo, &slug, &missed));
         }
         self.settled(connection);
     }
@@ -287,8 +293,11 @@ impl Edge {
 
     /// Tells those who want to know who is there. Whoever has too much waiting is too slow.
     pub(super) fn tail_presence(&mut self, cx: &mut Context, presence: &mail::Presence) {
-        let mail::Presence { tail: key, ref frame } = *presence;
+        let mail::Presence { tail: key, ref change } = *presence;
         let Some(tail) = self.tails.get(key) else { return };
+        let MemberChange { joined, left, count } = &**change;
+        let (joined, left) = (joined.iter().map(api::member), left.iter().map(api::member));
+        let frame = event::presence_change(&tail.channel.slug, joined, left, *count);
         let most = cx.settings.limits.tail_bytes_max;
         for subscription in tail.subscribers.clone() {
             let Some(found) = self.subscriptions.get(subscription) else { continue };
@@ -308,10 +317,10 @@ impl Edge {
 
     /// The next message of a tail.
     pub(super) fn message(&mut self, message: mail::Message) {
-        let mail::Message { tail: key, frame, head } = message;
+        let mail::Message { tail: key, epoch, record } = message;
         let Some(tail) = self.tails.get_mut(key) else { return };
-        tail.head = Some(head);
-        tail.push(frame);
+        tail.head = Some(StreamPosition { epoch, offset: record.offset });
+        tail.push(record);
         if !tail.is_dirty {
             tail.is_dirty = true;
             self.dirty.push(key);
@@ -396,11 +405,23 @@ impl Edge {
 
     /// Who is there, for one subscriber.
     pub(super) fn presence_snapshot(&mut self, snapshot: PresenceSnapshot) {
-        let PresenceSnapshot { subscription: key, frame } = snapshot;
+        let PresenceSnapshot { subscription: key, members } = snapshot;
         let Some(subscription) = self.subscriptions.get(key) else { return };
         if matches!(subscription.state, SubscriptionState::Live) {
-            self.send(subscription.connection, frame);
+            self.send_members(subscription.connection, subscription.tail, &members);
         }
+    }
+
+    /// Tells a subscriber who is there. All who are told the same share the event.
+    fn send_members(
+        &mut self,
+        connection: ConnectionKey,
+        tail: TailKey,
+        members: &Arc<MemberList>,
+    ) {
+        let Some(tail) = self.tails.get_mut(tail) else { return };
+        let event = tail.members_event(members);
+        self.send(connection, event);
     }
 
     /// Presence was switched on or off while there are subscribers.

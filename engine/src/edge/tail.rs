@@ -1,15 +1,20 @@
-//! Tails: the recent frames of a channel, shared by all its subscribers on a shard.
+//! Tails: the recent messages of a channel, encoded, shared by all its subscribers on a shard.
 //!
-//! The frames of one turn are sealed into one block of contiguous bytes, so that a subscriber that
+//! The records of one turn are sealed into one block of contiguous bytes, so that a subscriber that
 //! is a turn behind needs one send. A cursor is the number of the block that is to be sent next; it
 //! only moves forward. A tail whose subscribers have all caught up holds no bytes.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
-use pushflo_protocol::StreamPosition;
+use bytes::Bytes;
+use pushflo_protocol::dialect::Encoding;
+use pushflo_protocol::dialect::pushflo::event;
+use pushflo_protocol::{ChannelSlug, Record, StreamPosition};
 
+use crate::api;
 use crate::ids::{ChannelKey, HomeKey, SubscriptionKey};
+use crate::mail::MemberList;
 
 /// One channel on one shard.
 #[derive(Debug)]
@@ -35,10 +40,12 @@ pub(super) struct Tail {
     blocks: VecDeque<Block>,
     /// The number of the first block.
     first: u64,
-    /// Frames since the last seal.
-    open: Vec<Bytes>,
+    /// Records since the last seal.
+    open: Vec<Record>,
     /// All bytes ever sealed.
     sealed_bytes: u64,
+    /// Who was there when that was last told, and the event that told it.
+    members: Option<(Arc<MemberList>, Bytes)>,
 }
 
 /// The frames of one turn.
@@ -67,26 +74,35 @@ impl Tail {
             first: 0,
             open: Vec::new(),
             sealed_bytes: 0,
+            members: None,
         }
     }
 
-    /// Appends a frame.
-    pub(super) fn push(&mut self, frame: Bytes) {
-        self.open.push(frame);
+    /// Appends a record.
+    pub(super) fn push(&mut self, record: Record) {
+        self.open.push(record);
     }
 
-    /// Makes one block of the frames since the last seal.
+    /// The event that tells who is there, encoded once for all who are told the same.
+    pub(super) fn members_event(&mut self, members: &Arc<MemberList>) -> Bytes {
+        if let Some((known, event)) = &self.members
+            && Arc::ptr_eq(known, members)
+        {
+            return event.clone();
+        }
+        let list = members.members.iter().map(api::member);
+        let event = event::presence(&self.channel.slug, list, members.count);
+        self.members = Some((Arc::clone(members), event.clone()));
+        event
+    }
+
+    /// Makes one block of the records since the last seal.
     pub(super) fn seal(&mut self) {
         let frames = self.open.len() as u32;
-        let bytes = match self.open.as_slice() {
-            [] => return,
-            [one] => one.clone(),
-            many => {
-                let mut bytes = BytesMut::with_capacity(many.iter().map(Bytes::len).sum());
-                many.iter().for_each(|frame| bytes.extend_from_slice(frame));
-                bytes.freeze()
-            }
-        };
+        if frames == 0 {
+            return;
+        }
+        let bytes = encode(Encoding::PushFlo, &self.channel.slug, &self.open);
         self.open = Vec::new();
         let start = self.sealed_bytes;
         self.sealed_bytes += bytes.len() as u64;
@@ -131,6 +147,16 @@ impl Tail {
     }
 }
 
+/// Records of a channel as one piece of bytes.
+pub(super) fn encode(encoding: Encoding, channel: &ChannelSlug, records: &[Record]) -> Bytes {
+    let hint = |record: &Record| record.parts.as_bytes().len() + encoding.record_bytes_hint();
+    let mut bytes = Vec::with_capacity(records.iter().map(hint).sum());
+    for record in records {
+        encoding.push_record(channel, record, &mut bytes);
+    }
+    bytes.into()
+}
+
 /// Room for blocks that an idle tail keeps.
 const BLOCKS_KEPT: usize = 4;
 
@@ -138,23 +164,33 @@ const BLOCKS_KEPT: usize = 4;
 mod tests {
     use super::*;
     use crate::ids::AppId;
-    use pushflo_protocol::ChannelSlug;
+    use pushflo_protocol::{MessageId, Offset, Parts};
 
     #[test]
-    fn frames_of_a_turn_are_one_block() {
+    fn records_of_a_turn_are_one_block() {
         let slug = ChannelSlug::parse("c").unwrap();
-        let mut tail = Tail::new(ChannelKey { app: AppId(0), slug });
-        tail.push(Bytes::from_static(b"one"));
+        let mut tail = Tail::new(ChannelKey { app: AppId(0), slug: slug.clone() });
+        let record = |offset: u64| Record {
+            id: MessageId(0),
+            offset: Offset(offset),
+            prev: Offset(offset - 1),
+            timestamp_ms: 1,
+            parts: Parts::new("e", None, "1"),
+        };
+        tail.push(record(1));
         tail.seal();
-        tail.push(Bytes::from_static(b"two"));
-        tail.push(Bytes::from_static(b"three"));
+        tail.push(record(2));
+        tail.push(record(3));
         tail.seal();
         tail.seal();
         assert_eq!(tail.end(), 2);
-        assert_eq!(tail.block(1), Some((&Bytes::from_static(b"twothree"), 2)));
-        assert_eq!((tail.bytes_behind(0), tail.bytes_behind(1), tail.bytes_behind(2)), (11, 8, 0));
+        let one = encode(Encoding::PushFlo, &slug, &[record(1)]).len() as u64;
+        let block = encode(Encoding::PushFlo, &slug, &[record(2), record(3)]);
+        assert_eq!((block.len() as u64, tail.block(1)), (2 * one, Some((&block, 2))));
+        let behind = [0, 1, 2].map(|cursor| tail.bytes_behind(cursor));
+        assert_eq!(behind, [3 * one, 2 * one, 0]);
         tail.trim(1);
-        assert_eq!((tail.bytes(), tail.block(0), tail.end()), (8, None, 2));
+        assert_eq!((tail.bytes(), tail.block(0), tail.end()), (2 * one, None, 2));
         tail.trim(2);
         assert_eq!((tail.bytes(), tail.end()), (0, 2));
     }

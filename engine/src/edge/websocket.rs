@@ -3,30 +3,26 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use pushflo_protocol::command::{Command, RefusedCommand, Start};
-use pushflo_protocol::event::{self, Published};
+use pushflo_protocol::dialect::pushflo::{Command, RefusedCommand, event};
+use pushflo_protocol::http::Response;
 use pushflo_protocol::limits::client_message_bytes_max;
-use pushflo_protocol::message::MessageId;
+use pushflo_protocol::position::Start;
 use pushflo_protocol::publish::Publish;
-use pushflo_protocol::time::parse_iso8601;
 use pushflo_protocol::websocket::{CloseCode, Received, pong_frame};
-use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal};
-use serde::Deserialize;
+use pushflo_protocol::{ChannelSlug, ErrorCode, MessageId, Refusal};
 
+use super::Edge;
 use super::close::CloseReason;
 use super::connection::Phase;
 use super::session::{Session, TokenGrant};
-use crate::accounts::Client;
 use crate::accounts::plan::limit;
-use crate::accounts::token::CLOCK_LEEWAY_MS;
-use crate::accounts::{Access, Grant, Role, token};
-use crate::api::new_message;
+use crate::accounts::token::{self, CLOCK_LEEWAY_MS};
+use crate::accounts::{Access, Client, Grant, Role};
+use crate::api::{self, Admitted, Upgrade};
 use crate::clock::ticks;
 use crate::context::Context;
-use crate::edge::Edge;
 use crate::ids::{AppId, ChannelKey, ConnectionKey, RequestId};
-use crate::mail::ReplyTo;
-use crate::pages::Outcome;
+use crate::mail::{self, Answer, NewMessage, Outcome, ReplyTo, ToHome, no_room};
 
 /// A publish of the client's that waits for its answer.
 #[derive(Debug)]
@@ -50,14 +46,44 @@ pub(super) enum TokenTime {
 const WARNING_MS: u64 = 30_000;
 
 impl Edge {
-    /// Makes a connection a WebSocket: `response` is the 101. `access` is what its key or token
-    /// grants, or the refusal that it is told in a frame, since browsers do not show an HTTP answer.
-    pub(crate) fn open_websocket(
+    /// Makes a connection a WebSocket.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED` where the address behind a proxy has as many connections as it may.
+    pub(super) fn upgrade(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        upgrade: Upgrade,
+    ) -> Result<(), Refusal> {
+        let Upgrade { accept, client, admitted } = upgrade;
+        if client.is_some_and(|client| !self.count_client(cx, connection, client)) {
+            let most = cx.settings.limits.connections_per_address_max;
+            let text = format!("the address has {most} connections, as many as it may");
+            return Err(Refusal::limit(ErrorCode::RateLimited, "connectionsPerAddress", 5, text));
+        }
+        let accept = format!("Sec-WebSocket-Accept: {accept}");
+        let mut response = Vec::new();
+        Response {
+            status: 101,
+            content_type: None,
+            headers: &["Upgrade: websocket", "Connection: Upgrade", &accept],
+            body: &[],
+            keep_alive: true,
+            head_only: false,
+        }
+        .encode(self.date(cx), &mut response);
+        self.open_websocket(cx, connection, response.into(), admitted);
+        Ok(())
+    }
+
+    /// Begins to speak WebSocket: `response` is the 101.
+    fn open_websocket(
         &mut self,
         cx: &mut Context,
         connection: ConnectionKey,
         response: Bytes,
-        access: Result<(Access, Option<Grant>), (Refusal, CloseCode)>,
+        access: Admitted,
     ) {
         let now_ms = cx.now.unix_ms;
         let generated = MessageId::new(now_ms, cx.random.u128(..));
@@ -110,7 +136,7 @@ impl Edge {
         let limits = cx.settings.limits;
         let c = self.connections.get(connection)?;
         let app = c.session.as_ref()?.app;
-        let payload_bytes_max = self.payload_bytes_max(cx, app);
+        let payload_bytes_max = api::payload_bytes_max(cx, app);
         let c = self.connections.get_mut(connection)?;
         let Phase::Open { pinged } = &mut c.phase else { return None };
         if bytes.is_empty() {
@@ -227,7 +253,7 @@ impl Edge {
         let Some(c) = self.connections.get_mut(connection) else { return };
         let app = c.session().map(|session| session.app);
         if let Some((command, app)) = c.take_deferred().zip(app) {
-            self.text(cx, connection, app, &command, self.payload_bytes_max(cx, app));
+            self.text(cx, connection, app, &command, api::payload_bytes_max(cx, app));
         }
         let Some(c) = self.connections.get_mut(connection) else { return };
         c.resume(&limits);
@@ -266,18 +292,24 @@ impl Edge {
             true => Cow::Owned(format!("{client_id}\0{key}")),
             false => Cow::Borrowed(&**key),
         });
-        self.take_publish(cx, &app)?;
+        api::take_publish(cx, &app)?;
         let Some(c) = self.connections.get_mut(connection) else { return Ok(()) };
         let active = c.active();
         let sequence = active.first_publish.wrapping_add(active.publishes.len() as u32);
         let (channel, reference) = (publish.channel.clone(), reference.map(Into::into));
         active.publishes.push_back(PendingPublish { channel, reference, answer: None });
-        let reply_to = ReplyTo::Client(RequestId { shard: cx.shard, connection, sequence });
+        let request = RequestId { shard: cx.shard, connection, sequence };
         let channel = ChannelKey { app: app.id, slug: publish.channel.clone() };
-        let message = new_message(channel, publish, Some(&client_id), key.as_deref());
-        if let Err(refusal) = self.publish_at_home(cx, message, reply_to) {
-            self.publish_answered(cx, connection, sequence, Err(refusal));
+        let home = cx.home_shard(&channel);
+        if cx.is_way_full(home) {
+            self.publish_answered(cx, connection, sequence, Err(no_room()));
+            return Ok(());
         }
+        let parts = publish.parts(Some(&client_id));
+        let key = key.map(|key| key.into_owned().into());
+        let message = NewMessage { channel, parts, key };
+        let publish = mail::Publish { reply_to: ReplyTo::Request(request), message };
+        cx.post_home(home, ToHome::Publish(publish));
         Ok(())
     }
 
@@ -295,7 +327,13 @@ impl Edge {
         let Some(publish) = active.publishes.get_mut(index) else { return };
         let reference = publish.reference.as_deref();
         publish.answer = Some(match &outcome {
-            Ok((_, body)) => published(body, reference),
+            Ok(Answer::Published(receipt)) => {
+                event::published(&publish.channel, receipt, reference)
+            }
+            Ok(other) => {
+                debug_assert!(false, "a publish was answered {other:?}");
+                Bytes::new()
+            }
             Err(refusal) => event::error(refusal, Some(&publish.channel), reference),
         });
         let mut ready = Vec::new();
@@ -406,26 +444,4 @@ fn take_connection(access: &Access) -> Result<(), Refusal> {
     }
     let text = format!("the app has {most} connections, as many as its plan has");
     Err(Refusal::limit(ErrorCode::QuotaExceeded, limit::CONNECTIONS, 60, text))
-}
-
-/// The event for a publish whose answer over HTTP would be `body`.
-fn published(body: &[u8], reference: Option<&str>) -> Bytes {
-    #[derive(Deserialize, Default)]
-    struct Answer<'a> {
-        #[serde(borrow)]
-        data: Receipt<'a>,
-    }
-    #[derive(Deserialize, Default)]
-    #[serde(rename_all = "camelCase")]
-    struct Receipt<'a> {
-        id: &'a str,
-        channel_slug: &'a str,
-        offset: u64,
-        created_at: &'a str,
-    }
-    // It is the server's own answer.
-    let Receipt { id, channel_slug, offset, created_at } =
-        serde_json::from_slice::<Answer<'_>>(body).unwrap_or_default().data;
-    let timestamp_ms = parse_iso8601(created_at).unwrap_or_default();
-    event::published(&Published { channel: channel_slug, id, offset, timestamp_ms }, reference)
 }

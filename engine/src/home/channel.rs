@@ -6,9 +6,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use pushflo_protocol::message::Message;
 use pushflo_protocol::{ErrorCode, Offset, Refusal, StreamPosition};
+use pushflo_protocol::{Receipt, Record};
 use smallvec::SmallVec;
 
 use super::Home;
@@ -19,6 +18,7 @@ use crate::accounts::{plan::UNLIMITED, plan::limit};
 use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey, LogId, RequestId, ShardId, TailKey};
 use crate::log::{LoadedChannel, StoredAnswer};
+use crate::mail::ChannelInfo;
 use crate::mail::no_room;
 use crate::retention::Durability;
 use crate::share;
@@ -61,14 +61,37 @@ pub(super) struct Extra {
     pub(super) meta: Option<Arc<ChannelMeta>>,
     /// Its members, if they are known to each other.
     pub(super) presence: Option<Presence>,
-    /// A change of its metadata that is being kept, or its deletion: who waits for that, and the
-    /// status of the answer.
-    pub(super) change: Option<(RequestId, u16)>,
+    /// A change of its metadata that is being kept, or its deletion, and who waits for that.
+    pub(super) change: Option<(RequestId, Change)>,
     /// It is deleted and only waits for the log; nothing finds it any more.
     pub(super) is_closed: bool,
 }
 
+/// What is changed of a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It gets metadata.
+    Create,
+    /// It gets other metadata.
+    Update,
+    /// It is deleted.
+    Delete,
+}
+
 impl HomeChannel {
+    /// What the API tells of it.
+    pub(super) fn info(&self) -> ChannelInfo {
+        ChannelInfo {
+            slug: self.channel.slug.clone(),
+            epoch: self.head.epoch,
+            meta: self.meta().cloned(),
+            messages: self.messages,
+            created_ms: self.created_ms,
+            last_ms: self.last_ms,
+            subscribers: self.subscribers(),
+        }
+    }
+
     /// Who gets its messages.
     pub(super) fn audiences(&self) -> impl Iterator<Item = (ShardId, TailKey)> {
         self.tails.iter().map(|audience| (audience.shard, audience.tail))
@@ -104,12 +127,10 @@ impl HomeChannel {
         std::mem::take(&mut self.tails).into_iter().map(|audience| (audience.shard, audience.tail))
     }
 
-    /// What the publisher of a message is answered.
-    pub(super) fn publish_result(&self, message: &Message, delivered: u64) -> Bytes {
-        let mut result = br#"{"success":true,"data":"#.to_vec();
-        message.push_publish_result(&self.channel.slug, self.head.epoch, delivered, &mut result);
-        result.push(b'}');
-        result.into()
+    /// What the publisher of a message is told.
+    pub(super) fn receipt(&self, record: &Record, delivered: u64) -> Receipt {
+        let Record { id, offset, timestamp_ms, .. } = *record;
+        Receipt { id, offset, epoch: self.head.epoch, timestamp_ms, delivered }
     }
 
     /// Whether nothing would be lost if it were made anew.

@@ -7,8 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use pushflo_protocol::{ErrorCode, Refusal};
+use pushflo_protocol::{ErrorCode, Receipt, Refusal};
 
 use crate::clock::Now;
 use crate::hash::{HashMap, Placement};
@@ -59,7 +58,7 @@ struct Entry {
 enum State {
     /// Under way; these wait for its answer.
     Pending(Vec<ReplyTo>),
-    Done(Bytes),
+    Done(Receipt),
 }
 
 /// What is to be done with a publish that has a key.
@@ -67,7 +66,7 @@ pub(super) enum Asked {
     /// Publish it.
     New(Box<Keyed>),
     /// It was published; this was the answer.
-    Known(Bytes),
+    Known(Receipt),
     /// The one under way will answer it.
     Waits,
 }
@@ -101,7 +100,7 @@ impl Idempotency {
                 return Err(Refusal::new(ErrorCode::Conflict, text));
             }
             return Ok(match &mut entry.state {
-                State::Done(answer) => Asked::Known(answer.clone()),
+                State::Done(receipt) => Asked::Known(*receipt),
                 State::Pending(waiting) => {
                     waiting.push(reply_to);
                     Asked::Waits
@@ -119,9 +118,9 @@ impl Idempotency {
     }
 
     /// The publish was answered so. Returns who waits for the same answer.
-    pub(super) fn finish(&mut self, keyed: &Keyed, answer: Bytes) -> Vec<ReplyTo> {
+    pub(super) fn finish(&mut self, keyed: &Keyed, receipt: Receipt) -> Vec<ReplyTo> {
         match self.entries.get_mut(&(keyed.home, Arc::clone(&keyed.key))) {
-            Some(entry) => match std::mem::replace(&mut entry.state, State::Done(answer)) {
+            Some(entry) => match std::mem::replace(&mut entry.state, State::Done(receipt)) {
                 State::Pending(waiting) => waiting,
                 State::Done(_) => Vec::new(),
             },
@@ -162,9 +161,9 @@ impl Idempotency {
     /// Takes over what the log has. The log tells the end by the time of day; by a clock that is wrong
     /// it is no further away than it can be.
     pub(super) fn load(&mut self, app: AppId, home: HomeKey, stored: StoredAnswer, now: Now) {
-        let StoredAnswer { key, content, until_ms, body, .. } = stored;
+        let StoredAnswer { key, content, until_ms, receipt } = stored;
         let until_ms = now.elapsed_ms + until_ms.saturating_sub(now.steady_ms).min(WINDOW_MS);
-        self.insert(app, &Keyed { home, key: key.into(), content, until_ms }, State::Done(body));
+        self.insert(app, &Keyed { home, key: key.into(), content, until_ms }, State::Done(receipt));
     }
 
     /// Forgets what nobody can ask for any more.

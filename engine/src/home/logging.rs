@@ -6,11 +6,10 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
 use slotmap::SlotMap;
 
 use pushflo_protocol::time::Month;
-use pushflo_protocol::{ErrorCode, Message, Offset, Refusal};
+use pushflo_protocol::{ErrorCode, Offset, Record, Refusal};
 
 use super::Home;
 use super::idempotency::{Keyed, WINDOW_MS};
@@ -18,9 +17,10 @@ use crate::context::Context;
 use crate::hash::HashMap;
 use crate::ids::{HomeKey, LogId, ReadKey};
 use crate::log::{
-    Answer, Append, Entry, LogCall, Logged, NewChannel, PageCall, Read, ReadAnswer, ReadFrom,
+    self, Append, Entry, LogCall, Logged, NewChannel, PageCall, Read, ReadAnswer, ReadFrom,
     StoredAnswer,
 };
+use crate::mail::Answer;
 use crate::mail::ReplyTo;
 use crate::mail::Subscriber;
 use crate::mail::no_room;
@@ -39,22 +39,12 @@ const ROUNDS_MAX: u32 = 16;
 #[derive(Debug)]
 pub(super) struct LoggedMessage {
     pub(super) home: HomeKey,
-    /// The offset before it.
-    pub(super) prev: Offset,
-    pub(super) message: Message,
+    pub(super) record: Record,
     /// The month it was counted in.
     pub(super) month: Month,
     pub(super) reply_to: ReplyTo,
     /// The idempotency key it holds.
     pub(super) keyed: Option<Box<Keyed>>,
-}
-
-/// What a subscriber missed.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Missed {
-    pub(super) messages: u64,
-    /// Their frames; each of these may hold several.
-    pub(super) frames: Vec<Bytes>,
 }
 
 /// A read under way.
@@ -68,7 +58,7 @@ pub(super) struct PendingRead {
     /// Who waits for it, and whether they want to know who is there.
     subscribers: Vec<(Subscriber, bool)>,
     /// What earlier rounds brought.
-    missed: Missed,
+    missed: Vec<Record>,
     rounds: u32,
 }
 
@@ -135,7 +125,7 @@ impl Home {
     }
 
     pub(super) fn log_message(&mut self, message: LoggedMessage) {
-        self.logging.bytes += message.message.frame.len();
+        self.logging.bytes += message.record.kept_bytes();
         self.logging.turn.push(message);
     }
 
@@ -173,16 +163,15 @@ impl Home {
                 let (channel, epoch) = (home.channel.clone(), home.head.epoch);
                 Box::new(NewChannel { channel, epoch, created_ms: home.created_ms })
             });
-            let (prev, message) = (logged.prev, logged.message.clone());
+            let record = logged.record.clone();
             let answer = logged.keyed.as_ref().map(|keyed| {
                 let Keyed { key, content, .. } = &**keyed;
-                let body = home.publish_result(&message, 0);
+                let receipt = home.receipt(&record, 0);
                 let (key, content) = ((&**key).into(), *content);
                 let until_ms = cx.now.steady_ms + WINDOW_MS;
-                let offset = message.offset;
-                Box::new(StoredAnswer { key, content, until_ms, offset, body })
+                Box::new(StoredAnswer { key, content, until_ms, receipt })
             });
-            entries.push(Entry { log: log.id, prev, message, new, answer });
+            entries.push(Entry { log: log.id, record, new, answer });
         }
         let deleted = |key: &HomeKey| {
             let home = self.channels.get(*key)?;
@@ -204,11 +193,13 @@ impl Home {
     }
 
     /// The log's answer to a call.
-    pub(crate) fn log_answered(&mut self, cx: &mut Context, answer: Answer) {
+    pub(crate) fn log_answered(&mut self, cx: &mut Context, answer: log::Answer) {
         match answer {
-            Answer::Logged(outcome) => self.logged(cx, outcome),
-            Answer::Read(done) => self.read_answered(cx, done.read, done.answer),
-            Answer::Page(done) => cx.answer(done.request, done.outcome),
+            log::Answer::Logged(outcome) => self.logged(cx, outcome),
+            log::Answer::Read(done) => self.read_answered(cx, done.read, done.answer),
+            log::Answer::Page(done) => {
+                cx.answer(done.request, done.outcome.map(Answer::Page));
+            }
         }
     }
 
@@ -219,15 +210,15 @@ impl Home {
         };
         match outcome {
             Ok(()) => {
-                for LoggedMessage { home, message, reply_to, keyed, .. } in messages {
-                    self.logging.bytes -= message.frame.len();
+                for LoggedMessage { home, record, reply_to, keyed, .. } in messages {
+                    self.logging.bytes -= record.kept_bytes();
                     if let Some(log) = self.channels.get_mut(home).and_then(|h| h.log.as_mut()) {
                         log.is_known = true;
                     }
-                    self.deliver(cx, home, message, reply_to, keyed);
+                    self.deliver(cx, home, record, reply_to, keyed);
                 }
                 for home in deletes {
-                    self.channel_deleted(cx, home, Ok((204, Bytes::new())));
+                    self.channel_deleted(cx, home, Ok(Answer::Deleted));
                 }
             }
             Err(failure) => {
@@ -237,8 +228,8 @@ impl Home {
                 }
                 let text = format!("nothing was published: {}", failure.0);
                 let refusal = Refusal::new(ErrorCode::Overloaded, text);
-                for LoggedMessage { home, message, month, reply_to, keyed, .. } in failed {
-                    self.logging.bytes -= message.frame.len();
+                for LoggedMessage { home, record, month, reply_to, keyed } in failed {
+                    self.logging.bytes -= record.kept_bytes();
                     self.return_message(cx, home, month);
                     self.publish_failed(cx, reply_to, keyed, &refusal);
                 }
@@ -283,7 +274,7 @@ impl Home {
         }
         let Some(home) = self.channels.get_mut(key) else { return };
         home.reads += 1;
-        let (subscribers, missed, until) = (vec![subscriber], Missed::default(), home.head.offset);
+        let (subscribers, missed, until) = (vec![subscriber], Vec::new(), home.head.offset);
         let read = PendingRead { home: key, log, from, until, subscribers, missed, rounds: 0 };
         let read = reads.insert(read);
         reading.insert((key, from), read);
@@ -324,8 +315,7 @@ impl Home {
                 );
             }
         };
-        read.missed.messages += past.messages;
-        read.missed.frames.extend(past.frames);
+        read.missed.extend(past);
         read.rounds += 1;
         let until = read.until;
         let Some(home) = self.channels.get(read.home) else {
@@ -333,9 +323,8 @@ impl Home {
         };
         // What was sent meanwhile is in memory, as a rule.
         match self.recent.after(read.home, until, home.head.offset, 0) {
-            Some(frames) => {
-                read.missed.messages += frames.len() as u64;
-                read.missed.frames.extend(frames);
+            Some(records) => {
+                read.missed.extend(records);
                 let missed = std::mem::take(&mut read.missed);
                 self.read_done(cx, key, Ok(Some(missed)));
             }
@@ -348,7 +337,7 @@ impl Home {
         &mut self,
         cx: &mut Context,
         key: ReadKey,
-        missed: Result<Option<Missed>, Refusal>,
+        missed: Result<Option<Vec<Record>>, Refusal>,
     ) {
         let Some(read) = self.logging.reads.remove(key) else { return };
         if let Some(home) = self.channels.get_mut(read.home) {

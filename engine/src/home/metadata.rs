@@ -3,15 +3,12 @@
 //! A change goes to the accounts first, which keep it on disk; it takes effect when they say so.
 //! Until then the channel takes no other change.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use pushflo_protocol::time::iso8601;
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Home;
-use super::channel::{Extra, HomeChannel};
+use super::channel::{Change, Extra, HomeChannel};
 use super::presence::Presence;
 use crate::accounts::ChannelStored;
 use crate::accounts::{AccountsCall, ChannelMeta};
@@ -19,6 +16,7 @@ use crate::after_all::AfterAll;
 use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey, RequestId};
 use crate::mail::Answer;
+use crate::mail::Answered;
 use crate::mail::ChannelCall;
 use crate::mail::ChannelChange;
 use crate::mail::ChannelList;
@@ -28,12 +26,12 @@ use crate::mail::DescribeChannels;
 use crate::mail::DescribedChannel;
 use crate::mail::ListChannels;
 use crate::mail::ListedChannel;
+use crate::mail::MembersPage;
+use crate::mail::Outcome;
 use crate::mail::Privacy;
 use crate::mail::Roster;
 use crate::mail::ToEdge;
 use crate::mail::no_room;
-use crate::pages::Outcome;
-use crate::pages::page_end;
 
 impl Home {
     pub(super) fn channel_request(&mut self, cx: &mut Context, asked: ChannelRequest) {
@@ -46,19 +44,16 @@ impl Home {
             ChannelCall::Delete => self.delete_channel(cx, request, &channel),
         };
         match result {
-            Ok(Some(body)) => cx.answer(request, Ok((200, body))),
+            Ok(Some(answer)) => cx.answer(request, Ok(answer)),
             // Answered when the accounts have kept it.
             Ok(None) => {}
             Err(refusal) => cx.answer(request, Err(refusal)),
         }
     }
 
-    fn describe(&self, channel: &ChannelKey) -> Result<Option<Bytes>, Refusal> {
+    fn describe(&self, channel: &ChannelKey) -> Result<Option<Answer>, Refusal> {
         let home = self.find_home(channel)?.1;
-        let mut body = String::from(r#"{"success":true,"data":"#);
-        push_json(home, &mut body);
-        body.push('}');
-        Ok(Some(body.into()))
+        Ok(Some(Answer::Channel(Box::new(home.info()))))
     }
 
     fn members(
@@ -66,20 +61,15 @@ impl Home {
         channel: &ChannelKey,
         page: u64,
         page_size: u64,
-    ) -> Result<Option<Bytes>, Refusal> {
+    ) -> Result<Option<Answer>, Refusal> {
         let home = self.find_home(channel)?.1;
-        let (mut count, mut members) = (0, String::new());
+        let (mut count, mut members) = (0, Vec::new());
         if let Some(presence) = home.presence() {
             count = presence.len();
             members = presence.page((page - 1).saturating_mul(page_size), page_size);
         }
-        let mut body = format!(
-            r#"{{"success":true,"data":{{"subscribers":{},"count":{count},"members":[{members}]}},"#,
-            home.subscribers()
-        );
-        body.push_str(&page_end(page, page_size, count));
-        body.push('}');
-        Ok(Some(body.into()))
+        let subscribers = home.subscribers();
+        Ok(Some(Answer::Members(MembersPage { subscribers, count, members })))
     }
 
     fn create_channel(
@@ -88,7 +78,7 @@ impl Home {
         request: RequestId,
         channel: &ChannelKey,
         change: ChannelChange,
-    ) -> Result<Option<Bytes>, Refusal> {
+    ) -> Result<Option<Answer>, Refusal> {
         let key = match self.by_name.get(channel) {
             Some(&key) => key,
             None => self.new_home(cx, channel)?,
@@ -108,7 +98,7 @@ impl Home {
             created_ms: home.created_ms.min(now_ms),
             updated_ms: now_ms,
         };
-        self.begin_change(cx, (request, 201), key, channel, Some(meta))
+        self.begin_change(cx, (request, Change::Create), key, channel, Some(meta))
     }
 
     fn change_channel(
@@ -117,7 +107,7 @@ impl Home {
         request: RequestId,
         channel: &ChannelKey,
         change: ChannelChange,
-    ) -> Result<Option<Bytes>, Refusal> {
+    ) -> Result<Option<Answer>, Refusal> {
         let (key, home) = self.find_home(channel)?;
         let mut meta = match home.meta() {
             Some(meta) => ChannelMeta::clone(meta),
@@ -138,7 +128,7 @@ impl Home {
         meta.presence = change.presence.unwrap_or(meta.presence);
         meta.metadata = change.metadata.unwrap_or(meta.metadata);
         meta.updated_ms = cx.now.unix_ms.max(meta.updated_ms);
-        self.begin_change(cx, (request, 200), key, channel, Some(meta))
+        self.begin_change(cx, (request, Change::Update), key, channel, Some(meta))
     }
 
     fn delete_channel(
@@ -146,9 +136,9 @@ impl Home {
         cx: &mut Context,
         request: RequestId,
         channel: &ChannelKey,
-    ) -> Result<Option<Bytes>, Refusal> {
+    ) -> Result<Option<Answer>, Refusal> {
         let (key, _) = self.find_home(channel)?;
-        self.begin_change(cx, (request, 204), key, channel, None)
+        self.begin_change(cx, (request, Change::Delete), key, channel, None)
     }
 
     fn find_home(&self, channel: &ChannelKey) -> Result<(HomeKey, &HomeChannel), Refusal> {
@@ -161,11 +151,11 @@ impl Home {
     fn begin_change(
         &mut self,
         cx: &mut Context,
-        change: (RequestId, u16),
+        change: (RequestId, Change),
         key: HomeKey,
         channel: &ChannelKey,
         meta: Option<ChannelMeta>,
-    ) -> Result<Option<Bytes>, Refusal> {
+    ) -> Result<Option<Answer>, Refusal> {
         if meta.is_some() {
             self.count_channel(cx, key).inspect_err(|_| self.forget_if_untouched(cx, key))?;
         }
@@ -197,7 +187,7 @@ impl Home {
         let Some(key) = self.by_name.get(channel).copied() else { return };
         let Some(home) = self.channels.get_mut(key) else { return };
         let Extra { meta, presence, change, .. } = &mut **home.extra.get_or_insert_default();
-        let Some((request, status)) = change.take() else { return };
+        let Some((request, kind)) = change.take() else { return };
         match result {
             Err(refusal) => {
                 self.uncount_if_unused(cx, key);
@@ -216,19 +206,20 @@ impl Home {
                 let is_other_presence = roster.is_some() != had_presence;
                 *meta = Some(stored);
                 let tails: Vec<_> = home.audiences().collect();
-                let mut body = String::from(r#"{"success":true,"data":"#);
-                push_json(home, &mut body);
-                body.push('}');
+                let info = Box::new(home.info());
                 if is_other_presence {
                     for (shard, tail) in tails.iter().copied() {
                         cx.post_edge(shard, ToEdge::Roster(Roster { tail, home: key, roster }));
                     }
                 }
-                let outcome = Ok((status, body.into()));
+                let outcome = Ok(match kind {
+                    Change::Create => Answer::ChannelCreated(info),
+                    Change::Update | Change::Delete => Answer::Channel(info),
+                });
                 if is_private == was_private || tails.is_empty() {
                     return cx.answer(request, outcome);
                 }
-                let answer = AfterAll::new(tails.len(), Answer { request, outcome });
+                let answer = AfterAll::new(tails.len(), Answered { request, outcome });
                 for (shard, tail) in tails {
                     let answer = Arc::clone(&answer);
                     let privacy = Privacy { tail, is_private, answer };
@@ -253,7 +244,7 @@ impl Home {
         cx.shared.renew_epoch(&home.channel);
         let has_log = home.log.is_some();
         let unfinished = home.extra.as_mut().and_then(|extra| extra.change.take());
-        let change = request.map(|request| (request, 204));
+        let change = request.map(|request| (request, Change::Delete));
         home.extra = Some(Box::new(Extra { change, is_closed: true, ..Extra::default() }));
         for (shard, tail) in home.take_audiences() {
             cx.post_edge(shard, ToEdge::Closed(tail));
@@ -264,7 +255,7 @@ impl Home {
         }
         match has_log {
             true => self.log_delete(key),
-            false => self.channel_deleted(cx, key, Ok((204, Bytes::new()))),
+            false => self.channel_deleted(cx, key, Ok(Answer::Deleted)),
         }
     }
 
@@ -292,39 +283,11 @@ impl Home {
         let DescribeChannels { shard, list, app, channels } = request;
         let describe = |ListedChannel { position, slug }| {
             let home = self.find_home(&ChannelKey { app, slug }).ok();
-            let json = home.map(|(_, home)| {
-                let mut json = String::new();
-                push_json(home, &mut json);
-                json.into()
-            });
-            DescribedChannel { position, json }
+            let info = home.map(|(_, home)| Box::new(home.info()));
+            DescribedChannel { position, info }
         };
         let channels = channels.into_iter().map(describe).collect();
         let described = ChannelsDescribed { list, channels };
         cx.post_edge(shard, ToEdge::ChannelsDescribed(Box::new(described)));
     }
-}
-
-/// Appends the channel as the API shows it.
-fn push_json(home: &HomeChannel, out: &mut String) {
-    let meta = home.meta();
-    let slug = home.channel.slug.as_str();
-    let text = |text: &str| serde_json::to_string(text).unwrap_or_else(|_| "null".into());
-    let description = meta.and_then(|meta| meta.description.as_deref());
-    let updated_ms = meta.map_or(home.last_ms, |meta| meta.updated_ms).max(home.created_ms);
-    // Writing into memory cannot fail.
-    let _ = write!(
-        out,
-        r#"{{"id":"ch_{}","name":{},"slug":"{slug}","description":{},"isPrivate":{},"metadata":{},"messageCount":{},"createdAt":"{}","updatedAt":"{}","presence":{},"subscribers":{}}}"#,
-        home.head.epoch,
-        text(meta.map_or(slug, |meta| &meta.name)),
-        description.map_or_else(|| "null".into(), text),
-        meta.is_some_and(|meta| meta.is_private),
-        meta.and_then(|meta| meta.metadata.as_deref()).map_or("null", |json| json.get()),
-        home.messages,
-        iso8601(home.created_ms),
-        iso8601(updated_ms),
-        meta.is_some_and(|meta| meta.presence),
-        home.subscribers()
-    );
 }

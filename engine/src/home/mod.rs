@@ -71,10 +71,8 @@ impl Home {
     /// Does what it is asked.
     pub(crate) fn handle(&mut self, cx: &mut Context, mail: ToHome) {
         match mail {
-            ToHome::Publish(publish) => {
-                self.publish_message(cx, &publish.message, publish.reply_to);
-            }
-            ToHome::PublishBatch(batch) => self.publish_batch(cx, &batch),
+            ToHome::Publish(publish) => self.publish(cx, publish.message, publish.reply_to),
+            ToHome::PublishBatch(batch) => self.publish_batch(cx, *batch),
             ToHome::ReadPage(page) => self.read_page(cx, *page),
             ToHome::Subscribe(subscribe) => self.subscribe(cx, *subscribe),
             ToHome::Unsubscribe(unsubscribe) => self.unsubscribe(cx, &unsubscribe),

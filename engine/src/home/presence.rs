@@ -9,14 +9,14 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use bytes::Bytes;
-use pushflo_protocol::event::{self, PresenceMember};
-
 use super::Home;
 use crate::accounts::Client;
 use crate::context::Context;
 use crate::ids::HomeKey;
 use crate::mail;
+use crate::mail::Member;
+use crate::mail::MemberChange;
+use crate::mail::MemberList;
 use crate::mail::Members;
 use crate::mail::PresenceSnapshot;
 use crate::mail::ToEdge;
@@ -31,7 +31,7 @@ const MEMBERS_MAX: usize = 1_000_000;
 pub(super) struct Presence {
     /// Names this time that presence was switched on.
     roster: u32,
-    members: BTreeMap<MemberId, Member>,
+    members: BTreeMap<MemberId, Present>,
     /// Members that are not announced yet, in the order they came. Some may be gone again.
     joined: Vec<MemberId>,
     /// When a member that has no connection any more has left, in milliseconds after the start.
@@ -39,14 +39,13 @@ pub(super) struct Presence {
     /// No event before this, in milliseconds after the start of the server.
     next_ms: u64,
     announced: u64,
-    /// The announced members as an event's members, until they change.
-    snapshot: Option<Bytes>,
+    /// The announced members, until they change.
+    list: Option<Arc<MemberList>>,
     /// It stands in the shard's list of those with something to tell.
     is_listed: bool,
 }
 
-/// Who a member is. One who merely says that it is ann is not the ann that a backend vouched for, and
-/// takes nothing from it.
+/// Who a member is.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct MemberId {
     client_id: Arc<str>,
@@ -58,15 +57,15 @@ impl MemberId {
         Self { client_id: client.id(), is_verified: client.is_verified() }
     }
 
-    fn with<'a>(&'a self, data: Option<&'a str>) -> PresenceMember<'a> {
+    fn with(&self, data: Option<&Arc<str>>) -> Member {
         let MemberId { client_id, is_verified } = self;
-        PresenceMember { client_id, data, is_verified: *is_verified }
+        Member { client_id: Arc::clone(client_id), is_verified: *is_verified, data: data.cloned() }
     }
 }
 
 #[derive(Debug)]
-struct Member {
-    data: Option<Box<str>>,
+struct Present {
+    data: Option<Arc<str>>,
     connections: u32,
     is_announced: bool,
     /// When it has left, while it has no connection.
@@ -90,7 +89,7 @@ impl Presence {
         if self.members.len() >= MEMBERS_MAX && !self.members.contains_key(&id) {
             return false;
         }
-        let member = self.members.entry(id.clone()).or_insert(Member {
+        let member = self.members.entry(id.clone()).or_insert(Present {
             data: client.data().map(Into::into),
             connections: 0,
             is_announced: false,
@@ -124,8 +123,8 @@ impl Presence {
         !self.joined.is_empty() || !self.leaving.is_empty()
     }
 
-    /// The event of what changed, if it is time for one.
-    fn event(&mut self, channel: &str, now_ms: u64, times: PresenceTimes) -> Option<Bytes> {
+    /// What changed, if it is time to tell.
+    fn change(&mut self, now_ms: u64, times: PresenceTimes) -> Option<MemberChange> {
         if now_ms < self.next_ms {
             return None;
         }
@@ -135,7 +134,7 @@ impl Presence {
             && let Some((due_ms, id)) = self.leaving.pop_front()
         {
             // It may be back, or gone again for less than the grace time.
-            let has_left = |member: &Member| member.connections == 0 && member.due_ms == due_ms;
+            let has_left = |member: &Present| member.connections == 0 && member.due_ms == due_ms;
             if !self.members.get(&id).is_some_and(has_left) {
                 continue;
             }
@@ -158,25 +157,28 @@ impl Presence {
             return None;
         }
         self.next_ms = now_ms + times.interval_ms;
-        self.snapshot = None;
+        self.list = None;
         let joined = joined.iter().filter_map(|id| {
             let member = self.members.get(id)?;
-            Some(id.with(member.data.as_deref()))
+            Some(id.with(member.data.as_ref()))
         });
-        let left = left.iter().map(|id| id.with(None));
-        Some(event::presence_change(channel, joined, left, self.announced))
+        Some(MemberChange {
+            joined: joined.collect(),
+            left: left.iter().map(|id| id.with(None)).collect(),
+            count: self.announced,
+        })
     }
 
-    /// The event that tells a new subscriber who is there.
-    pub(super) fn snapshot(&mut self, channel: &str) -> Bytes {
-        if let Some(snapshot) = &self.snapshot {
-            return snapshot.clone();
+    /// Who is there, for a new subscriber.
+    pub(super) fn list(&mut self) -> Arc<MemberList> {
+        if let Some(list) = &self.list {
+            return Arc::clone(list);
         }
         let announced = self.members.iter().filter(|(_, member)| member.is_announced);
-        let members = announced.map(|(id, member)| id.with(member.data.as_deref()));
-        let snapshot = event::presence(channel, members, self.announced);
-        self.snapshot = Some(snapshot.clone());
-        snapshot
+        let members = announced.map(|(id, member)| id.with(member.data.as_ref())).collect();
+        let list = Arc::new(MemberList { members, count: self.announced });
+        self.list = Some(Arc::clone(&list));
+        list
     }
 
     /// How many members there are, announced or not.
@@ -184,17 +186,11 @@ impl Presence {
         self.members.len() as u64
     }
 
-    /// Members by client id from the `skip`-th on, as JSON objects.
-    pub(super) fn page(&self, skip: u64, most: u64) -> String {
+    /// Members by client id from the `skip`-th on.
+    pub(super) fn page(&self, skip: u64, count_max: u64) -> Vec<Member> {
         let skip = usize::try_from(skip).unwrap_or(usize::MAX);
-        let mut out = String::new();
-        for (id, member) in self.members.iter().skip(skip).take(most as usize) {
-            if !out.is_empty() {
-                out.push(',');
-            }
-            id.with(member.data.as_deref()).push(&mut out);
-        }
-        out
+        let members = self.members.iter().skip(skip).take(count_max as usize);
+        members.map(|(id, member)| id.with(member.data.as_ref())).collect()
     }
 }
 
@@ -221,11 +217,9 @@ impl Home {
     /// A subscriber wants to know who is there after all.
     pub(super) fn want_presence(&mut self, cx: &mut Context, want: WantPresence) {
         let WantPresence { shard, subscription, home } = want;
-        let Some(home) = self.channels.get_mut(home) else { return };
-        let slug = home.channel.slug.clone();
-        let Some(presence) = home.presence_mut() else { return };
-        let frame = presence.snapshot(slug.as_str());
-        let snapshot = PresenceSnapshot { subscription, frame };
+        let home = self.channels.get_mut(home);
+        let Some(presence) = home.and_then(|home| home.presence_mut()) else { return };
+        let snapshot = PresenceSnapshot { subscription, members: presence.list() };
         cx.post_edge(shard, ToEdge::PresenceSnapshot(snapshot));
     }
 
@@ -234,18 +228,15 @@ impl Home {
         let (now_ms, times) = (cx.now.elapsed_ms, cx.settings.presence);
         for key in std::mem::take(&mut self.presences) {
             let Some(home) = self.channels.get_mut(key) else { continue };
-            let slug = home.channel.slug.clone();
             let Some(presence) = home.presence_mut() else { continue };
-            let frame = presence.event(slug.as_str(), now_ms, times);
+            let change = presence.change(now_ms, times);
             presence.is_listed = presence.is_pending();
             if presence.is_listed {
                 self.presences.push(key);
             }
-            let Some(frame) = frame else { continue };
-            let Some(home) = self.channels.get(key) else { continue };
-            let tails: Vec<_> = home.audiences().collect();
-            for (shard, tail) in tails {
-                let presence = mail::Presence { tail, frame: frame.clone() };
+            let Some(change) = change.map(Arc::new) else { continue };
+            for (shard, tail) in home.audiences() {
+                let presence = mail::Presence { tail, change: Arc::clone(&change) };
                 cx.post_edge(shard, ToEdge::Presence(presence));
             }
         }
@@ -268,75 +259,67 @@ mod tests {
         Client::Named(Arc::new(Identity { client_id, data, is_verified }))
     }
 
+    /// `+` who joined, `-` who left, `~` before whom nobody vouched for.
+    fn told(change: Option<MemberChange>) -> String {
+        let Some(change) = change else { return String::new() };
+        let name = |sign: &str, member: &Member| {
+            let unverified = if member.is_verified { "" } else { "~" };
+            let data = member.data.as_deref().unwrap_or_default();
+            format!("{sign}{unverified}{}{data} ", member.client_id)
+        };
+        let joined = change.joined.iter().map(|member| name("+", member));
+        let left = change.left.iter().map(|member| name("-", member));
+        joined.chain(left).collect::<String>() + &change.count.to_string()
+    }
+
+    fn names(members: &[Member]) -> String {
+        let joined = members.to_vec();
+        let count = members.len() as u64;
+        told(Some(MemberChange { joined, left: Vec::new(), count }))
+    }
+
     #[test]
     fn who_says_that_it_is_somebody_takes_nothing_from_who_is() {
         let mut presence = Presence::default();
         let ann = named("ann", Some(r#"{"admin":true}"#), true);
         let mallory = named("ann", None, false);
         presence.join(&ann);
-        presence.event("c", 0, TIMES).unwrap();
+        presence.change(0, TIMES).unwrap();
         presence.join(&mallory);
-        let told = text(presence.event("c", 1_000, TIMES));
-        assert!(
-            told.contains(r#""joined":[{"clientId":"ann","verified":false}],"left":[],"count":2"#),
-            "{told}"
-        );
-        let (first, second) = (
-            r#"{"clientId":"ann","verified":false}"#,
-            r#"{"clientId":"ann","data":{"admin":true}}"#,
-        );
-        assert_eq!(presence.page(0, 10), format!("{first},{second}"));
+        assert_eq!(told(presence.change(1_000, TIMES)), "+~ann 2");
+        assert_eq!(names(&presence.page(0, 10)), r#"+~ann +ann{"admin":true} 2"#);
         presence.leave(&mallory, 2_000, TIMES);
-        let told = text(presence.event("c", 12_000, TIMES));
-        assert!(
-            told.contains(r#""left":[{"clientId":"ann","verified":false}],"count":1"#),
-            "{told}"
-        );
-        assert_eq!(presence.page(0, 10), second);
-    }
-
-    fn text(frame: Option<Bytes>) -> String {
-        let frame = frame.unwrap_or_default();
-        let start = frame.iter().position(|&byte| byte == b'{').unwrap_or(frame.len());
-        String::from_utf8(frame[start..].to_vec()).unwrap()
+        assert_eq!(told(presence.change(12_000, TIMES)), "-~ann 1");
+        assert_eq!(names(&presence.page(0, 10)), r#"+ann{"admin":true} 1"#);
     }
 
     #[test]
     fn changes_are_gathered_and_short_drops_do_not_show() {
         let mut presence = Presence::default();
-        let event = |presence: &mut Presence, now| text(presence.event("c", now, TIMES));
+        let change = |presence: &mut Presence, now| told(presence.change(now, TIMES));
         presence.join(&client("a"));
-        assert_eq!(
-            event(&mut presence, 1_000),
-            r#"{"type":"presence","channel":"c","joined":[{"clientId":"a"}],"left":[],"count":1}"#
-        );
+        assert_eq!(change(&mut presence, 1_000), "+a 1");
         presence.join(&client("b"));
         presence.join(&client("c"));
         presence.join(&client("a"));
-        assert_eq!(event(&mut presence, 1_500), "");
-        assert_eq!(text(Some(presence.snapshot("c"))).matches("clientId").count(), 1);
-        assert!(
-            event(&mut presence, 2_000)
-                .contains(r#"[{"clientId":"b"},{"clientId":"c"}],"left":[]"#)
-        );
+        assert_eq!(change(&mut presence, 1_500), "");
+        assert_eq!(names(&presence.list().members), "+a 1");
+        assert_eq!(change(&mut presence, 2_000), "+b +c 3");
         // One of two connections, and one that comes back in time.
         presence.leave(&client("a"), 3_000, TIMES);
         presence.leave(&client("b"), 3_000, TIMES);
         presence.leave(&client("c"), 4_000, TIMES);
         presence.join(&client("c"));
-        assert_eq!(event(&mut presence, 12_999), "");
-        assert!(
-            event(&mut presence, 13_000)
-                .contains(r#""joined":[],"left":[{"clientId":"b"}],"count":2"#)
-        );
-        assert_eq!(event(&mut presence, 99_000), "");
+        assert_eq!(change(&mut presence, 12_999), "");
+        assert_eq!(change(&mut presence, 13_000), "-b 2");
+        assert_eq!(change(&mut presence, 99_000), "");
         assert_eq!((presence.len(), presence.is_pending()), (2, false));
         // Gone, back and gone again: the last time counts.
         presence.leave(&client("c"), 100_000, TIMES);
         presence.join(&client("c"));
         presence.leave(&client("c"), 105_000, TIMES);
-        assert_eq!(event(&mut presence, 110_000), "");
-        assert!(event(&mut presence, 115_000).contains(r#""left":[{"clientId":"c"}],"count":1"#));
-        assert_eq!(presence.page(0, 10), r#"{"clientId":"a"}"#);
+        assert_eq!(change(&mut presence, 110_000), "");
+        assert_eq!(change(&mut presence, 115_000), "-c 1");
+        assert_eq!(names(&presence.page(0, 10)), "+a 1");
     }
 }

@@ -3,46 +3,34 @@
 //! Invariant: a message that got its offset is posted to every shard with subscribers as soon as the
 //! log has it, or at once where there is no log. Whether they all have room is asked first.
 
-use bytes::Bytes;
-use pushflo_protocol::message::{Message, MessageId, Parts};
 use pushflo_protocol::time::Month;
-use pushflo_protocol::{ErrorCode, Offset, Refusal};
-use smallvec::SmallVec;
+use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Home;
 use super::idempotency::{Asked, Keyed, WINDOW_MS};
 use super::logging::LoggedMessage;
 use crate::accounts::plan::limit;
 use crate::context::Context;
-use crate::ids::{ChannelKey, HomeKey, ShardId, TailKey};
-use crate::mail;
+use crate::ids::{ChannelKey, HomeKey};
+use crate::mail::Answer;
 use crate::mail::BatchMessage;
 use crate::mail::BatchResult;
 use crate::mail::BatchResults;
+use crate::mail::Message;
 use crate::mail::NewMessage;
 use crate::mail::PublishBatch;
 use crate::mail::ReplyTo;
 use crate::mail::ToEdge;
 use crate::mail::no_room;
-
-/// What a message is made from, before it has an offset.
-#[derive(Clone, Copy, Debug)]
-struct Draft<'a> {
-    /// The event type.
-    event_type: &'a str,
-    /// The sender.
-    client_id: Option<&'a str>,
-    /// The content.
-    content: &'a str,
-    /// The idempotency key.
-    key: Option<&'a str>,
-}
+use pushflo_protocol::MessageId;
+use pushflo_protocol::Parts;
+use pushflo_protocol::Receipt;
+use pushflo_protocol::Record;
 
 /// A message that got its offset.
 struct Given {
     home: HomeKey,
-    prev: Offset,
-    message: Message,
+    record: Record,
     /// It is to be logged before it is sent.
     is_logged: bool,
 }
@@ -51,26 +39,23 @@ impl Home {
     /// Gives a message its offset, sends it to every shard with subscribers and answers the
     /// publisher. Where a shard with subscribers has no room, or a limit is reached, the publisher is
     /// refused and the message is sent to nobody.
-    fn publish(
-        &mut self,
-        cx: &mut Context,
-        channel: &ChannelKey,
-        draft: Draft<'_>,
-        reply_to: ReplyTo,
-    ) {
-        let keyed = match draft.key.map(|key| self.take_key(cx, channel, key, &draft, reply_to)) {
+    pub(super) fn publish(&mut self, cx: &mut Context, message: NewMessage, reply_to: ReplyTo) {
+        let NewMessage { ref channel, parts, key } = message;
+        let keyed = match key.map(|key| self.take_key(cx, channel, &key, &parts, reply_to)) {
             None => None,
             Some(Ok(Asked::New(keyed))) => Some(keyed),
-            Some(Ok(Asked::Known(answer))) => return self.publish_done(cx, reply_to, Ok(answer)),
+            Some(Ok(Asked::Known(receipt))) => {
+                return self.publish_done(cx, reply_to, Ok(receipt));
+            }
             Some(Ok(Asked::Waits)) => return,
             Some(Err(refusal)) => return self.publish_done(cx, reply_to, Err(refusal)),
         };
-        match self.give_offset(cx, channel, draft) {
-            Ok(Given { home, prev, message, is_logged: true }) => {
+        match self.give_offset(cx, channel, parts) {
+            Ok(Given { home, record, is_logged: true }) => {
                 let month = cx.month();
-                self.log_message(LoggedMessage { home, prev, message, month, reply_to, keyed });
+                self.log_message(LoggedMessage { home, record, month, reply_to, keyed });
             }
-            Ok(Given { home, message, .. }) => self.deliver(cx, home, message, reply_to, keyed),
+            Ok(Given { home, record, .. }) => self.deliver(cx, home, record, reply_to, keyed),
             Err(refusal) => {
                 self.publish_failed(cx, reply_to, keyed, &refusal);
                 // What was made for it alone goes again.
@@ -87,11 +72,11 @@ impl Home {
         cx: &mut Context,
         channel: &ChannelKey,
         key: &str,
-        draft: &Draft<'_>,
+        parts: &Parts,
         reply_to: ReplyTo,
     ) -> Result<Asked, Refusal> {
         let home = self.home(cx, channel)?;
-        let parts = (draft.event_type, draft.client_id, draft.content);
+        let parts = (parts.event_type(), parts.client_id(), parts.content());
         let now_ms = cx.now.elapsed_ms;
         let asked = self.idempotency.begin(channel.app, home, key, parts, now_ms, reply_to);
         if asked.is_err() {
@@ -106,7 +91,7 @@ impl Home {
         &mut self,
         cx: &mut Context,
         channel: &ChannelKey,
-        draft: Draft<'_>,
+        parts: Parts,
     ) -> Result<Given, Refusal> {
         let key = self.home(cx, channel)?;
         self.count_channel(cx, key)?;
@@ -136,17 +121,10 @@ impl Home {
         home.given = offset;
         home.next = offset.next();
         home.last_ms = home.last_ms.max(now_ms);
-        let message = Message::encode(Parts {
-            channel: &channel.slug,
-            id: MessageId::new(home.last_ms, random),
-            offset,
-            prev: (prev.next() != offset).then_some(prev),
-            timestamp_ms: home.last_ms,
-            event_type: draft.event_type,
-            client_id: draft.client_id,
-            content: draft.content,
-        });
-        Ok(Given { home: key, prev, message, is_logged })
+        let timestamp_ms = home.last_ms;
+        let id = MessageId::new(timestamp_ms, random);
+        let record = Record { id, offset, prev, timestamp_ms, parts };
+        Ok(Given { home: key, record, is_logged })
     }
 
     /// A message that was counted is not published after all.
@@ -162,32 +140,31 @@ impl Home {
         &mut self,
         cx: &mut Context,
         key: HomeKey,
-        message: Message,
+        record: Record,
         reply_to: ReplyTo,
         keyed: Option<Box<Keyed>>,
     ) {
         let Some(home) = self.channels.get_mut(key) else { return };
-        home.head.offset = message.offset;
+        home.head.offset = record.offset;
         home.messages += 1;
-        let head = home.head;
-        let posts: SmallVec<[(ShardId, TailKey); 4]> = home.audiences().collect();
-        let result = home.publish_result(&message, home.subscribers());
+        let receipt = home.receipt(&record, home.subscribers());
         let app = cx.directory.app(home.channel.app).filter(|_| !home.is_closed());
         let retention = app.map(|app| app.plan.retention);
-        for (shard, tail) in posts {
-            let frame = message.frame.clone();
-            cx.post_edge(shard, ToEdge::Message(mail::Message { tail, frame, head }));
+        for (shard, tail) in home.audiences() {
+            let (epoch, record) = (receipt.epoch, record.clone());
+            let message = Message { tail, epoch, record };
+            cx.post_edge(shard, ToEdge::Message(message));
         }
         if let Some(retention) = retention {
-            self.recent.append(key, message, &retention);
+            self.recent.append(key, record, &retention);
         }
         cx.metrics().publishes_total.increment();
         if let Some(keyed) = keyed {
-            for waiting in self.idempotency.finish(&keyed, result.clone()) {
-                self.publish_done(cx, waiting, Ok(result.clone()));
+            for waiting in self.idempotency.finish(&keyed, receipt) {
+                self.publish_done(cx, waiting, Ok(receipt));
             }
         }
-        self.publish_done(cx, reply_to, Ok(result));
+        self.publish_done(cx, reply_to, Ok(receipt));
     }
 
     /// A publish failed: its key is free again, and whoever waited for it failed too.
@@ -204,19 +181,15 @@ impl Home {
         }
     }
 
-    /// Tells a publisher what became of its message: the result as JSON, or why not.
+    /// Tells a publisher what became of its message.
     pub(super) fn publish_done(
         &mut self,
         cx: &mut Context,
         reply_to: ReplyTo,
-        result: Result<Bytes, Refusal>,
+        result: Result<Receipt, Refusal>,
     ) {
         match reply_to {
-            ReplyTo::Request { request, status } => {
-                cx.answer(request, result.map(|body| (status, body)));
-            }
-            // Told apart from an answer to HTTP by what the connection speaks.
-            ReplyTo::Client(request) => cx.answer(request, result.map(|body| (200, body))),
+            ReplyTo::Request(request) => cx.answer(request, result.map(Answer::Published)),
             ReplyTo::Batch { shard, batch, position } => {
                 // All results of the call go back together.
                 let result = BatchResult { position, result };
@@ -242,26 +215,10 @@ impl Home {
         is_any
     }
 
-    pub(super) fn publish_batch(&mut self, cx: &mut Context, request: &PublishBatch) {
+    pub(super) fn publish_batch(&mut self, cx: &mut Context, request: PublishBatch) {
         let PublishBatch { shard, batch, messages } = request;
         for BatchMessage { position, message } in messages {
-            let reply_to = ReplyTo::Batch { shard: *shard, batch: *batch, position: *position };
-            self.publish_message(cx, message, reply_to);
+            self.publish(cx, message, ReplyTo::Batch { shard, batch, position });
         }
-    }
-
-    pub(super) fn publish_message(
-        &mut self,
-        cx: &mut Context,
-        message: &NewMessage,
-        reply_to: ReplyTo,
-    ) {
-        let draft = Draft {
-            event_type: &message.event_type,
-            client_id: message.client_id.as_deref(),
-            content: &message.content,
-            key: message.key.as_deref(),
-        };
-        self.publish(cx, &message.channel, draft, reply_to);
     }
 }

@@ -6,12 +6,11 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-use pushflo_protocol::{Message, Offset};
+use pushflo_protocol::{Offset, Record};
 use slotmap::SecondaryMap;
 
 use crate::ids::HomeKey;
-use crate::pages::PageQuery;
+use crate::log::{Page, PageQuery};
 use crate::retention::Retention;
 
 /// The recent messages of one shard's channels.
@@ -27,7 +26,7 @@ pub(super) struct Recent {
 
 #[derive(Debug, Default)]
 struct Log {
-    messages: VecDeque<Message>,
+    messages: VecDeque<Record>,
     bytes: usize,
     /// There are, or may be, older messages on disk.
     is_behind: bool,
@@ -42,8 +41,8 @@ impl Recent {
     }
 
     /// Keeps a message, at the expense of older ones where a limit says so.
-    pub(super) fn append(&mut self, channel: HomeKey, message: Message, retention: &Retention) {
-        let size = cost(&message);
+    pub(super) fn append(&mut self, channel: HomeKey, record: Record, retention: &Retention) {
+        let size = record.kept_bytes();
         if retention.age_ms_max == 0 || size > retention.channel_bytes_max {
             self.forget(channel);
             self.begin_behind(channel);
@@ -52,8 +51,8 @@ impl Recent {
         let Some(entry) = self.logs.entry(channel) else { return };
         let log = entry.or_default();
         log.age_ms_max = retention.age_ms_max;
-        self.order.push_back((channel, message.offset));
-        log.messages.push_back(message);
+        self.order.push_back((channel, record.offset));
+        log.messages.push_back(record);
         log.bytes += size;
         self.bytes += size;
         while log.messages.len() > retention.messages_max || log.bytes > retention.channel_bytes_max
@@ -76,7 +75,7 @@ impl Recent {
 
     /// Whether nothing older of a channel is kept elsewhere, or the oldest message here is one that
     /// `is_before` the wanted ones.
-    pub(super) fn reaches(&self, channel: HomeKey, is_before: impl Fn(&Message) -> bool) -> bool {
+    pub(super) fn reaches(&self, channel: HomeKey, is_before: impl Fn(&Record) -> bool) -> bool {
         let Some(log) = self.logs.get(channel) else { return true };
         !log.is_behind || log.messages.front().is_some_and(is_before)
     }
@@ -99,7 +98,7 @@ impl Recent {
         }
     }
 
-    /// The frames after `offset`, oldest first; `None` if any of them is not kept any more, or older
+    /// The records after `offset`, oldest first; `None` if any of them is not kept any more, or older
     /// than `since_ms`. `head` is the channel's newest offset.
     pub(super) fn after(
         &self,
@@ -107,7 +106,7 @@ impl Recent {
         offset: Offset,
         head: Offset,
         since_ms: u64,
-    ) -> Option<Vec<Bytes>> {
+    ) -> Option<Vec<Record>> {
         if offset >= head {
             return (offset == head).then(Vec::new);
         }
@@ -122,49 +121,43 @@ impl Recent {
         if !is_next || !is_kept {
             return None;
         }
-        Some(log.messages.range(start..).map(|message| message.frame.clone()).collect())
+        Some(log.messages.range(start..).cloned().collect())
     }
 
-    /// The frames kept since a time, oldest first.
-    pub(super) fn since(&self, channel: HomeKey, unix_ms: u64) -> Vec<Bytes> {
+    /// The records kept since a time, oldest first.
+    pub(super) fn since(&self, channel: HomeKey, unix_ms: u64) -> Vec<Record> {
         let Some(log) = self.logs.get(channel) else { return Vec::new() };
         let start = log.messages.partition_point(|message| message.timestamp_ms < unix_ms);
-        log.messages.range(start..).map(|message| message.frame.clone()).collect()
+        log.messages.range(start..).cloned().collect()
     }
 
-    /// The last `count` frames, or all that are kept and not older than `since_ms`, oldest first.
-    pub(super) fn last(&self, channel: HomeKey, count: u64, since_ms: u64) -> Vec<Bytes> {
+    /// The last `count` records, or all that are kept and not older than `since_ms`, oldest first.
+    pub(super) fn last(&self, channel: HomeKey, count: u64, since_ms: u64) -> Vec<Record> {
         let Some(log) = self.logs.get(channel) else { return Vec::new() };
         let count = usize::try_from(count).unwrap_or(usize::MAX);
         let kept = log.messages.partition_point(|message| message.timestamp_ms < since_ms);
         let start = log.messages.len().saturating_sub(count).max(kept);
-        log.messages.range(start..).map(|message| message.frame.clone()).collect()
+        log.messages.range(start..).cloned().collect()
     }
 
-    /// The messages of a page, newest first, and how many match in all; none is older than `since_ms`.
-    pub(super) fn page(
-        &self,
-        channel: HomeKey,
-        query: &PageQuery,
-        since_ms: u64,
-    ) -> (Vec<&Message>, u64) {
-        let Some(log) = self.logs.get(channel) else { return (Vec::new(), 0) };
-        let wanted = query.event_type.as_deref().and_then(|t| serde_json::to_string(t).ok());
-        let matches = |message: &&Message| {
-            wanted.as_ref().is_none_or(|wanted| message.event_type_json() == wanted.as_bytes())
-                && message.timestamp_ms >= since_ms
-                && query.after_ms.is_none_or(|after| message.timestamp_ms > after)
-                && query.before_ms.is_none_or(|before| message.timestamp_ms < before)
+    /// A page; none of its messages is older than `since_ms`.
+    pub(super) fn page(&self, channel: HomeKey, query: &PageQuery, since_ms: u64) -> Page {
+        let Some(log) = self.logs.get(channel) else { return Page::default() };
+        let matches = |record: &&Record| {
+            query.event_type.as_ref().is_none_or(|wanted| record.parts.event_type() == wanted)
+                && record.timestamp_ms >= since_ms
+                && query.after_ms.is_none_or(|after| record.timestamp_ms > after)
+                && query.before_ms.is_none_or(|before| record.timestamp_ms < before)
         };
         let skip = (query.page - 1).saturating_mul(query.page_size);
-        let (mut items, mut total) = (Vec::new(), 0);
-        for message in log.messages.iter().rev().filter(matches) {
-            if total >= skip && (items.len() as u64) < query.page_size {
-                items.push(message);
+        let mut page = Page::default();
+        for record in log.messages.iter().rev().filter(matches) {
+            if page.total >= skip && (page.records.len() as u64) < query.page_size {
+                page.records.push(record.clone());
             }
-            total += 1;
+            page.total += 1;
         }
-        (items, total)
+        page
     }
 
     /// Drops all of a channel.
@@ -206,37 +199,30 @@ impl Recent {
 
 impl Log {
     fn drop_oldest(&mut self) -> usize {
-        let size = self.messages.pop_front().as_ref().map_or(0, cost);
+        let size = self.messages.pop_front().map_or(0, |record| record.kept_bytes());
         self.bytes -= size;
         size
     }
 }
 
-/// What a message costs in memory: its frame, and the record beside it.
-fn cost(message: &Message) -> usize {
-    message.frame.len() + size_of::<Message>()
-}
-
-const MESSAGE_BYTES_MIN: usize = 256;
+/// What a record has at least.
+const MESSAGE_BYTES_MIN: usize = size_of::<Record>();
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pushflo_protocol::ChannelSlug;
-    use pushflo_protocol::message::{MessageId, Parts};
+    use pushflo_protocol::{MessageId, Parts};
     use slotmap::SlotMap;
 
-    fn message(offset: u64, timestamp_ms: u64) -> Message {
-        Message::encode(Parts {
-            channel: &ChannelSlug::parse("c").unwrap(),
+    fn record(offset: u64, timestamp_ms: u64) -> Record {
+        let event_type = if offset.is_multiple_of(2) { "even" } else { "odd" };
+        Record {
             id: MessageId(u128::from(offset)),
             offset: Offset(offset),
-            prev: None,
+            prev: Offset(offset - 1),
             timestamp_ms,
-            event_type: if offset.is_multiple_of(2) { "even" } else { "odd" },
-            client_id: None,
-            content: "1",
-        })
+            parts: Parts::new(event_type, None, "1"),
+        }
     }
 
     fn retention() -> Retention {
@@ -249,7 +235,7 @@ mod tests {
         let channel = keys.insert(());
         let mut recent = Recent::new(100_000);
         for offset in 1..=15 {
-            recent.append(channel, message(offset, offset), &retention());
+            recent.append(channel, record(offset, offset), &retention());
         }
         let after = |recent: &Recent, offset| recent.after(channel, Offset(offset), Offset(15), 0);
         assert_eq!(after(&recent, 5).unwrap().len(), 10);
@@ -276,7 +262,7 @@ mod tests {
         let channel = keys.insert(());
         let mut recent = Recent::new(100_000);
         for offset in 1..=9 {
-            recent.append(channel, message(offset, offset), &retention());
+            recent.append(channel, record(offset, offset), &retention());
         }
         let query = PageQuery {
             page: 2,
@@ -285,23 +271,23 @@ mod tests {
             after_ms: Some(1),
             before_ms: None,
         };
-        let (items, total) = recent.page(channel, &query, 0);
-        assert_eq!(items.iter().map(|m| m.offset.0).collect::<Vec<_>>(), [5, 3]);
-        assert_eq!(total, 4);
-        assert_eq!(recent.page(channel, &query, 6).1, 2);
+        let page = recent.page(channel, &query, 0);
+        assert_eq!(page.records.iter().map(|m| m.offset.0).collect::<Vec<_>>(), [5, 3]);
+        assert_eq!(page.total, 4);
+        assert_eq!(recent.page(channel, &query, 6).total, 2);
     }
 
     #[test]
     fn the_oldest_of_all_channels_goes_first() {
         let mut keys: SlotMap<HomeKey, ()> = SlotMap::with_key();
         let (a, b) = (keys.insert(()), keys.insert(()));
-        let size = cost(&message(1, 1));
+        let size = record(1, 1).kept_bytes();
         let mut recent = Recent::new(4 * size + size / 2);
         for offset in 1..=2 {
-            recent.append(a, message(offset, offset), &retention());
+            recent.append(a, record(offset, offset), &retention());
         }
         for offset in 1..=3 {
-            recent.append(b, message(offset, offset), &retention());
+            recent.append(b, record(offset, offset), &retention());
         }
         assert_eq!(recent.last(a, 9, 0).len(), 1);
         assert_eq!(recent.last(b, 9, 0).len(), 3);

@@ -1,15 +1,14 @@
 //! Reading a channel at its home: who subscribes, from where on, and pages of its history.
 
-use pushflo_protocol::command::Start;
-use pushflo_protocol::event::Recovered;
+use pushflo_protocol::position::{Recovered, Start};
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Home;
 use super::channel::{Audience, HomeChannel};
-use super::logging::Missed;
 use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey};
 use crate::log::{PageCall, ReadFrom};
+use crate::mail::Answer;
 use crate::mail::ReadPage;
 use crate::mail::Subscribe;
 use crate::mail::Subscribed;
@@ -18,8 +17,8 @@ use crate::mail::Subscription;
 use crate::mail::ToEdge;
 use crate::mail::Unsubscribe;
 use crate::mail::private_channel;
-use crate::pages::page_body;
 use crate::retention::Retention;
+use pushflo_protocol::Record;
 
 impl Home {
     /// A page of history as the JSON of the answer. A channel that nobody used yet has none, which
@@ -31,13 +30,12 @@ impl Home {
         let key = self.by_name.get(&channel).copied();
         let home = key.and_then(|key| self.channels.get(key));
         if let Some(log) = home.and_then(|home| home.log) {
-            self.ask_log_page(PageCall { request, channel, log: log.id, query, retention });
+            self.ask_log_page(PageCall { request, log: log.id, query, retention });
             return;
         }
         let since_ms = retention.since_ms(cx.now.steady_ms);
-        let page = key.map_or_else(Default::default, |key| self.recent.page(key, &query, since_ms));
-        let body = page_body(&channel, &query, &page.0, page.1);
-        cx.answer(request, Ok((200, body)));
+        let page = key.map(|key| self.recent.page(key, &query, since_ms)).unwrap_or_default();
+        cx.answer(request, Ok(Answer::Page(page)));
     }
 
     pub(super) fn subscribe(&mut self, cx: &mut Context, subscribe: Subscribe) {
@@ -82,8 +80,6 @@ impl Home {
                 _ => Some(Some(self.recent.last(key, count, since_ms))),
             },
         };
-        let missed = missed
-            .map(|missed| missed.map(|frames| Missed { messages: frames.len() as u64, frames }));
         self.join(cx, subscriber, key, missed, wants_presence);
     }
 
@@ -108,7 +104,7 @@ impl Home {
         cx: &mut Context,
         subscriber: Subscriber,
         key: HomeKey,
-        missed: Option<Option<Missed>>,
+        missed: Option<Option<Vec<Record>>>,
         wants_presence: bool,
     ) {
         let Some(home) = self.channels.get_mut(key).filter(|home| !home.is_closed()) else {
@@ -126,11 +122,10 @@ impl Home {
             None => home.tails.push(Audience { shard, tail, subscribers: 1 }),
         }
         let head = home.head;
-        let slug = home.channel.slug.clone();
-        let (mut is_member, mut snapshot) = (false, None);
+        let (mut is_member, mut members) = (false, None);
         if let Some(presence) = home.presence_mut() {
             is_member = presence.join(&subscriber.client);
-            snapshot = wants_presence.then(|| presence.snapshot(slug.as_str()));
+            members = wants_presence.then(|| presence.list());
         }
         if is_member {
             self.presence_changed(key);
@@ -142,12 +137,11 @@ impl Home {
         }
         let past = missed.as_ref().map(|missed| Recovered {
             recovered: missed.is_some(),
-            replayed: missed.as_ref().map_or(0, |missed| missed.messages),
+            replayed: missed.as_ref().map_or(0, |missed| missed.len() as u64),
         });
-        let missed = missed.flatten().map(|missed| missed.frames).unwrap_or_default();
-        let presence = snapshot;
+        let missed = missed.flatten().unwrap_or_default();
         let subscription =
-            Subscription { home: key, head, past, missed, is_member, is_private, presence };
+            Subscription { home: key, head, past, missed, is_member, is_private, members };
         self.subscribe_done(cx, subscriber, Ok(subscription));
     }
 

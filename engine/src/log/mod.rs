@@ -8,6 +8,7 @@
 //! that the shard sent before it knew fail too ([`Append::term`]): a record never follows one that
 //! is missing.
 
+mod frames;
 pub(crate) mod journal;
 mod keep;
 #[cfg(test)]
@@ -25,19 +26,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError, bounded};
-use pushflo_protocol::{Epoch, Message, Offset};
+use pushflo_protocol::{Epoch, Offset, Receipt, Record, Refusal};
 use thiserror::Error;
 
 pub use record::Totals;
-pub use store::Past;
 
 use crate::hash::HashMap;
 use crate::ids::LogId;
 use crate::ids::{AppId, ChannelKey, EpochSlot, ReadKey, RequestId, ShardId};
 use crate::metrics::metrics;
-use crate::pages::{Outcome, PageQuery};
 use crate::port::Port;
 use crate::retention::{Retention, Retentions};
 use store::Store;
@@ -51,6 +49,14 @@ pub enum LogError {
     /// The store cannot read or write.
     #[error("{0}")]
     Store(String),
+    /// A later version of the server has written it.
+    #[error(
+        "it has format {format}, which this version does not know; start the version that wrote it"
+    )]
+    Newer {
+        /// Its format.
+        format: u32,
+    },
     /// What is stored is not what was written.
     #[error("the log is damaged: {0}")]
     Damaged(String),
@@ -129,10 +135,8 @@ pub struct StoredAnswer {
     pub content: u64,
     /// Until when it is kept, in Unix milliseconds.
     pub until_ms: u64,
-    /// The offset of its message.
-    pub offset: Offset,
-    /// The answer's body.
-    pub body: Bytes,
+    /// What its publisher was told. To how many it was delivered is not kept.
+    pub receipt: Receipt,
 }
 
 /// What a shard asks of the log.
@@ -169,10 +173,8 @@ pub struct Append {
 pub struct Entry {
     /// The channel's place in the log.
     pub log: LogId,
-    /// The offset before the message's.
-    pub prev: Offset,
     /// The message.
-    pub message: Message,
+    pub record: Record,
     /// The channel, where the log may not know it yet.
     pub new: Option<Box<NewChannel>>,
     /// What its publisher is told if it asks again.
@@ -221,14 +223,36 @@ pub enum ReadFrom {
     },
 }
 
+/// A request for a page, newest first.
+#[derive(Clone, Debug)]
+pub struct PageQuery {
+    /// Which page, from 1.
+    pub page: u64,
+    /// Messages on a page, 1 to 100.
+    pub page_size: u64,
+    /// Only this event type.
+    pub event_type: Option<String>,
+    /// Only messages later than this, in Unix milliseconds.
+    pub after_ms: Option<u64>,
+    /// Only messages earlier than this, in Unix milliseconds.
+    pub before_ms: Option<u64>,
+}
+
+/// A page of a channel's history.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// Its messages, newest first.
+    pub records: Vec<Record>,
+    /// How many match in all.
+    pub total: u64,
+}
+
 /// A request for a page.
 #[derive(Debug)]
 pub struct PageCall {
     /// Who waits for it.
     pub request: RequestId,
     /// The channel.
-    pub channel: ChannelKey,
-    /// Its place in the log.
     pub log: LogId,
     /// Which page.
     pub query: PageQuery,
@@ -262,7 +286,7 @@ pub struct PageDone {
     /// Who waits for it.
     pub request: RequestId,
     /// The page, or why it cannot be read.
-    pub outcome: Outcome,
+    pub outcome: Result<Page, Refusal>,
 }
 
 /// What became of an append.
@@ -273,7 +297,7 @@ pub type Logged = Result<(), LogFailure>;
 pub struct LogFailure(pub Arc<str>);
 
 /// An answer to [`Read`]: `None` if any of what was asked for is not kept any more.
-pub type ReadAnswer = Result<Option<Past>, LogFailure>;
+pub type ReadAnswer = Result<Option<Vec<Record>>, LogFailure>;
 
 /// What the log tells the rest of the server, as plain numbers.
 #[derive(Debug, Default)]

@@ -1,15 +1,13 @@
 //! The store beside a model of it: a plain list of all messages, out of which what is kept and what
 //! is asked for is picked one by one. Random records, leaps, limits, trims and questions.
 
-use pushflo_protocol::message::{MessageId, Parts};
-use pushflo_protocol::{ChannelSlug, Epoch, Message, Offset};
+use pushflo_protocol::{ChannelSlug, Epoch, MessageId, Offset, Parts, Record};
 
-use super::NewChannel;
 use super::keep::Keep;
 use super::record::Totals;
-use super::store::{Group, Past, Run, Store, TrimChannel};
+use super::store::{Group, Run, Store, TrimChannel};
+use super::{NewChannel, PageQuery};
 use crate::ids::{AppId, ChannelKey, LogId};
-use crate::pages::PageQuery;
 
 const LOG: LogId = LogId(7);
 const TYPES: [&str; 3] = ["one", "t\"wo", ""];
@@ -18,7 +16,7 @@ const TYPES: [&str; 3] = ["one", "t\"wo", ""];
 struct Channel {
     store: Store,
     key: ChannelKey,
-    all: Vec<Message>,
+    all: Vec<Record>,
     totals: Totals,
     now_ms: u64,
     is_trimmed: bool,
@@ -32,29 +30,26 @@ impl Channel {
         let (all, totals, now_ms) = (Vec::new(), Totals::default(), 1_000);
         let channel = Self { store, key, all, totals, now_ms, is_trimmed: false };
         for log in [LogId(LOG.0 - 1), LogId(LOG.0 + 1)] {
-            let message = channel.message(1, "one", "neighbour");
-            channel.append(log, Offset(0), Totals::default(), &[message]);
+            let record = channel.record(Offset(0), 1, "one", "neighbour");
+            channel.append(log, Totals::default(), &[record]);
         }
         channel
     }
 
-    fn message(&self, offset: u64, event_type: &str, content: &str) -> Message {
-        Message::encode(Parts {
-            channel: &self.key.slug,
+    fn record(&self, prev: Offset, offset: u64, event_type: &str, content: &str) -> Record {
+        Record {
             id: MessageId(u128::from(offset)),
             offset: Offset(offset),
-            prev: None,
+            prev,
             timestamp_ms: self.now_ms,
-            event_type,
-            client_id: None,
-            content: &format!("\"{content}\""),
-        })
+            parts: Parts::new(event_type, None, &format!("\"{content}\"")),
+        }
     }
 
-    fn append(&self, log: LogId, prev: Offset, before: Totals, messages: &[Message]) {
+    fn append(&self, log: LogId, before: Totals, records: &[Record]) {
         let channel = self.key.clone();
         let new = NewChannel { channel, epoch: Epoch(1), created_ms: 0 };
-        let run = Run { log, prev, before, messages, new: Some(&new), answers: &[] };
+        let run = Run { log, before, records, new: Some(&new), answers: &[] };
         self.store.write(&Group { runs: &[run], ..Group::default() }).unwrap();
     }
 
@@ -62,19 +57,18 @@ impl Channel {
     fn grow(&mut self, random: &mut fastrand::Rng) {
         let prev = self.head();
         let leap = if random.u8(..) < 20 { random.u64(1..1 << 24) } else { 0 };
-        let messages: Vec<Message> = (0..random.u64(1..6))
+        let records: Vec<Record> = (0..random.u64(1..6))
             .map(|n| {
                 self.now_ms += random.u64(0..4);
                 let content = "x".repeat(random.usize(..60));
-                self.message(prev.0 + leap + 1 + n, random.choice(TYPES).unwrap(), &content)
+                let first = prev.0 + leap + 1;
+                let before = if n == 0 { prev } else { Offset(first + n - 1) };
+                self.record(before, first + n, random.choice(TYPES).unwrap(), &content)
             })
             .collect();
-        self.append(LOG, prev, self.totals, &messages);
-        for message in messages {
-            self.totals.messages += 1;
-            self.totals.bytes += message.frame.len() as u64;
-            self.all.push(message);
-        }
+        self.append(LOG, self.totals, &records);
+        self.totals = self.totals.with(&records);
+        self.all.extend(records);
     }
 
     fn head(&self) -> Offset {
@@ -89,13 +83,13 @@ impl Channel {
     }
 
     /// The messages up to `until` that the limits keep.
-    fn kept(&self, until: Offset, keep: &Keep) -> Vec<&Message> {
+    fn kept(&self, until: Offset, keep: &Keep) -> Vec<&Record> {
         let mut bytes = 0;
         let newest = self.all.iter().rev().filter(|message| message.offset <= until);
-        let mut kept: Vec<&Message> = newest
+        let mut kept: Vec<&Record> = newest
             .take(keep.messages_max as usize)
             .take_while(|message| {
-                bytes += message.frame.len() as u64;
+                bytes += message.parts.as_bytes().len() as u64;
                 bytes <= keep.bytes_max && message.timestamp_ms >= keep.since_ms
             })
             .collect();
@@ -104,10 +98,9 @@ impl Channel {
     }
 
     fn page(&self, query: &PageQuery, keep: &Keep) -> (Vec<Offset>, u64) {
-        let wanted = query.event_type.as_ref().map(|t| serde_json::to_string(t).unwrap());
         let kept = self.kept(self.head(), keep);
         let found = kept.iter().rev().filter(|message| {
-            wanted.as_ref().is_none_or(|wanted| message.event_type_json() == wanted.as_bytes())
+            query.event_type.as_ref().is_none_or(|wanted| message.parts.event_type() == wanted)
                 && query.after_ms.is_none_or(|after| message.timestamp_ms > after)
                 && query.before_ms.is_none_or(|before| message.timestamp_ms < before)
         });
@@ -118,17 +111,13 @@ impl Channel {
     }
 
     /// Whole or nothing, as a subscriber at `offset` is promised.
-    fn after(&self, offset: Offset, until: Offset, keep: &Keep) -> Option<Vec<u8>> {
+    fn after(&self, offset: Offset, until: Offset, keep: &Keep) -> Option<Vec<Record>> {
         let is_known = offset.0 == 0 || self.all.iter().any(|message| message.offset == offset);
-        let missed: Vec<&Message> =
+        let missed: Vec<&Record> =
             self.all.iter().filter(|m| m.offset > offset && m.offset <= until).collect();
         let is_kept = self.kept(until, keep).len() >= missed.len();
-        (is_known && is_kept).then(|| missed.iter().flat_map(|m| m.frame.to_vec()).collect())
+        (is_known && is_kept).then(|| missed.into_iter().cloned().collect())
     }
-}
-
-fn bytes(past: &Past) -> Vec<u8> {
-    past.frames.concat()
 }
 
 fn limits(random: &mut fastrand::Rng, channel: &Channel) -> Keep {
@@ -154,9 +143,9 @@ fn ask(random: &mut fastrand::Rng, channel: &Channel, keep: &Keep) {
         after_ms: time(random),
         before_ms: time(random),
     };
-    let (items, total) = channel.store.page(LOG, &query, keep).unwrap();
-    let items: Vec<Offset> = items.iter().map(|message| message.offset).collect();
-    assert_eq!((items, total), channel.page(&query, keep), "{query:?} {keep:?}");
+    let page = channel.store.page(LOG, &query, keep).unwrap();
+    let items: Vec<Offset> = page.records.iter().map(|record| record.offset).collect();
+    assert_eq!((items, page.total), channel.page(&query, keep), "{query:?} {keep:?}");
 
     // What was trimmed is counted from the head.
     let until = match random.choice(&channel.all) {
@@ -171,20 +160,20 @@ fn ask(random: &mut fastrand::Rng, channel: &Channel, keep: &Keep) {
     let past = channel.store.after(LOG, offset, until, keep).unwrap();
     let wanted = channel.after(offset, until, keep);
     if offset != until {
-        let is_right = past.as_ref().map(bytes) == wanted;
+        let is_right = past == wanted;
         assert!(is_right, "{offset:?} {until:?} {keep:?}");
     }
     let (since_ms, most) = (random.u64(995..=channel.now_ms + 5), random.u64(0..20));
     let past = channel.store.recent(LOG, since_ms, most, until, keep).unwrap();
     let kept = channel.kept(until, keep);
     let newest: Vec<_> = kept.iter().rev().take(most as usize).collect();
-    let wanted: Vec<u8> = newest
+    let wanted: Vec<Record> = newest
         .iter()
         .rev()
         .filter(|message| message.timestamp_ms >= since_ms)
-        .flat_map(|message| message.frame.to_vec())
+        .map(|record| Record::clone(record))
         .collect();
-    assert!(bytes(&past) == wanted, "{since_ms} {most} {until:?} {keep:?}");
+    assert!(past == wanted, "{since_ms} {most} {until:?} {keep:?}");
 }
 
 #[test]

@@ -7,14 +7,13 @@
 
 use std::ops::Range;
 
-use pushflo_protocol::{Message, Offset};
+use pushflo_protocol::Offset;
 
-use super::LogError;
 use super::keep::{Floor, Keep};
 use super::record::Stored;
 use super::store::Store;
+use super::{LogError, Page, PageQuery};
 use crate::ids::LogId;
-use crate::pages::PageQuery;
 
 impl Store {
     /// The messages of a page, newest first, and how many match in all.
@@ -23,36 +22,34 @@ impl Store {
         log: LogId,
         query: &PageQuery,
         keep: &Keep,
-    ) -> Result<(Vec<Message>, u64), LogError> {
-        let Some(newest) = self.last(log)? else { return Ok((Vec::new(), 0)) };
+    ) -> Result<Page, LogError> {
+        let Some(newest) = self.last(log)? else { return Ok(Page::default()) };
         let mut floor = keep.floor(newest.after);
         if let Some(after_ms) = query.after_ms {
             floor.since_ms = floor.since_ms.max(after_ms.saturating_add(1));
         }
         let wanted = self.wanted(log, &newest, &floor, query.before_ms)?;
         let skip = (query.page - 1).saturating_mul(query.page_size);
-        let event_type = query.event_type.as_ref().map(serde_json::to_string);
-        if let Some(event_type) = event_type {
-            let event_type = event_type.map_err(|error| LogError::Store(error.to_string()))?;
+        if let Some(event_type) = &query.event_type {
             let page = skip..skip.saturating_add(query.page_size);
-            return self.page_of_type(log, &newest, wanted, page, event_type.as_bytes());
+            return self.page_of_type(log, &newest, wanted, page, event_type);
         }
         let total = wanted.end - wanted.start;
         let end = wanted.end.saturating_sub(skip).max(wanted.start);
         let begin = end.saturating_sub(query.page_size).max(wanted.start);
         let mut items = Vec::new();
         if begin == end {
-            return Ok((items, total));
+            return Ok(Page { records: items, total });
         }
         let is_before = |record: &Stored| record.after.messages < end;
         let Some(last) = self.first_not(log, &newest, is_before)? else {
-            return Ok((items, total));
+            return Ok(Page { records: items, total });
         };
         self.backwards(log, &last, begin, |record| {
             items.extend(record.pick(record.positions(&(begin..end)).rev())?);
             Ok(())
         })?;
-        Ok((items, total))
+        Ok(Page { records: items, total })
     }
 
     /// The numbers of the messages from the floor on that are earlier than `before_ms`.
@@ -77,15 +74,15 @@ impl Store {
         Ok(begin..end.max(begin))
     }
 
-    /// A page of the wanted messages that are of one type, given as a JSON string.
+    /// A page of the wanted messages that are of one type.
     fn page_of_type(
         &self,
         log: LogId,
         newest: &Stored,
         wanted: Range<u64>,
         page: Range<u64>,
-        event_type: &[u8],
-    ) -> Result<(Vec<Message>, u64), LogError> {
+        event_type: &str,
+    ) -> Result<Page, LogError> {
         let (mut items, mut total) = (Vec::new(), 0);
         self.backwards(log, newest, wanted.start, |record| {
             let found = record.of_type(record.positions(&wanted), event_type)?;
@@ -97,7 +94,7 @@ impl Store {
             total += found.len() as u64;
             Ok(())
         })?;
-        Ok((items, total))
+        Ok(Page { records: items, total })
     }
 
     /// Looks at the records from `last` back to the one that has the message numbered `begin`.

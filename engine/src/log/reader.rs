@@ -3,17 +3,16 @@
 //! than this thread's time.
 
 use crossbeam_channel::Receiver;
-use pushflo_protocol::{ErrorCode, Refusal};
+use pushflo_protocol::{ErrorCode, Record, Refusal};
 
 use super::keep::Keep;
-use super::store::{Past, Store};
+use super::store::Store;
 use super::{
     Answer, LogError, LogFailure, PageCall, PageDone, Read, ReadDone, ReadFrom, ReaderCall, Shelf,
 };
 use crate::clock::Clock;
 use crate::ids::LogId;
 use crate::ids::ShardId;
-use crate::pages::page_body;
 use crate::port::Port;
 
 /// Runs until nobody can ask any more.
@@ -37,11 +36,11 @@ pub(super) fn run(shelf: &Shelf, ports: &[Port<Answer>], calls: &Receiver<Reader
                 answer(ports, read.shard, Answer::Read(Box::new(done)));
             }
             ReaderCall::Page(page) => {
-                let PageCall { request, channel, log, query, retention } = *page;
+                let PageCall { request, log, query, retention } = *page;
                 let keep = Keep::new(&retention, now_ms);
-                let items = shelf.with(|store| store.page(log, &query, &keep));
-                let outcome = match items {
-                    Ok((items, total)) => Ok((200, page_body(&channel, &query, &items, total))),
+                let page = shelf.with(|store| store.page(log, &query, &keep));
+                let outcome = match page {
+                    Ok(page) => Ok(page),
                     Err(error) => Err(match outlook(shelf, log, &error) {
                         Outlook::Lost => Refusal::new(ErrorCode::ServerError, LOST),
                         Outlook::ComeAgain => Refusal::new(ErrorCode::Overloaded, COME_AGAIN),
@@ -82,7 +81,7 @@ fn outlook(shelf: &Shelf, log: LogId, error: &LogError) -> Outlook {
     }
 }
 
-fn past(store: &Store, read: &Read, keep: &Keep) -> Result<Option<Past>, LogError> {
+fn past(store: &Store, read: &Read, keep: &Keep) -> Result<Option<Vec<Record>>, LogError> {
     let Read { log, from, until, .. } = *read;
     match from {
         ReadFrom::After(offset) => store.after(log, offset, until, keep),

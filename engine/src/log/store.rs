@@ -1,4 +1,4 @@
-//! The log on disk: a fjall database with one keyspace of records and one of channels.
+//! The log on disk: a fjall database with one keyspace of runs of records and one of channels.
 //!
 //! A record's key is its channel's log id and its first offset, both big-endian, so that a channel's
 //! records lie in their order behind each other. A channel's own entry has what must be known of it
@@ -9,18 +9,22 @@ use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::PoisonError;
 
-use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
-use pushflo_protocol::{ChannelSlug, Epoch, Message, Offset};
+use pushflo_protocol::{ChannelSlug, Epoch, MessageId, Offset, Receipt, Record};
 use rkyv::rancor::Error as ArchiveError;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::frames;
 use super::keep::Keep;
 use super::record::{self, Stored, Totals};
 use super::{LoadedAnswer, LoadedChannel, LogError, NewChannel, StoredAnswer};
 use crate::clock;
 use crate::hash::HashMap;
 use crate::ids::{AppId, ChannelKey, EpochSlot, LogId};
+
+/// What the keyspaces hold. The first format had none written down, and keyspaces of other names: see
+/// [`frames`].
+const FORMAT: u32 = 2;
 
 /// Journals larger than this make fjall write its tables; it is also what a start after a crash
 /// reads again.
@@ -105,9 +109,8 @@ impl ChannelEntry {
 /// A run of messages on its way to the log.
 pub(super) struct Run<'a> {
     pub(super) log: LogId,
-    pub(super) prev: Offset,
     pub(super) before: Totals,
-    pub(super) messages: &'a [Message],
+    pub(super) records: &'a [Record],
     /// The channel, with its first messages.
     pub(super) new: Option<&'a NewChannel>,
     /// What their publishers are told if they ask again.
@@ -127,15 +130,6 @@ pub(super) struct Group<'a> {
     pub(super) sync: bool,
 }
 
-/// Messages that were read: their frames, and where they end.
-#[derive(Clone, Debug, Default)]
-pub struct Past {
-    /// Frames behind each other, oldest first.
-    pub frames: Vec<Bytes>,
-    /// How many they are.
-    pub messages: u64,
-}
-
 impl Store {
     /// Opens the log in `path`, or makes it. `seed` names it if it is new.
     pub(super) fn open(path: &Path, seed: u64) -> Result<(Self, Found), LogError> {
@@ -145,9 +139,9 @@ impl Store {
             .worker_threads(1)
             .open()?;
         let store = Self {
-            records: database.keyspace("records", KeyspaceCreateOptions::default)?,
+            records: database.keyspace("runs", KeyspaceCreateOptions::default)?,
             channels: database.keyspace("channels", KeyspaceCreateOptions::default)?,
-            answers: database.keyspace("answers", KeyspaceCreateOptions::default)?,
+            answers: database.keyspace("receipts", KeyspaceCreateOptions::default)?,
             usage: database.keyspace("usage", KeyspaceCreateOptions::default)?,
             leaps: database.keyspace("leaps", KeyspaceCreateOptions::default)?,
             generations: database.keyspace("generations", KeyspaceCreateOptions::default)?,
@@ -155,6 +149,10 @@ impl Store {
             oldest: OldestOffsets::default(),
             database,
         };
+        store.check_format()?;
+        if frames::is_there(&store.database) {
+            frames::convert(&store.database, &store.records, &store.answers)?;
+        }
         let stored = store.state.get("incarnation")?;
         let stored =
             stored.and_then(|bytes| bytes.as_ref().try_into().ok().map(u64::from_be_bytes));
@@ -166,6 +164,16 @@ impl Store {
         let found =
             Found { incarnation, channels, unreadable, after_power_loss, next_log, answers, usage };
         Ok((store, found))
+    }
+
+    /// Refuses a log that a later version has written.
+    fn check_format(&self) -> Result<(), LogError> {
+        let format = self.state.get("format")?;
+        let format = format.and_then(|bytes| bytes.as_ref().try_into().ok());
+        match format.map(u32::from_be_bytes) {
+            Some(format) if format > FORMAT => Err(LogError::Newer { format }),
+            _ => Ok(()),
+        }
     }
 
     /// Notes that the log is open now, in this boot.
@@ -185,6 +193,7 @@ impl Store {
             }
         }
         batch.insert(&self.state, "incarnation", found.incarnation.to_be_bytes());
+        batch.insert(&self.state, "format", FORMAT.to_be_bytes());
         batch.insert(&self.state, "open", boot());
         Ok(batch.commit()?)
     }
@@ -334,12 +343,12 @@ impl Store {
             batch.insert(&self.generations, slot.0.to_be_bytes(), generation.to_be_bytes());
         }
         for run in group.runs {
-            let Some(first) = run.messages.first() else { continue };
+            let Some(first) = run.records.first() else { continue };
             if let Some(NewChannel { channel, epoch, created_ms }) = run.new {
                 let entry = ChannelEntry::new(run.log, *epoch, *created_ms);
                 batch.insert(&self.channels, channel_key(channel), encode(&entry)?);
             }
-            let value = record::encode(run.prev, run.before, run.messages)?;
+            let value = record::encode(run.before, run.records)?;
             batch.insert(&self.records, record_key(run.log, first.offset), value);
             for answer in run.answers {
                 let key = answer_key(answer.until_ms, run.log, &answer.key);
@@ -429,8 +438,8 @@ impl Store {
         offset: Offset,
         until: Offset,
         keep: &Keep,
-    ) -> Result<Option<Past>, LogError> {
-        let (mut past, mut last, mut bytes) = (Past::default(), offset, 0);
+    ) -> Result<Option<Vec<Record>>, LogError> {
+        let (mut past, mut last, mut bytes) = (Vec::new(), offset, 0);
         if offset == until {
             return Ok(Some(past));
         }
@@ -448,13 +457,15 @@ impl Store {
                 return Ok(None);
             }
             // Times never fall, so it is enough that the first is young enough.
-            if past.messages == 0
+            if past.is_empty()
                 && record.number_of(|_, ms| ms >= keep.since_ms)? > record.before.messages + skip
             {
                 return Ok(None);
             }
-            bytes += past.push(&record, skip, until)?;
-            if past.messages > keep.messages_max || bytes > keep.bytes_max {
+            let read = record.pick(record.positions_until(skip, until))?;
+            bytes += read.iter().map(|record| record.parts.as_bytes().len() as u64).sum::<u64>();
+            past.extend(read);
+            if past.len() as u64 > keep.messages_max || bytes > keep.bytes_max {
                 return Ok(None);
             }
             last = record.last;
@@ -473,8 +484,8 @@ impl Store {
         messages_max: u64,
         until: Offset,
         keep: &Keep,
-    ) -> Result<Past, LogError> {
-        let mut past = Past::default();
+    ) -> Result<Vec<Record>, LogError> {
+        let mut past = Vec::new();
         let Some(end) = self.totals_at(log, until)? else { return Ok(past) };
         let floor = Keep {
             since_ms: since_ms.max(keep.since_ms),
@@ -497,7 +508,7 @@ impl Store {
             None => 0,
         };
         for record in records.iter().rev() {
-            past.push(record, skip, until)?;
+            past.extend(record.pick(record.positions_until(skip, until))?);
             skip = 0;
         }
         Ok(past)
@@ -570,8 +581,9 @@ impl Store {
             // Their publishers were told that nothing was published.
             for guard in self.answers.iter() {
                 let (key, value) = guard.into_inner()?;
-                let is_cut =
-                    |loaded: &LoadedAnswer| loaded.log == log && loaded.answer.offset >= first_cut;
+                let is_cut = |loaded: &LoadedAnswer| {
+                    loaded.log == log && loaded.answer.receipt.offset >= first_cut
+                };
                 if parse_answer(&key, &value).as_ref().is_some_and(is_cut) {
                     batch.remove(&self.answers, key);
                 }
@@ -644,17 +656,6 @@ pub(super) struct Oldest {
     pub(super) last_ms: u64,
 }
 
-impl Past {
-    /// Adds the messages of a record behind its first `skip` up to `until`, and tells their bytes.
-    fn push(&mut self, record: &Stored, skip: u64, until: Offset) -> Result<u64, LogError> {
-        let Some((frames, messages)) = record.frames(skip, until)? else { return Ok(0) };
-        let bytes = frames.len() as u64;
-        self.frames.push(frames);
-        self.messages += messages;
-        Ok(bytes)
-    }
-}
-
 /// Names the time since the machine was started.
 fn boot() -> Vec<u8> {
     std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
@@ -664,7 +665,7 @@ fn range(log: LogId, from: Offset) -> RangeInclusive<[u8; 16]> {
     record_key(log, from)..=record_key(log, Offset(u64::MAX))
 }
 
-fn record_key(log: LogId, offset: Offset) -> [u8; 16] {
+pub(super) fn record_key(log: LogId, offset: Offset) -> [u8; 16] {
     (u128::from(log.0) << 64 | u128::from(offset.0)).to_be_bytes()
 }
 
@@ -673,24 +674,35 @@ fn answer_key(until_ms: u64, log: LogId, key: &str) -> Vec<u8> {
     [&until_ms.to_be_bytes()[..], &log.0.to_be_bytes(), key.as_bytes()].concat()
 }
 
-fn answer_value(answer: &StoredAnswer) -> Vec<u8> {
-    let StoredAnswer { content, offset, body, .. } = answer;
-    [&content.to_be_bytes()[..], &offset.0.to_be_bytes(), body].concat()
+pub(super) fn answer_value(answer: &StoredAnswer) -> Vec<u8> {
+    let StoredAnswer { content, receipt, .. } = answer;
+    let Receipt { id, offset, epoch, timestamp_ms, delivered: _ } = receipt;
+    let numbers = [*content, offset.0, epoch.0, *timestamp_ms].map(u64::to_be_bytes);
+    [&id.0.to_be_bytes()[..], numbers.as_flattened()].concat()
+}
+
+/// Until when an answer is kept, the log of its channel, and its idempotency key.
+pub(super) fn parse_answer_key(key: &[u8]) -> Option<(u64, LogId, &str)> {
+    let (until_ms, key) = key.split_first_chunk()?;
+    let (log, key) = key.split_first_chunk()?;
+    let log = LogId(u64::from_be_bytes(*log));
+    Some((u64::from_be_bytes(*until_ms), log, str::from_utf8(key).ok()?))
 }
 
 fn parse_answer(key: &[u8], value: &[u8]) -> Option<LoadedAnswer> {
-    let (until, key) = key.split_first_chunk()?;
-    let (log, key) = key.split_first_chunk()?;
-    let (content, value) = value.split_first_chunk()?;
-    let (offset, body) = value.split_first_chunk()?;
-    let answer = StoredAnswer {
-        key: str::from_utf8(key).ok()?.into(),
-        content: u64::from_be_bytes(*content),
-        until_ms: u64::from_be_bytes(*until),
-        offset: Offset(u64::from_be_bytes(*offset)),
-        body: Bytes::copy_from_slice(body),
+    let (until_ms, log, key) = parse_answer_key(key)?;
+    let (id, numbers) = value.split_first_chunk()?;
+    let mut numbers = numbers.chunks_exact(size_of::<u64>());
+    let mut number = || Some(u64::from_be_bytes(numbers.next()?.try_into().ok()?));
+    let content = number()?;
+    let receipt = Receipt {
+        id: MessageId(u128::from_be_bytes(*id)),
+        offset: Offset(number()?),
+        epoch: Epoch(number()?),
+        timestamp_ms: number()?,
+        delivered: 0,
     };
-    Some(LoadedAnswer { log: LogId(u64::from_be_bytes(*log)), answer })
+    Some(LoadedAnswer { log, answer: StoredAnswer { key: key.into(), content, until_ms, receipt } })
 }
 
 fn channel_key(channel: &ChannelKey) -> Vec<u8> {

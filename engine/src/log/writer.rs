@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, bounded};
 use pushflo_protocol::time::Month;
-use pushflo_protocol::{Epoch, Message, Offset};
+use pushflo_protocol::{Epoch, Offset, Record};
 
 use super::keep::Keep;
 use super::record::Totals;
@@ -224,16 +224,12 @@ impl Writer {
             let known = self.known.get(&run.log);
             let before = totals.get(&run.log).copied();
             let before = before.or(known.map(|known| known.totals)).unwrap_or_default();
-            let bytes: usize = run.messages.iter().map(|message| message.frame.len()).sum();
-            let after = Totals {
-                messages: before.messages + run.messages.len() as u64,
-                bytes: before.bytes + bytes as u64,
-            };
+            let after = before.with(&run.records);
             let is_new = known.is_none() && !totals.contains_key(&run.log);
             let new = run.new.as_deref().filter(|_| is_new);
             totals.insert(run.log, after);
-            let (log, prev, messages, answers) = (run.log, run.prev, &run.messages, &run.answers);
-            batch.push(Run { log, prev, before, messages, new, answers });
+            let (log, records, answers) = (run.log, &run.records, &run.answers);
+            batch.push(Run { log, before, records, new, answers });
         }
         let generations: Vec<_> =
             group.iter().flat_map(|append| append.generations.iter().copied()).collect();
@@ -296,10 +292,10 @@ impl Writer {
             let Some(app) = known.or(run.new.as_ref().map(|new| new.channel.app)) else { continue };
             let before = self.usage.get(&app).copied().unwrap_or_default();
             let count = usage.entry(app).or_insert(before);
-            for message in &run.messages {
+            for record in &run.records {
                 // Messages of a group are of about the same time.
-                if message.timestamp_ms >= month.end_ms || month.end_ms == 0 {
-                    month = Month::of(message.timestamp_ms);
+                if record.timestamp_ms >= month.end_ms || month.end_ms == 0 {
+                    month = Month::of(record.timestamp_ms);
                 }
                 *count = (month.number, if count.0 == month.number { count.1 + 1 } else { 1 });
             }
@@ -530,32 +526,31 @@ fn let_go(store: Store) -> Receiver<()> {
     is_done
 }
 
-/// Messages of one channel whose offsets follow each other.
+/// Records of one channel whose offsets follow each other.
 struct OwnedRun {
     log: LogId,
-    prev: Offset,
-    messages: Vec<Message>,
+    records: Vec<Record>,
     new: Option<Box<NewChannel>>,
     answers: Vec<StoredAnswer>,
 }
 
-/// Gathers the messages of a group into runs, taking them out of it.
+/// Gathers the records of a group into runs, taking them out of it.
 fn runs(group: &mut [Append]) -> Vec<OwnedRun> {
     let mut runs: Vec<OwnedRun> = Vec::new();
     let mut open: HashMap<LogId, usize> = HashMap::default();
     for append in group {
-        for Entry { log, prev, message, new, answer } in append.entries.drain(..) {
+        for Entry { log, record, new, answer } in append.entries.drain(..) {
             if let Some(run) = open.get(&log).and_then(|&index| runs.get_mut(index))
-                && run.messages.last().is_some_and(|last| last.offset.next() == message.offset)
+                && run.records.last().is_some_and(|last| last.offset.next() == record.offset)
             {
-                run.messages.push(message);
+                run.records.push(record);
                 run.answers.extend(answer.map(|answer| *answer));
                 continue;
             }
             open.insert(log, runs.len());
-            let (messages, answers) =
-                (vec![message], answer.into_iter().map(|answer| *answer).collect());
-            runs.push(OwnedRun { log, prev, messages, new, answers });
+            let (records, answers) =
+                (vec![record], answer.into_iter().map(|answer| *answer).collect());
+            runs.push(OwnedRun { log, records, new, answers });
         }
     }
     runs

@@ -11,20 +11,20 @@ mod outbox;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use pushflo_protocol::command::Start;
-use pushflo_protocol::event::Recovered;
-use pushflo_protocol::{ChannelSlug, ErrorCode, Refusal, StreamPosition};
+use pushflo_protocol::position::{Recovered, Start};
+use pushflo_protocol::{
+    ChannelSlug, Epoch, ErrorCode, Parts, Receipt, Record, Refusal, StreamPosition,
+};
 use serde_json::value::RawValue;
 
 pub use outbox::Outbox;
 
-use crate::accounts::Client;
+use crate::accounts::{Changed, ChannelMeta, Client};
 use crate::after_all::AfterAll;
 use crate::ids::{
     AppId, BatchKey, ChannelKey, HomeKey, ListKey, RequestId, ShardId, SubscriptionKey, TailKey,
 };
-use crate::pages::{Outcome, PageQuery};
+use crate::log::{Page, PageQuery};
 
 /// A piece of mail.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub enum Mail {
 #[derive(Clone, Debug)]
 pub enum ToHome {
     /// Give this message its offset and send it on.
-    Publish(Box<Publish>),
+    Publish(Publish),
     /// Give these messages their offsets and send them on.
     PublishBatch(Box<PublishBatch>),
     /// A page of history is wanted.
@@ -64,7 +64,7 @@ pub enum ToHome {
 #[derive(Clone, Debug)]
 pub enum ToEdge {
     /// The answer to a request.
-    Answer(Box<Answer>),
+    Answered(Box<Answered>),
     /// Results of messages of a batch.
     BatchResults(Box<BatchResults>),
     /// As many channels as were asked for.
@@ -92,13 +92,9 @@ pub enum ToEdge {
 /// Who is told what became of a publish.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReplyTo {
-    /// A request of its own.
-    Request {
-        /// The request.
-        request: RequestId,
-        /// The status of the answer if it succeeds: 200 or 201, by the route.
-        status: u16,
-    },
+    /// A request of its own, or a client that published over its WebSocket; the sequence of that counts
+    /// its publishes.
+    Request(RequestId),
     /// A batch.
     Batch {
         /// The shard that holds the batch.
@@ -108,8 +104,6 @@ pub enum ReplyTo {
         /// The message's position in it.
         position: u32,
     },
-    /// A client that published over its WebSocket; the sequence counts its publishes.
-    Client(RequestId),
 }
 
 /// A publish on its way to the home of its channel.
@@ -146,12 +140,8 @@ pub struct BatchMessage {
 pub struct NewMessage {
     /// The channel.
     pub channel: ChannelKey,
-    /// The event type.
-    pub event_type: Box<str>,
-    /// The sender, if it said so.
-    pub client_id: Option<Box<str>>,
-    /// The content, valid JSON.
-    pub content: Box<str>,
+    /// What its publisher gave.
+    pub parts: Parts,
     /// The idempotency key.
     pub key: Option<Box<str>>,
 }
@@ -315,11 +305,95 @@ pub struct WantPresence {
 
 /// The answer to a request.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct Answered {
     /// The request.
     pub request: RequestId,
     /// What became of it.
     pub outcome: Outcome,
+}
+
+/// What became of a request.
+pub type Outcome = Result<Answer, Refusal>;
+
+/// What a request was answered.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// The message was published, now or when it was asked for before.
+    Published(Receipt),
+    /// A page of history.
+    Page(Page),
+    /// A channel as it is.
+    Channel(Box<ChannelInfo>),
+    /// A channel that was created.
+    ChannelCreated(Box<ChannelInfo>),
+    /// Who is subscribed to a channel.
+    Members(MembersPage),
+    /// What was to be deleted is.
+    Deleted,
+    /// What the accounts did.
+    Accounts(Changed),
+}
+
+/// A channel as its home knows it.
+#[derive(Clone, Debug)]
+pub struct ChannelInfo {
+    /// Its name.
+    pub slug: ChannelSlug,
+    /// The incarnation of its log.
+    pub epoch: Epoch,
+    /// What the API added to it.
+    pub meta: Option<Arc<ChannelMeta>>,
+    /// All messages it ever had.
+    pub messages: u64,
+    /// When it was first used, in Unix milliseconds.
+    pub created_ms: u64,
+    /// The time of its newest message; 0 if it had none.
+    pub last_ms: u64,
+    /// How many subscribers it has, over all shards.
+    pub subscribers: u64,
+}
+
+/// Members of a channel.
+#[derive(Clone, Debug)]
+pub struct MembersPage {
+    /// How many subscribers the channel has, members or not.
+    pub subscribers: u64,
+    /// How many members it has.
+    pub count: u64,
+    /// Those of the page.
+    pub members: Vec<Member>,
+}
+
+/// A member of a channel, as others see it. One who merely says that it is ann is not the ann that a
+/// backend vouched for, and takes nothing from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Its client id.
+    pub client_id: Arc<str>,
+    /// Whether somebody vouched for the client id.
+    pub is_verified: bool,
+    /// What its token carries, as JSON.
+    pub data: Option<Arc<str>>,
+}
+
+/// All members of a channel that are announced.
+#[derive(Clone, Debug)]
+pub struct MemberList {
+    /// Who they are, by client id.
+    pub members: Vec<Member>,
+    /// How many they are.
+    pub count: u64,
+}
+
+/// Who came and who went.
+#[derive(Clone, Debug)]
+pub struct MemberChange {
+    /// Who came, or came back as somebody else.
+    pub joined: Vec<Member>,
+    /// Who went.
+    pub left: Vec<Member>,
+    /// How many members there are now.
+    pub count: u64,
 }
 
 /// What became of messages of a batch.
@@ -336,8 +410,8 @@ pub struct BatchResults {
 pub struct BatchResult {
     /// Its position in the batch.
     pub position: u32,
-    /// The result as JSON, or why it was refused.
-    pub result: Result<Bytes, Refusal>,
+    /// What its publisher is told, or why it was refused.
+    pub result: Result<Receipt, Refusal>,
 }
 
 /// The first channels of an app on one shard.
@@ -365,8 +439,8 @@ pub struct ChannelsDescribed {
 pub struct DescribedChannel {
     /// Its position in the list.
     pub position: u32,
-    /// What describes it, as JSON; none where it is gone meanwhile.
-    pub json: Option<Bytes>,
+    /// The channel; none where it is gone meanwhile.
+    pub info: Option<Box<ChannelInfo>>,
 }
 
 /// A message of a channel.
@@ -374,10 +448,10 @@ pub struct DescribedChannel {
 pub struct Message {
     /// The tail it is for.
     pub tail: TailKey,
-    /// Its frame.
-    pub frame: Bytes,
-    /// The channel's head now.
-    pub head: StreamPosition,
+    /// The incarnation of the channel's log.
+    pub epoch: Epoch,
+    /// The message. It is the channel's head now.
+    pub record: Record,
 }
 
 /// What became of a request to subscribe.
@@ -398,14 +472,14 @@ pub struct Subscription {
     pub head: StreamPosition,
     /// The answer to a request for the past.
     pub past: Option<Recovered>,
-    /// The frames of the missed messages; each of these may hold several.
-    pub missed: Vec<Bytes>,
+    /// The missed messages.
+    pub missed: Vec<Record>,
     /// Whether the subscriber counts as a member.
     pub is_member: bool,
     /// Whether the channel is private.
     pub is_private: bool,
     /// Who is there, if that was asked for.
-    pub presence: Option<Bytes>,
+    pub members: Option<Arc<MemberList>>,
 }
 
 /// Whether a channel is private.
@@ -416,7 +490,7 @@ pub struct Privacy {
     /// Whether it is private.
     pub is_private: bool,
     /// Who is answered when all shards have done so.
-    pub answer: Arc<AfterAll<Answer>>,
+    pub answer: Arc<AfterAll<Answered>>,
 }
 
 /// Whether the members of a channel are known to each other. The subscribers that have to be known are
@@ -436,17 +510,17 @@ pub struct Roster {
 pub struct PresenceSnapshot {
     /// The subscription.
     pub subscription: SubscriptionKey,
-    /// The event.
-    pub frame: Bytes,
+    /// Who they are.
+    pub members: Arc<MemberList>,
 }
 
-/// Who came and who went.
+/// What is told those who want to know who is there.
 #[derive(Clone, Debug)]
 pub struct Presence {
     /// The tail.
     pub tail: TailKey,
-    /// The event.
-    pub frame: Bytes,
+    /// What changed.
+    pub change: Arc<MemberChange>,
 }
 
 /// The refusal of what finds no room on its way to another shard.
@@ -474,7 +548,7 @@ impl Mail {
 impl ToHome {
     fn kept_bytes(&self) -> usize {
         match self {
-            Self::Publish(publish) => size_of::<Publish>() + publish.message.kept_bytes(),
+            Self::Publish(publish) => publish.message.kept_bytes(),
             Self::PublishBatch(batch) => {
                 let of_messages = batch.messages.iter().map(|m| m.message.kept_bytes());
                 size_of::<PublishBatch>()
@@ -523,10 +597,10 @@ impl ToHome {
 impl ToEdge {
     fn kept_bytes(&self) -> usize {
         match self {
-            Self::Answer(answer) => size_of::<Answer>() + of_outcome(&answer.outcome),
+            Self::Answered(answered) => size_of::<Answered>() + of_outcome(&answered.outcome),
             Self::BatchResults(results) => {
                 let of_results = results.results.iter().map(|result| match &result.result {
-                    Ok(json) => json.len(),
+                    Ok(_) => 0,
                     Err(refusal) => refusal.message.len(),
                 });
                 size_of::<BatchResults>()
@@ -539,19 +613,18 @@ impl ToEdge {
                     + list.slugs.iter().map(name).sum::<usize>()
             }
             Self::ChannelsDescribed(described) => {
-                let of_json =
-                    |channel: &DescribedChannel| channel.json.as_ref().map_or(0, Bytes::len);
+                let of_channel = |channel: &DescribedChannel| {
+                    channel.info.as_ref().map_or(0, |info| info.kept_bytes())
+                };
                 size_of::<ChannelsDescribed>()
                     + described.channels.capacity() * size_of::<DescribedChannel>()
-                    + described.channels.iter().map(of_json).sum::<usize>()
+                    + described.channels.iter().map(of_channel).sum::<usize>()
             }
-            Self::Message(message) => message.frame.len(),
+            Self::Message(message) => message.record.kept_bytes() - size_of::<Record>(),
             Self::Subscribed(subscribed) => {
                 let of_outcome = match &subscribed.outcome {
-                    Ok(Subscription { missed, presence, .. }) => {
-                        missed.capacity() * size_of::<Bytes>()
-                            + missed.iter().map(Bytes::len).sum::<usize>()
-                            + presence.as_ref().map_or(0, Bytes::len)
+                    Ok(Subscription { missed, members, .. }) => {
+                        of_records(missed) + members.as_ref().map_or(0, |list| list.kept_bytes())
                     }
                     Err(refusal) => refusal.message.len(),
                 };
@@ -559,20 +632,42 @@ impl ToEdge {
             }
             Self::Privacy(_) => size_of::<Privacy>(),
             Self::Unsubscribed(_) | Self::Closed(_) | Self::Roster(_) => 0,
-            Self::PresenceSnapshot(snapshot) => snapshot.frame.len(),
-            Self::Presence(presence) => presence.frame.len(),
+            Self::PresenceSnapshot(snapshot) => snapshot.members.kept_bytes(),
+            Self::Presence(presence) => presence.change.kept_bytes(),
         }
     }
 }
 
 impl NewMessage {
     fn kept_bytes(&self) -> usize {
-        let Self { channel, event_type, client_id, content, key } = self;
-        name(&channel.slug)
-            + event_type.len()
-            + client_id.as_ref().map_or(0, |id| id.len())
-            + content.len()
-            + key.as_ref().map_or(0, |key| key.len())
+        let Self { channel, parts, key } = self;
+        name(&channel.slug) + parts.as_bytes().len() + key.as_ref().map_or(0, |key| key.len())
+    }
+}
+
+impl ChannelInfo {
+    fn kept_bytes(&self) -> usize {
+        size_of::<Self>() + name(&self.slug) + self.meta.as_ref().map_or(0, |m| m.kept_bytes())
+    }
+}
+
+impl Member {
+    fn kept_bytes(&self) -> usize {
+        let Self { client_id, data, is_verified: _ } = self;
+        size_of::<Self>() + client_id.len() + data.as_ref().map_or(0, |data| data.len())
+    }
+}
+
+impl MemberList {
+    fn kept_bytes(&self) -> usize {
+        size_of::<Self>() + self.members.iter().map(Member::kept_bytes).sum::<usize>()
+    }
+}
+
+impl MemberChange {
+    fn kept_bytes(&self) -> usize {
+        let members = self.joined.iter().chain(&self.left);
+        size_of::<Self>() + members.map(Member::kept_bytes).sum::<usize>()
     }
 }
 
@@ -591,9 +686,17 @@ fn name(slug: &ChannelSlug) -> usize {
     slug.as_str().len() + 2 * size_of::<usize>()
 }
 
+fn of_records(records: &[Record]) -> usize {
+    records.iter().map(Record::kept_bytes).sum()
+}
+
 fn of_outcome(outcome: &Outcome) -> usize {
     match outcome {
-        Ok((_, body)) => body.len(),
+        Ok(Answer::Published(_) | Answer::Deleted) => 0,
+        Ok(Answer::Page(page)) => of_records(&page.records),
+        Ok(Answer::Channel(info) | Answer::ChannelCreated(info)) => info.kept_bytes(),
+        Ok(Answer::Members(page)) => page.members.iter().map(Member::kept_bytes).sum(),
+        Ok(Answer::Accounts(changed)) => changed.kept_bytes(),
         Err(refusal) => refusal.message.len(),
     }
 }

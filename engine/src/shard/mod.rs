@@ -33,7 +33,7 @@ pub use crate::edge::{Closing, Write};
 use crate::home::Home;
 use crate::ids::{ChannelKey, ConnectionKey, ShardId};
 use crate::log::{self, LoadedChannel, LogCall, StoredAnswer};
-use crate::mail::{Mail, Outbox};
+use crate::mail::{Answer, Mail, Outbox};
 use crate::metrics::ShardMetrics;
 use crate::settings::Settings;
 use crate::shared::{Refused, Shared};
@@ -224,7 +224,7 @@ impl Shard {
 
     /// How many connections there are.
     pub fn connection_count(&self) -> usize {
-        self.edge.connections.len()
+        self.edge.connection_count()
     }
 
     /// This shard's numbers.
@@ -247,10 +247,10 @@ impl Shard {
                 self.home.app_gone(cx, app);
                 cx.directory.forget(app);
             }
-            News::Done(done) => cx.answer(done.request, done.outcome),
+            News::Done(done) => cx.answer(done.request, done.outcome.map(Answer::Accounts)),
             News::DoneByAll(done) => {
                 if let Some(done) = done.made() {
-                    cx.answer(done.request, done.outcome);
+                    cx.answer(done.request, done.outcome.map(Answer::Accounts));
                 }
             }
             News::ChannelStored(stored) => self.home.channel_stored(cx, *stored),

@@ -132,6 +132,7 @@ fn directory_cure(error: &DirectoryError) -> &'static str {
 
 fn log_cure(error: &LogError) -> &'static str {
     match error {
+        LogError::Newer { .. } => "",
         LogError::Store(_) => "; history needs a disk that can be written, or --durability memory",
         LogError::Damaged(_) => {
             "; move it away to begin with an empty one, or restore it from a copy"

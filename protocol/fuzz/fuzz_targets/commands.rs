@@ -3,7 +3,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use pushflo_protocol::ChannelSlug;
-use pushflo_protocol::command::{Command, RefusedCommand, Start};
+use pushflo_protocol::dialect::pushflo::{Command, RefusedCommand};
+use pushflo_protocol::position::Start;
 use serde_json::Value;
 
 fuzz_target!(|text: &str| {

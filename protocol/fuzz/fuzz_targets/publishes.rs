@@ -3,13 +3,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
+use pushflo_protocol::answer::{HistoryItem, success};
+use pushflo_protocol::dialect::Encoding;
 use pushflo_protocol::json::depth;
 use pushflo_protocol::limits::{
     BATCH_MESSAGES_MAX, CLIENT_ID_BYTES_MAX, EVENT_TYPE_BYTES_MAX, JSON_DEPTH_MAX,
 };
-use pushflo_protocol::message::{Message, MessageId, Parts};
 use pushflo_protocol::publish::Publish;
-use pushflo_protocol::{ChannelSlug, Offset};
+use pushflo_protocol::{ChannelSlug, MessageId, Offset, Record};
 use serde_json::Value;
 
 const PAYLOAD_BYTES_MAX: usize = 2_000;
@@ -34,17 +35,15 @@ fn check(body: &[u8], publish: &Publish<'_>) {
         assert_eq!(depth(publish.content), value_depth(content));
     }
     assert!(depth(publish.content) <= JSON_DEPTH_MAX);
-    let message = Message::encode(Parts {
-        channel: &publish.channel,
+    let record = Record {
         id: MessageId::new(7, 9),
         offset: Offset(5),
-        prev: Some(Offset(3)),
+        prev: Offset(3),
         timestamp_ms: 1_700_000_000_000,
-        event_type: &publish.event_type,
-        client_id: publish.client_id.as_deref(),
-        content: publish.content,
-    });
-    let frame = &message.frame;
+        parts: publish.parts(publish.client_id.as_deref()),
+    };
+    let mut frame = Vec::new();
+    Encoding::PushFlo.push_record(&publish.channel, &record, &mut frame);
     let payload = match frame[1] {
         length @ 0..=125 => {
             assert_eq!(frame.len(), 2 + usize::from(length));
@@ -57,9 +56,9 @@ fn check(body: &[u8], publish: &Publish<'_>) {
         _ => panic!("a giant frame"),
     };
     assert_eq!(frame[0], 0x81);
-    let mut item = Vec::new();
-    message.push_history_item(&publish.channel, &mut item);
-    for (json, field) in [(payload, "data"), (item.as_slice(), "content")] {
+    let item = success(HistoryItem::new(&publish.channel, &record));
+    let item = item.strip_prefix(br#"{"success":true,"data":"#).and_then(|s| s.strip_suffix(b"}"));
+    for (json, field) in [(payload, "data"), (item.expect("the envelope"), "content")] {
         let text = str::from_utf8(json).expect("UTF-8");
         assert!(text.contains(&format!("\"{field}\":{}", publish.content)));
         // The model gives up past its limit on nesting, and on numbers and half pairs of

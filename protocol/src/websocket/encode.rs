@@ -15,6 +15,26 @@ pub fn text_frame(payload_bytes_hint: usize, write: impl FnOnce(&mut Vec<u8>)) -
     frame(OpCode::Data(Data::Text), payload_bytes_hint, write)
 }
 
+/// Appends a text frame whose payload `write` appends behind it.
+pub(crate) fn push_text_frame(out: &mut Vec<u8>, write: impl FnOnce(&mut Vec<u8>)) {
+    // The header of nearly all messages; where another one is needed the payload is moved.
+    const HEADER_BYTES: usize = 4;
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER_BYTES]);
+    write(out);
+    let length = (out.len() - start - HEADER_BYTES) as u64;
+    let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
+    let header_bytes = header.len(length);
+    if header_bytes != HEADER_BYTES {
+        let _ = out.splice(start..start + HEADER_BYTES, std::iter::repeat_n(0, header_bytes));
+    }
+    if let Some(mut room) = out.get_mut(start..start + header_bytes) {
+        // The room has exactly the header's length, so writing it cannot fail.
+        let written = header.format(length, &mut room);
+        debug_assert!(written.is_ok() && room.is_empty());
+    }
+}
+
 /// A ping without payload.
 pub fn ping_frame() -> Bytes {
     frame(OpCode::Control(Control::Ping), 0, |_| {})

@@ -7,6 +7,7 @@ mod encode;
 mod handshake;
 mod read;
 
+pub(crate) use encode::push_text_frame;
 pub use encode::{close_frame, ping_frame, pong_frame, text_frame};
 pub use handshake::{accept, is_upgrade};
 pub use read::{MessageReader, Received};

@@ -3,16 +3,15 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
 use fastrand::Rng;
 use pushflo_engine::ids::LogId;
 use pushflo_engine::ids::{ChannelKey, ShardId};
 use pushflo_engine::log::{
-    Answer, Append, Entry, LoadedChannel, LogCall, LogFailure, NewChannel, Past, Read, ReadDone,
+    Answer, Append, Entry, LoadedChannel, LogCall, LogFailure, NewChannel, Read, ReadDone,
     ReadFrom, StoredAnswer, Totals,
 };
 use pushflo_engine::shard::Envelope;
-use pushflo_protocol::{Epoch, Message, Offset};
+use pushflo_protocol::{Epoch, Offset, Record};
 
 /// Calls that wait at most; the shards keep the rest.
 const CALLS_MAX: usize = 4;
@@ -38,7 +37,7 @@ struct Channel {
     head: Offset,
     /// When that got its offset.
     last_ms: u64,
-    messages: VecDeque<(Offset, Message)>,
+    records: VecDeque<Record>,
 }
 
 impl ModelLog {
@@ -86,41 +85,38 @@ impl ModelLog {
             self.refused_terms.insert(append.shard, append.term);
             return Err(failure());
         }
-        for Entry { log, prev, message, new, answer } in append.entries {
+        for Entry { log, record, new, answer } in append.entries {
             let channel = self.channels.entry(log).or_insert_with(|| {
                 let NewChannel { channel: name, epoch, .. } =
                     *new.expect("the log does not know the channel");
-                Channel { name, epoch, head: Offset(0), last_ms: 0, messages: VecDeque::new() }
+                Channel { name, epoch, head: Offset(0), last_ms: 0, records: VecDeque::new() }
             });
             self.answers.extend(answer.map(|answer| (channel.name.clone(), *answer)));
-            assert_eq!(channel.head, prev, "a hole in the log");
-            assert!(message.offset > prev);
-            channel.head = message.offset;
-            channel.last_ms = message.timestamp_ms;
-            channel.messages.push_back((prev, message));
-            while channel.messages.len() > self.messages_max {
-                channel.messages.pop_front();
+            assert_eq!(channel.head, record.prev, "a hole in the log");
+            assert!(record.offset > record.prev);
+            channel.head = record.offset;
+            channel.last_ms = record.timestamp_ms;
+            channel.records.push_back(record);
+            while channel.records.len() > self.messages_max {
+                channel.records.pop_front();
             }
         }
         Ok(())
     }
 
-    fn read(&self, read: &Read) -> Option<Past> {
+    fn read(&self, read: &Read) -> Option<Vec<Record>> {
         let channel = &self.channels[&read.log];
         assert!(read.until <= channel.head, "a reader is ahead of the log");
-        let all: Vec<&(Offset, Message)> =
-            channel.messages.iter().filter(|(_, m)| m.offset <= read.until).collect();
+        let all: Vec<&Record> =
+            channel.records.iter().filter(|record| record.offset <= read.until).collect();
         let from = match read.from {
             ReadFrom::After(offset) if offset == read.until => all.len(),
-            ReadFrom::After(offset) => all.iter().position(|(prev, _)| *prev == offset)?,
+            ReadFrom::After(offset) => all.iter().position(|record| record.prev == offset)?,
             ReadFrom::Recent { messages_max, .. } => {
                 all.len().saturating_sub(usize::try_from(messages_max).unwrap_or(usize::MAX))
             }
         };
-        let frames: Vec<u8> =
-            all[from..].iter().flat_map(|(_, message)| message.frame.to_vec()).collect();
-        let messages = (all.len() - from) as u64;
-        Some(Past { frames: vec![Bytes::from(frames)], messages })
+        Some(all[from..].iter().copied().cloned().collect())
     }
 
     /// The machine goes down: what was not appended is gone. Returns what the log has.

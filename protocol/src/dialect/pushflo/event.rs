@@ -1,39 +1,19 @@
-//! What a WebSocket client is told, as encoded frames. (Messages are in [`crate::message`].)
+//! What a WebSocket client is told, as encoded frames. Messages are in [`super::message`].
 
 use std::io::Write as _;
 
 use bytes::Bytes;
 
+use crate::answer::Member;
 use crate::channel::ChannelSlug;
 use crate::error::Refusal;
 use crate::json::push_string;
-use crate::position::StreamPosition;
+use crate::position::{Recovered, StreamPosition};
+use crate::record::Receipt;
 use crate::websocket::text_frame;
 
 /// Room for the fixed part of an event.
 const EVENT_BYTES_HINT: usize = 192;
-
-/// How a request for the past was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Recovered {
-    /// Whether everything asked for follows.
-    pub recovered: bool,
-    /// How many messages follow.
-    pub replayed: u64,
-}
-
-/// What a client is told of its own publish.
-#[derive(Clone, Copy, Debug)]
-pub struct Published<'a> {
-    /// The channel's slug.
-    pub channel: &'a str,
-    /// The message's id.
-    pub id: &'a str,
-    /// Its offset.
-    pub offset: u64,
-    /// When it got that, in Unix milliseconds.
-    pub timestamp_ms: u64,
-}
 
 /// `connected`, always the first frame.
 pub fn connected(client_id: &str, timestamp_ms: u64) -> Bytes {
@@ -84,9 +64,9 @@ pub fn error(refusal: &Refusal, channel: Option<&ChannelSlug>, reference: Option
 }
 
 /// `published`, the answer to a client's publish.
-pub fn published(published: &Published<'_>, reference: Option<&str>) -> Bytes {
+pub fn published(channel: &ChannelSlug, receipt: &Receipt, reference: Option<&str>) -> Bytes {
     text_frame(EVENT_BYTES_HINT, |out| {
-        let Published { channel, id, offset, timestamp_ms } = published;
+        let Receipt { id, offset, timestamp_ms, .. } = receipt;
         let _ = write!(
             out,
             r#"{{"type":"published","channel":"{channel}","messageId":"{id}","offset":{offset},"timestamp":{timestamp_ms}"#
@@ -110,39 +90,10 @@ pub fn refreshed(expires_ms: u64) -> Bytes {
     })
 }
 
-/// A member of a channel, as others see it.
-#[derive(Clone, Copy, Debug)]
-pub struct PresenceMember<'a> {
-    /// Its client id.
-    pub client_id: &'a str,
-    /// What its token carries, as JSON.
-    pub data: Option<&'a str>,
-    /// Whether the app's backend, or the server, vouched for the client id. One that did not is a name
-    /// that its holder chose.
-    pub is_verified: bool,
-}
-
-impl PresenceMember<'_> {
-    /// Appends the member as a JSON object.
-    pub fn push(&self, out: &mut String) {
-        let id = serde_json::to_string(self.client_id).unwrap_or_default();
-        out.push_str(r#"{"clientId":"#);
-        out.push_str(&id);
-        if let Some(data) = self.data {
-            out.push_str(r#","data":"#);
-            out.push_str(data);
-        }
-        if !self.is_verified {
-            out.push_str(r#","verified":false"#);
-        }
-        out.push('}');
-    }
-}
-
 /// `presence` with all members, for one who subscribes.
 pub fn presence<'a>(
-    channel: &str,
-    members: impl Iterator<Item = PresenceMember<'a>>,
+    channel: &ChannelSlug,
+    members: impl Iterator<Item = Member<'a>>,
     count: u64,
 ) -> Bytes {
     text_frame(EVENT_BYTES_HINT, |out| {
@@ -154,9 +105,9 @@ pub fn presence<'a>(
 
 /// `presence` with who joined and left.
 pub fn presence_change<'a>(
-    channel: &str,
-    joined: impl Iterator<Item = PresenceMember<'a>>,
-    left: impl Iterator<Item = PresenceMember<'a>>,
+    channel: &ChannelSlug,
+    joined: impl Iterator<Item = Member<'a>>,
+    left: impl Iterator<Item = Member<'a>>,
     count: u64,
 ) -> Bytes {
     text_frame(EVENT_BYTES_HINT, |out| {
@@ -168,15 +119,14 @@ pub fn presence_change<'a>(
     })
 }
 
-fn push_members<'a>(out: &mut Vec<u8>, members: impl Iterator<Item = PresenceMember<'a>>) {
-    let mut text = String::new();
+fn push_members<'a>(out: &mut Vec<u8>, members: impl Iterator<Item = Member<'a>>) {
     for (index, member) in members.enumerate() {
         if index > 0 {
-            text.push(',');
+            out.push(b',');
         }
-        member.push(&mut text);
+        // Writing into memory cannot fail, and a member always has a JSON form.
+        let _ = serde_json::to_writer(&mut *out, &member);
     }
-    out.extend_from_slice(text.as_bytes());
 }
 
 fn push_reference(out: &mut Vec<u8>, reference: Option<&str>) {

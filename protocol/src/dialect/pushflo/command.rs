@@ -9,7 +9,7 @@ use crate::channel::ChannelSlug;
 use crate::error::{ErrorCode, Refusal};
 use crate::json::{self, Object};
 use crate::limits::REFERENCE_BYTES_MAX;
-use crate::position::{Epoch, Offset, StreamPosition};
+use crate::position::{Epoch, Offset, Start, StreamPosition};
 use crate::publish::{self, Draft, PUBLISH_FIELDS, Publish};
 
 /// One command, checked.
@@ -45,19 +45,6 @@ pub enum Command<'a> {
     Ping,
     /// Says that a message was received; counted, not answered.
     Ack,
-}
-
-/// Where a subscription starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Start {
-    /// At the head: only what comes from now on.
-    Live,
-    /// After a position that was seen before. `None` is an epoch that can match no log.
-    Recover(Option<StreamPosition>),
-    /// From what is kept since then, in Unix milliseconds.
-    Since(u64),
-    /// From the last so many messages.
-    Last(u64),
 }
 
 /// Why a command is not done, and what of it is told back.
