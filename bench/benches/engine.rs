@@ -16,7 +16,7 @@ use pushflo_engine::proxies::TrustedProxies;
 use pushflo_engine::retention::{Durability, Retention};
 use pushflo_engine::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use pushflo_engine::settings::{
-    AllowedOrigins, Limits, OutboxLimits, PresenceTimes, Settings, Timeouts,
+    AllowedOrigins, HistoryLimits, Limits, PresenceTimes, Settings, Timeouts,
 };
 use pushflo_engine::shard::{Envelope, Shard};
 use pushflo_engine::shared::Shared;
@@ -39,12 +39,12 @@ impl Bench {
     fn new() -> Self {
         let settings = Settings {
             origins: AllowedOrigins::All,
-            limits: Limits { recent_bytes_max: 64 << 20, ..Limits::default() },
+            limits: Limits::default(),
             timeouts: Timeouts::default(),
             has_log: false,
+            history: HistoryLimits { recent_bytes_max: 64 << 20, ..HistoryLimits::default() },
             presence: PresenceTimes::default(),
             proxies: TrustedProxies::default(),
-            outbox: OutboxLimits { envelopes_max: 1 << 14, bytes_max: 1 << 25 },
             metrics_on_main_port: true,
         };
         let now = Now::start(1_700_000_000_000);

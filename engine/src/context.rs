@@ -103,7 +103,7 @@ impl Context {
     /// Whether a publish that needs the way to `shard` must be refused.
     pub(crate) fn is_way_full(&self, shard: ShardId) -> bool {
         let outbox = self.outboxes.get(shard.index());
-        shard != self.shard && outbox.is_none_or(|outbox| outbox.is_full(self.settings.outbox))
+        shard != self.shard && outbox.is_none_or(|outbox| outbox.is_full(&self.settings.limits))
     }
 
     /// Sends mail to a home, also to that of this shard.

@@ -2,14 +2,16 @@
 //!
 //! From the bottom up; nothing knows what stands behind it in this list:
 //!
-//! * [`ids`], [`clock`], [`hash`], [`port`], [`retention`]: names, time, what others are made of
+//! * [`ids`], [`clock`], [`hash`], [`port`], [`retention`], [`metrics`]: names, time, what others are
+//!   made of
 //! * [`accounts`], [`log`]: apps, keys, plans and tokens; what is kept of channels on disk
-//! * [`settings`], [`metrics`], [`shared`]: what a shard is told, what it counts, what all share
+//! * [`settings`], [`exposition`], [`shared`]: what a shard is told, the text that tells what it
+//!   counts, what all share
 //! * [`mail`]: what the halves of shards say to each other
 //! * `home`, `edge`, `api`: channels; connections; what requests ask for
 //! * [`shard`]: both halves together, a state machine without I/O
 //! * [`runtime`]: threads, sockets and rings around it
-//! * [`server`], [`config`]: the whole, and what it is told
+//! * [`startup`], [`config`]: the whole, and what it is told
 #![cfg(target_os = "linux")]
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
@@ -20,6 +22,7 @@ pub mod clock;
 pub mod config;
 mod context;
 mod edge;
+pub mod exposition;
 pub mod hash;
 mod home;
 pub mod ids;
@@ -31,8 +34,8 @@ pub mod port;
 pub mod proxies;
 pub mod retention;
 pub mod runtime;
-pub mod server;
 pub mod settings;
 pub mod shard;
 mod share;
 pub mod shared;
+pub mod startup;

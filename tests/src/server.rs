@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use pushflo_engine::config::{Config, Overrides};
-use pushflo_engine::server::Server;
+use pushflo_engine::startup::Server;
 use tempfile::TempDir;
 
 pub const PUBLISH_KEY: &str = "pub_0123456789abcdef0123";
@@ -44,6 +44,11 @@ pub fn config(data: &Path, extra: &str) -> Config {
 impl TestServer {
     pub fn drain(&self) {
         self.server.as_ref().unwrap().drain();
+    }
+
+    /// Where it serves metrics, if that was asked for.
+    pub fn metrics_address(&self) -> SocketAddr {
+        self.server.as_ref().unwrap().metrics_address.unwrap()
     }
 
     /// Waits until a drain has ended.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pushflo_engine::server::Server;
+use pushflo_engine::startup::Server;
 use pushflo_tests::client::Subscriber;
 use pushflo_tests::http::{HttpClient, PATIENCE, get, publish_body};
 use pushflo_tests::server::{SECRET_KEY, config};

@@ -133,6 +133,15 @@ fn mistakes_in_the_configuration_name_file_line_and_key() {
         ("[keys]\nsecret = 'pub_0123456789abcdef'", &["keys.secret", "must start with sec_"]),
         ("[keys]\nsecret = 'sec_short'", &["keys.secret", "at least 16"]),
         ("listen = ", &["pushflo.toml", "line 1"]),
+        ("data_dir = ''", &["data_dir = \"\"", "must name a folder"]),
+        (
+            "[plans.pro]\npayload_bytes = 65536",
+            &["plans.pro.payload_bytes = 65536", "limits.payload_bytes is 32768"],
+        ),
+        (
+            "[limits]\nconnections = 9\n[plans.pro]\nconnections = 10",
+            &["plans.pro.connections = 10", "limits.connections is 9"],
+        ),
     ] {
         std::fs::write(&file, toml).unwrap();
         for check in [&["check-config", "--config", text(&file)][..], &["--config", text(&file)]] {
@@ -142,6 +151,9 @@ fn mistakes_in_the_configuration_name_file_line_and_key() {
         }
     }
     says(&run(&["check-config", "--config", text(&none)]), &["none.toml", "No such file"]);
+    // A plan that says nothing, and the ones that are built in, go as far as the server does.
+    std::fs::write(&file, "[limits]\npayload_bytes = 64\n[plans.pro]\n[plans.free]").unwrap();
+    assert!(run(&["check-config", "--config", text(&file)]).status.success());
     std::fs::write(&file, "listen = '127.0.0.1:7999'\nshards = 2\n[limits]\nconnections = 7")
         .unwrap();
     let output = run(&["check-config", "--config", text(&file)]);
@@ -157,6 +169,32 @@ fn mistakes_in_the_configuration_name_file_line_and_key() {
     over.env("PUSHFLO_LISTEN", "127.0.0.1:7998");
     let output = Program::spawn(over).output();
     assert!(String::from_utf8(output.stdout).unwrap().contains("127.0.0.1:7997"));
+}
+
+#[test]
+fn what_is_logged_is_a_level_or_levels_of_parts() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |filter: &str| {
+        let mut serve = command(&["--listen", "127.0.0.1:0", "--data-dir", text(folder.path())]);
+        serve.env("PUSHFLO_LOG", filter);
+        let mut program = Program::spawn(serve);
+        program.address();
+        program.signal(Signal::TERM);
+        let output = program.output();
+        assert!(output.status.success());
+        String::from_utf8(output.stderr).unwrap()
+    };
+    for filter in ["", "info", "cli=info,warn", "warn,pushflo::cli::serve=debug"] {
+        assert!(said(filter).contains("draining"), "{filter}");
+    }
+    for filter in ["warn", "cli=warn", "off", "edge=debug,warn"] {
+        assert!(!said(filter).contains("draining"), "{filter}");
+    }
+    for command in ["serve", "check-config"] {
+        let bad = |filter| run(&[command, "--data-dir", text(folder.path()), "--log", filter]);
+        says(&bad("loud"), &["PUSHFLO_LOG", "`loud`", "debug", "edge=debug,warn"]);
+        says(&bad("edgee=debug,warn"), &["PUSHFLO_LOG", "`edgee`", "parts are", "edge"]);
+    }
 }
 
 #[test]
@@ -305,6 +343,8 @@ fn help_and_version_are_printed() {
     for (arguments, words) in [
         (&["--help"][..], "check-config"),
         (&["serve", "--help"], "PUSHFLO_DATA_DIR"),
+        (&["serve", "--help"], "edge=debug,warn"),
+        (&["limits"], "`timeouts.linger_ms`"),
         (&["publish", "--help"], "PUSHFLO_SECRET_KEY"),
         (&["subscribe", "--help"], "PUSHFLO_PUBLISH_KEY"),
         (&["--version"], env!("CARGO_PKG_VERSION")),

@@ -34,8 +34,8 @@ pub use keys::{Key, KeyDigest, KeyId, Role, SigningKey, random_bytes};
 pub use plan::{Plan, Plans};
 pub use store::{Accepted, DirectoryError, Opened, accept, open};
 pub use token::{Grant, Identity};
+pub use usage::{APP_METRICS, AppNumbers, Usage, Usages};
 pub(crate) use usage::{CHANGES_PER_SECOND_MAX, Rate};
-pub use usage::{Usage, Usages};
 pub use writer::{
     Accounts, AccountsCall, AccountsHandle, AppChange, Changed, ChannelStored, Done, NewKey, News,
 };

@@ -9,6 +9,7 @@ use pushflo_protocol::time::Month;
 
 use crate::clock;
 use crate::ids::AppId;
+use crate::metrics::metrics;
 
 /// Counters of one app.
 #[derive(Debug, Default)]
@@ -87,6 +88,15 @@ impl Usage {
         count_in(self.of_month(month.number).load(Relaxed), month.number)
     }
 
+    /// All of it as it is now, in `month`.
+    pub fn numbers(&self, month: Month) -> AppNumbers {
+        AppNumbers {
+            connections: self.connections(),
+            channels: self.channels(),
+            messages_this_month: self.messages(month),
+        }
+    }
+
     /// Takes over what was kept of a month; the larger count wins. One that has not begun was counted
     /// by a clock that was ahead, and must not hide what was counted by the right one.
     pub fn restore(&self, month: u16, messages: u64) {
@@ -116,6 +126,26 @@ impl Usage {
     /// again.
     pub fn take_subscribe(&self, now_ms: u64, per_second: u64) -> Result<(), u64> {
         self.subscribes.take(now_ms, per_second)
+    }
+}
+
+/// What an app uses at a moment.
+#[derive(Clone, Copy, Debug)]
+pub struct AppNumbers {
+    connections: u64,
+    channels: u64,
+    messages_this_month: u64,
+}
+
+metrics! {
+    /// What is told of each app.
+    pub const APP_METRICS of AppNumbers {
+        /// WebSocket connections of the app.
+        gauge app_connections = |app| app.connections;
+        /// Channels of the app.
+        gauge app_channels = |app| app.channels;
+        /// Messages the app published this month (UTC).
+        gauge app_messages_this_month = |app| app.messages_this_month;
     }
 }
 

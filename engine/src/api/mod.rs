@@ -25,8 +25,8 @@ use pushflo_protocol::{ErrorCode, Refusal};
 
 use crate::accounts::{Access, Role};
 use crate::context::Context;
+use crate::exposition;
 use crate::ids::{AppId, RequestId};
-use crate::metrics;
 use crate::proxies::ProxyProtocol;
 use crate::settings::Limits;
 use crate::shared::AddressSlot;
@@ -286,8 +286,9 @@ fn metrics_page(cx: &Context, request: &Request<'_>) -> Reply {
     apps.sort_unstable_by_key(|(app, _)| *app);
     Reply {
         status: 200,
-        content_type: Some("text/plain; version=0.0.4; charset=utf-8"),
-        body: metrics::render(&cx.shared, &apps, cx.month()).into(),
+        content_type: Some(exposition::CONTENT_TYPE),
+        body: exposition::render(&cx.shared.metrics, cx.shared.log.as_deref(), &apps, cx.month())
+            .into(),
         headers: Vec::new(),
     }
 }

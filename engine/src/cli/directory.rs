@@ -4,7 +4,7 @@ use std::error::Error;
 
 use clap::{Args, Subcommand};
 use pushflo_engine::ids::AppId;
-use pushflo_engine::server;
+use pushflo_engine::startup;
 
 use super::ServerArguments;
 use super::output::say;
@@ -37,7 +37,7 @@ fn parse_app(text: &str) -> Result<AppId, String> {
 pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
     match &arguments.action {
         Action::Accept(server) => {
-            let accepted = server::accept_directory(&server.load()?)?;
+            let accepted = startup::accept_directory(&server.load()?)?;
             if !accepted.is_needed {
                 let apps = accepted.apps;
                 say(format!("Nothing is lost: {apps} apps are there, as they were left."))?;
@@ -50,7 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             ))?;
         }
         Action::DeleteHistory { app, server } => {
-            server::delete_history(&server.load()?, *app)?;
+            startup::delete_history(&server.load()?, *app)?;
             say(format!("The history of {app} is deleted at the next start."))?;
         }
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use clap::{Args, Subcommand};
 use pushflo_engine::accounts::Role;
 use pushflo_engine::ids::AppId;
-use pushflo_engine::server;
+use pushflo_engine::startup;
 use serde_json::{Value, json};
 
 use super::api::{data, text};
@@ -120,7 +120,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         }
         Action::Recover(arguments) => {
             let config = arguments.load()?;
-            let key = server::recover_key(&config, AppId::DEFAULT, Role::Manage)?;
+            let key = startup::recover_key(&config, AppId::DEFAULT, Role::Manage)?;
             let (folder, role) = (config.data_dir.display(), Role::Manage.name());
             let said = say(format_args!(
                 "A management key was made in {folder}. It is shown this once:\n\n  {role:<8} {key}"
@@ -145,7 +145,7 @@ pub(super) fn keep_unread(
     if keys.is_empty() || (said.is_ok() && !output::is_discarded()) {
         return said;
     }
-    complain(match server::keep_keys(data_dir, keys) {
+    complain(match startup::keep_keys(data_dir, keys) {
         Ok(path) => format!(
             "nobody reads standard output, so the keys that were made are in {}; move them to a safe \
              place",

@@ -31,11 +31,11 @@ enum Line {
 struct LineWriter(Sender<Line>);
 
 impl Logging {
-    /// Starts the log, at the level that `PUSHFLO_LOG` says.
+    /// Starts the log of what `filter` lets through.
     ///
     /// # Errors
     /// The kernel gives no thread.
-    pub(super) fn start() -> io::Result<Self> {
+    pub(super) fn start(filter: EnvFilter) -> io::Result<Self> {
         let (lines, waiting) = bounded(LINES_MAX);
         let (end, ended) = bounded(1);
         std::thread::Builder::new().name("logging".into()).spawn(move || {
@@ -44,16 +44,10 @@ impl Logging {
             }
             let _ = end.send(());
         })?;
-        let level = std::env::var("PUSHFLO_LOG").unwrap_or_else(|_| "info".into());
-        // A level is for the server itself: what its libraries do is of interest only to those who
-        // ask for them by name, as in `debug,fjall=info`.
-        let (level, by_name) = level.split_once(',').unwrap_or((&level, ""));
-        let filter =
-            format!("warn,fjall::journal=off,pushflo={level},pushflo_engine={level},{by_name}");
         let writer = lines.clone();
         tracing_subscriber::fmt()
             .with_writer(move || LineWriter(writer.clone()))
-            .with_env_filter(EnvFilter::new(filter))
+            .with_env_filter(filter)
             .with_target(false)
             .with_ansi(io::stderr().is_terminal())
             // They would go to standard error by a macro that ends the process where it is closed.

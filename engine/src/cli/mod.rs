@@ -4,6 +4,7 @@ mod api;
 mod apps;
 mod directory;
 mod keys;
+mod log_filter;
 mod logging;
 mod output;
 mod publish;
@@ -16,6 +17,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use pushflo_engine::accounts::Role;
 use pushflo_engine::config::{Config, ConfigError, Overrides};
+use pushflo_engine::settings;
 
 use self::api::Api;
 use self::output::{OutputError, complain, say};
@@ -45,6 +47,8 @@ enum Command {
     Keys(keys::Arguments),
     /// Repair the directory of apps and keys of a stopped server
     Directory(directory::Arguments),
+    /// Print all limits and time-outs that can be configured, with defaults and ranges
+    Limits,
     /// Check the configuration and say what is wrong with it
     CheckConfig(ServerArguments),
 }
@@ -71,6 +75,14 @@ struct ServerArguments {
     /// power loss (disk) [default: os]
     #[arg(long, env = "PUSHFLO_DURABILITY", value_name = "memory|os|disk")]
     durability: Option<String>,
+    /// What is logged: a level (off, error, warn, info, debug, trace), levels of parts of the server,
+    /// or both, such as edge=debug,warn [default: info]
+    ///
+    /// Parts are the modules of the server, also below each other, as in log::writer=debug, and two
+    /// libraries, fjall and lsm_tree. A level without a part is for all others; libraries tell of
+    /// warnings at most unless they are named.
+    #[arg(long, env = "PUSHFLO_LOG", value_name = "FILTER")]
+    log: Option<String>,
 }
 
 /// Where a client command finds its server.
@@ -136,6 +148,7 @@ pub(crate) fn run() -> ExitCode {
         Some(Command::Apps(arguments)) => apps::run(&arguments),
         Some(Command::Keys(arguments)) => keys::run(&arguments),
         Some(Command::Directory(arguments)) => directory::run(&arguments),
+        Some(Command::Limits) => say(settings::table()).map_err(Into::into),
         Some(Command::CheckConfig(arguments)) => check_config(&arguments),
     };
     match result {
@@ -152,6 +165,7 @@ pub(crate) fn run() -> ExitCode {
 
 fn check_config(arguments: &ServerArguments) -> Result<(), Box<dyn std::error::Error>> {
     let config = arguments.load()?;
+    log_filter::parse(arguments.log.as_deref())?;
     say(format_args!("The configuration is good. PushFlo would listen on {}.", config.listen))?;
     Ok(())
 }

@@ -1,45 +1,28 @@
 //! `pushflo serve`: the server, from its greeting to its last connection.
 
 use std::error::Error;
-use std::io::{Read as _, Write as _};
-use std::net::TcpListener;
-use std::sync::Arc;
-use std::time::Duration;
 
-use pushflo_engine::accounts::{Role, Usages};
-use pushflo_engine::clock::unix_ms;
-use pushflo_engine::metrics;
-use pushflo_engine::server::Server;
-use pushflo_engine::shared::Shared;
-use pushflo_protocol::time::Month;
+use pushflo_engine::accounts::Role;
+use pushflo_engine::startup::Server;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use super::ServerArguments;
 use super::keys::keep_unread;
 use super::logging::Logging;
 use super::output::say;
+use super::{ServerArguments, log_filter};
 
 pub(super) fn run(arguments: &ServerArguments) -> Result<(), Box<dyn Error>> {
     let config = arguments.load()?;
-    let _logging = Logging::start()?;
+    let _logging = Logging::start(log_filter::parse(arguments.log.as_deref())?)?;
     // Asked for before the server runs, so that no signal falls between.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2])?;
-    let metrics_listener = config.metrics_listen.map(TcpListener::bind).transpose();
-    let metrics_listener =
-        metrics_listener.map_err(|error| format!("cannot listen for metrics: {error}"))?;
     let server = Server::start(&config)?;
     // A server runs, whether or not anybody reads what it says. (The standard library has SIGPIPE
     // ignored from the start.)
     let said = keep_unread(say(greeting(&server)), &config.data_dir, &server.generated);
     if let Err(error) = said {
         tracing::warn!(%error, "the greeting could not be shown");
-    }
-    if let Some(listener) = metrics_listener {
-        let (shared, usages) = (Arc::clone(server.shared()), server.usages());
-        std::thread::Builder::new()
-            .name("metrics".into())
-            .spawn(move || serve_metrics(&listener, &shared, &usages))?;
     }
     wait_for_end(&mut signals);
     tracing::info!(connections = server.connection_count(), "draining; once more to stop at once");
@@ -97,32 +80,4 @@ fn greeting(server: &Server) -> String {
         text += "    -d '{\"channel\":\"hello\",\"data\":{\"text\":\"Hello, world\"}}'\n";
     }
     text
-}
-
-/// Serves metrics on an address of their own: one request a connection, whatever it asks for.
-fn serve_metrics(listener: &TcpListener, shared: &Shared, usages: &Usages) {
-    const PATIENCE: Duration = Duration::from_secs(2);
-    for stream in listener.incoming() {
-        let Ok(mut stream) = stream else { continue };
-        let _ = stream.set_read_timeout(Some(PATIENCE));
-        let _ = stream.set_write_timeout(Some(PATIENCE));
-        let mut request = [0u8; 4096];
-        let mut filled = 0;
-        while let Some(room) = request.get_mut(filled..).filter(|room| !room.is_empty()) {
-            match stream.read(room) {
-                Ok(bytes) if bytes > 0 => filled += bytes,
-                _ => break,
-            }
-            if request.get(..filled).is_some_and(|head| head.ends_with(b"\r\n\r\n")) {
-                break;
-            }
-        }
-        let body = metrics::render(shared, &usages.all(), Month::of(unix_ms()));
-        let _ = write!(
-            stream,
-            "HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\n\
-             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        );
-    }
 }

@@ -10,15 +10,12 @@ use pushflo_protocol::origin::OriginError;
 use thiserror::Error;
 
 use crate::accounts::{Plans, Role};
-use crate::retention::Durability;
-
 use crate::proxies::TrustedProxies;
-use crate::settings::AllowedOrigins;
-use crate::settings::Limits;
-use crate::settings::OutboxLimits;
-use crate::settings::PresenceTimes;
-use crate::settings::Timeouts;
-use sections::{File, KeysSection, range, value};
+use crate::retention::Durability;
+use crate::settings::{
+    AllowedOrigins, DRAIN_SPREAD_MS, HistoryLimits, Limits, OutOfRange, PresenceTimes, Timeouts,
+};
+use sections::{File, KeysSection, value};
 
 /// Where the server listens if nothing else is said.
 pub const LISTEN_DEFAULT: &str = "127.0.0.1:7070";
@@ -99,16 +96,20 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// The plans that apps may have.
     pub plans: Plans,
+    /// What history keeps.
+    pub history: HistoryLimits,
     /// Times of presence.
     pub presence: PresenceTimes,
     /// Proxies that are believed.
     pub proxies: TrustedProxies,
     /// What an answered publish has survived, where the app's plan says nothing else.
     pub durability: Durability,
-    /// Most envelopes in a mailbox.
-    pub mailbox_envelopes_max: usize,
-    /// Bounds of what waits before mailboxes.
-    pub outbox: OutboxLimits,
+}
+
+impl From<OutOfRange> for ConfigError {
+    fn from(error: OutOfRange) -> Self {
+        value(error.setting.key, error.given, error.reason())
+    }
 }
 
 impl Config {
@@ -137,7 +138,7 @@ impl Config {
         if shards.is_some_and(|n| n == 0 || n > 1024) {
             return Err(value("shards", shards.unwrap_or(0), "must be from 1 to 1024"));
         }
-        let retention = file.history.validate()?;
+        let (limits, history) = (file.limits.check()?, file.history.check()?);
         let durability = overrides.durability.as_ref().or(file.history.durability.as_ref());
         let durability =
             durability.map(|text| sections::durability("history.durability", text)).transpose()?;
@@ -148,44 +149,24 @@ impl Config {
                 .metrics_listen
                 .map(|text| address("metrics_listen", &text))
                 .transpose()?,
-            data_dir: overrides
-                .data_dir
-                .or(file.data_dir)
-                .unwrap_or_else(|| DATA_DIR_DEFAULT.into()),
+            data_dir: data_dir(overrides.data_dir.or(file.data_dir))?,
             shards,
             cores: overrides.cores.or(file.cores).unwrap_or_default(),
-            drain_spread_ms: range("drain_spread_ms", file.drain_spread_ms, 0, 3_600_000, 5_000)?,
+            drain_spread_ms: DRAIN_SPREAD_MS.check(file.drain_spread_ms)?,
             keys: keys(file.keys, overrides.keys)?,
             origins: origins(file.allowed_origins.as_deref())?,
-            limits: file.limits.validate(&file.history)?,
-            timeouts: file.timeouts.validate()?,
-            plans: sections::plans(&file.plans, retention, durability)?,
-            presence: file.presence.validate()?,
+            limits,
+            timeouts: file.timeouts.check()?,
+            plans: sections::plans(
+                &file.plans,
+                &limits,
+                sections::retention(&history),
+                durability,
+            )?,
+            history,
+            presence: file.presence.check()?,
             proxies: file.proxy.validate()?,
             durability,
-            mailbox_envelopes_max: range(
-                "limits.mailbox_envelopes",
-                file.limits.mailbox_envelopes,
-                1,
-                1 << 20,
-                4096,
-            )?,
-            outbox: OutboxLimits {
-                envelopes_max: range(
-                    "limits.outbox_envelopes",
-                    file.limits.outbox_envelopes,
-                    1,
-                    1 << 24,
-                    16 * 1024,
-                )?,
-                bytes_max: range(
-                    "limits.outbox_bytes",
-                    file.limits.outbox_bytes,
-                    1024,
-                    1 << 40,
-                    32 * 1024 * 1024,
-                )?,
-            },
         })
     }
 }
@@ -226,6 +207,16 @@ fn origins(list: Option<&[String]>) -> Result<AllowedOrigins, ConfigError> {
     let wrong =
         |error: OriginError| value("allowed_origins", format!("{list:?}"), error.to_string());
     AllowedOrigins::parse(list).map_err(wrong)
+}
+
+fn data_dir(given: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
+    match given {
+        Some(path) if path.as_os_str().is_empty() => {
+            let reason = format!("must name a folder; without it, it is {DATA_DIR_DEFAULT}");
+            Err(value("data_dir", "\"\"", reason))
+        }
+        given => Ok(given.unwrap_or_else(|| DATA_DIR_DEFAULT.into())),
+    }
 }
 
 /// Shorter keys can be guessed.

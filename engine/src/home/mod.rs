@@ -65,7 +65,7 @@ impl Home {
             old_homes: Vec::new(),
             presences: Vec::new(),
             idempotency: Idempotency::new(limits.idempotency_keys_max),
-            recent: Recent::new(limits.recent_bytes_max),
+            recent: Recent::new(cx.settings.history.recent_bytes_max),
             logging: Logging::default(),
             reading: Reading::default(),
             batch_results: Vec::new(),

@@ -36,6 +36,7 @@ pub use record::Totals;
 use crate::hash::HashMap;
 use crate::ids::LogId;
 use crate::ids::{AppId, ChannelKey, EpochSlot, ReadKey, RequestId, ShardId};
+use crate::metrics::metrics;
 use crate::port::Port;
 use crate::retention::{Retention, Retentions};
 use store::Store;
@@ -591,46 +592,27 @@ impl LogStatus {
         self.is_failing.load(Ordering::Relaxed)
     }
 
-    /// Name, type, help text and value of each number, for metrics.
-    pub fn series(&self) -> [(&'static str, &'static str, &'static str, u64); 7] {
-        let value = |number: &AtomicU64| number.load(Ordering::Relaxed);
-        [
-            (
-                "log_failing",
-                "gauge",
-                "1 while the log cannot be written.",
-                self.is_failing().into(),
-            ),
-            ("log_disk_bytes", "gauge", "Bytes of the log on disk.", value(&self.disk_bytes)),
-            (
-                "log_records_total",
-                "counter",
-                "Records written, each with consecutive messages of one channel.",
-                value(&self.records_total),
-            ),
-            (
-                "log_groups_total",
-                "counter",
-                "Groups they were written in, each with one write and, if asked for, one sync.",
-                value(&self.groups_total),
-            ),
-            ("log_failures_total", "counter", "Appends that failed.", value(&self.failures_total)),
-            (
-                "log_expired_total",
-                "counter",
-                "Records dropped because no limit keeps them.",
-                value(&self.expired_total),
-            ),
-            (
-                "log_damaged_total",
-                "counter",
-                "Tables and channels of the log that were found damaged; the server's log names them.",
-                value(&self.damaged_total),
-            ),
-        ]
-    }
-
     fn add(number: &AtomicU64, n: u64) {
         number.fetch_add(n, Ordering::Relaxed);
+    }
+}
+
+metrics! {
+    /// What is told of the log.
+    pub const LOG_METRICS of LogStatus {
+        /// 1 while the log cannot be written.
+        gauge log_failing = |log| log.is_failing().into();
+        /// Bytes of the log on disk.
+        gauge log_disk_bytes = |log| log.disk_bytes.load(Ordering::Relaxed);
+        /// Records written, each with consecutive messages of one channel.
+        counter log_records_total = |log| log.records_total.load(Ordering::Relaxed);
+        /// Groups they were written in, each with one write and, if asked for, one sync.
+        counter log_groups_total = |log| log.groups_total.load(Ordering::Relaxed);
+        /// Appends that failed.
+        counter log_failures_total = |log| log.failures_total.load(Ordering::Relaxed);
+        /// Records dropped because no limit keeps them.
+        counter log_expired_total = |log| log.expired_total.load(Ordering::Relaxed);
+        /// Tables and channels of the log that were found damaged; the server's log names them.
+        counter log_damaged_total = |log| log.damaged_total.load(Ordering::Relaxed);
     }
 }

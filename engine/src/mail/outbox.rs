@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use super::Mail;
-use crate::settings::OutboxLimits;
+use crate::settings::Limits;
 
 /// The mail on their way to one shard.
 #[derive(Debug, Default)]
@@ -17,8 +17,8 @@ pub struct Outbox {
 
 impl Outbox {
     /// Whether a publish that needs this way must be refused.
-    pub fn is_full(&self, limits: OutboxLimits) -> bool {
-        self.queue.len() >= limits.envelopes_max || self.bytes >= limits.bytes_max
+    pub fn is_full(&self, limits: &Limits) -> bool {
+        self.queue.len() >= limits.outbox_envelopes_max || self.bytes >= limits.outbox_bytes_max
     }
 
     /// Appends.

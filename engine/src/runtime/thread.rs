@@ -17,14 +17,13 @@ use thiserror::Error;
 use super::listener::listen;
 use super::mailbox::{Inbox, Mailbox};
 use super::parking::Parking;
-use super::turn::{Events, Turns, TurnsParts};
+use super::turn::{Events, Kept, Turns};
 use crate::accounts::AccountsHandle;
 use crate::clock::{Clock, TICK_MS};
 use crate::ids::ShardId;
 use crate::log::LogHandle;
-use crate::server::Stored;
 use crate::settings::Settings;
-use crate::shard::Shard;
+use crate::shard::{Shard, Stored};
 use crate::shared::Shared;
 
 /// Entries of the shard's ring: writes that one turn can start without an extra submit.
@@ -123,11 +122,7 @@ fn run(
         .map_err(|error| ("make its ring", error))?;
     let mut shard =
         Shard::new(id, plan.settings, Arc::clone(&plan.shared), plan.seed, plan.clock.now());
-    let Stored { apps, metas, channels, answers } = plan.stored;
-    apps.into_iter().for_each(|app| shard.load_app(app));
-    channels.into_iter().for_each(|channel| shard.load(channel));
-    metas.into_iter().for_each(|(channel, meta)| shard.load_meta(&channel, meta));
-    answers.into_iter().for_each(|(channel, answer)| shard.load_answer(&channel, answer));
+    shard.load_all(plan.stored);
     runtime.block_on(async move {
         let events = Rc::new(Events::default());
         let eventfd = plan.inbox.waker().as_fd().try_clone_to_owned();
@@ -156,7 +151,7 @@ fn run(
         }
         monoio::spawn(tick(Rc::clone(&events)));
         monoio::spawn(wake(eventfd, Rc::clone(&events)));
-        let turns = Turns::new(TurnsParts {
+        let turns = Turns {
             shard,
             shared: plan.shared,
             clock: plan.clock,
@@ -168,7 +163,8 @@ fn run(
             events,
             drain_spread_ms: plan.drain_spread_ms,
             stop_listening,
-        });
+            kept: Kept::default(),
+        };
         let _ = ready.send(Ok(id));
         // As a task, not as the main future: a main future that wakes itself is polled again
         // before the ring gets its turn.

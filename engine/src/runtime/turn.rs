@@ -76,8 +76,14 @@ pub(super) struct Turns {
     /// How long a drain spreads its closes.
     pub(super) drain_spread_ms: u64,
     pub(super) stop_listening: Box<dyn FnMut()>,
+    pub(super) kept: Kept,
+}
+
+/// What the loop keeps from one turn to the next; nothing at first.
+#[derive(Default)]
+pub(super) struct Kept {
     sockets: Sockets,
-    receive_buffer: Box<[u8]>,
+    receive_buffer: ReceiveBuffer,
     arrivals: Vec<Arrival>,
     /// Connections to read from, and whether to their end.
     readable: Vec<(ConnectionKey, bool)>,
@@ -92,19 +98,13 @@ pub(super) struct Turns {
     is_draining: bool,
 }
 
-/// What the loop is made from.
-pub(super) struct TurnsParts {
-    pub(super) shard: Shard,
-    pub(super) shared: Arc<Shared>,
-    pub(super) clock: Clock,
-    pub(super) inbox: Inbox,
-    pub(super) mailboxes: Vec<Mailbox>,
-    pub(super) log: Option<LogHandle>,
-    pub(super) accounts: Option<AccountsHandle>,
-    pub(super) parking: Parking,
-    pub(super) events: Rc<Events>,
-    pub(super) drain_spread_ms: u64,
-    pub(super) stop_listening: Box<dyn FnMut()>,
+/// Where the bytes of one read lie until the shard has seen them.
+struct ReceiveBuffer(Box<[u8]>);
+
+impl Default for ReceiveBuffer {
+    fn default() -> Self {
+        Self(vec![0; RECEIVE_BYTES].into())
+    }
 }
 
 /// The longest turn of late: how long whoever is served may have had to wait for the others.
@@ -133,43 +133,6 @@ impl LongestTurn {
 }
 
 impl Turns {
-    pub(super) fn new(parts: TurnsParts) -> Self {
-        let TurnsParts {
-            shard,
-            shared,
-            clock,
-            inbox,
-            mailboxes,
-            log,
-            accounts,
-            parking,
-            events,
-            ..
-        } = parts;
-        Self {
-            shard,
-            shared,
-            clock,
-            inbox,
-            mailboxes,
-            log,
-            accounts,
-            parking,
-            events,
-            drain_spread_ms: parts.drain_spread_ms,
-            stop_listening: parts.stop_listening,
-            sockets: Sockets::default(),
-            receive_buffer: vec![0; RECEIVE_BYTES].into(),
-            arrivals: Vec::new(),
-            readable: Vec::new(),
-            patient: VecDeque::new(),
-            longest: LongestTurn::default(),
-            is_unheard: false,
-            timers_wait_since: None,
-            is_draining: false,
-        }
-    }
-
     /// Runs until the server has drained.
     pub(super) async fn run(mut self) {
         loop {
@@ -177,10 +140,10 @@ impl Turns {
             if self.shard.is_drained() && self.shared.connection_count() == 0 {
                 return;
             }
-            let is_more = !self.readable.is_empty()
-                || !self.patient.is_empty()
+            let is_more = !self.kept.readable.is_empty()
+                || !self.kept.patient.is_empty()
                 || self.shard.has_resumed()
-                || self.is_unheard;
+                || self.kept.is_unheard;
             if is_more || !self.inbox.may_sleep() {
                 yield_now().await;
                 continue;
@@ -206,17 +169,17 @@ impl Turns {
         let left = self.post_envelopes();
         self.close();
         let rest = self.parking.submit();
-        self.is_unheard = rest == Rest::Completions;
+        self.kept.is_unheard = rest == Rest::Completions;
         if left || rest == Rest::Entries {
             self.retry();
         }
-        let longest = self.longest.add(begun, self.clock.elapsed());
+        let longest = self.kept.longest.add(begun, self.clock.elapsed());
         self.shard.metrics().longest_turn_microseconds.set(longest.as_micros() as u64);
     }
 
     fn begin_drain(&mut self) {
-        if !self.is_draining && self.shared.draining.load(Ordering::Relaxed) {
-            self.is_draining = true;
+        if !self.kept.is_draining && self.shared.draining.load(Ordering::Relaxed) {
+            self.kept.is_draining = true;
             (self.stop_listening)();
             self.shard.drain(self.drain_spread_ms);
         }
@@ -235,7 +198,7 @@ impl Turns {
             match self.shard.accept(peer) {
                 Ok(connection) => {
                     self.parking.watch(&socket, connection);
-                    self.sockets.insert(connection, socket);
+                    self.kept.sockets.insert(connection, socket);
                 }
                 Err(_) => {
                     let flags = rustix::net::SendFlags::DONTWAIT | rustix::net::SendFlags::NOSIGNAL;
@@ -247,7 +210,7 @@ impl Turns {
 
     fn finish_writes(&mut self) {
         for (connection, batch, result) in self.events.written.take() {
-            self.sockets.end_write(connection);
+            self.kept.sockets.end_write(connection);
             match result {
                 Ok(bytes) if bytes > 0 => self.shard.written(connection, batch, bytes),
                 _ => self.shard.failed(connection),
@@ -256,33 +219,33 @@ impl Turns {
     }
 
     fn read(&mut self) {
-        self.parking.drain(&mut self.arrivals);
-        for Arrival { connection, ended, disarmed } in self.arrivals.drain(..) {
-            if disarmed && let Some(socket) = self.sockets.fd(connection) {
+        self.parking.drain(&mut self.kept.arrivals);
+        for Arrival { connection, ended, disarmed } in self.kept.arrivals.drain(..) {
+            if disarmed && let Some(socket) = self.kept.sockets.fd(connection) {
                 self.parking.watch(socket, connection);
             }
             if ended || self.shard.is_newcomer(connection) {
-                self.patient.push_back((connection, ended));
+                self.kept.patient.push_back((connection, ended));
             } else {
-                self.readable.push((connection, ended));
+                self.kept.readable.push((connection, ended));
             }
         }
-        let patient = self.patient.len().min(PATIENT_PER_TURN);
-        self.readable.extend(self.patient.drain(..patient));
+        let patient = self.kept.patient.len().min(PATIENT_PER_TURN);
+        self.kept.readable.extend(self.kept.patient.drain(..patient));
         while let Some(connection) = self.shard.next_resumed() {
-            self.readable.push((connection, true));
+            self.kept.readable.push((connection, true));
         }
-        for (connection, to_the_end) in std::mem::take(&mut self.readable) {
+        for (connection, to_the_end) in std::mem::take(&mut self.kept.readable) {
             if !self.shard.may_read(connection) {
                 continue;
             }
-            match self.sockets.receive(connection, &mut self.receive_buffer) {
+            match self.kept.sockets.receive(connection, &mut self.kept.receive_buffer.0) {
                 Received::Bytes(bytes) => {
-                    let whole = bytes == self.receive_buffer.len();
-                    let bytes = self.receive_buffer.get_mut(..bytes).unwrap_or_default();
+                    let whole = bytes == self.kept.receive_buffer.0.len();
+                    let bytes = self.kept.receive_buffer.0.get_mut(..bytes).unwrap_or_default();
                     self.shard.received(connection, bytes);
                     if whole || to_the_end {
-                        self.readable.push((connection, to_the_end));
+                        self.kept.readable.push((connection, to_the_end));
                     }
                 }
                 Received::Nothing => {}
@@ -295,19 +258,19 @@ impl Turns {
     /// Does what is due by time, once everybody was heard who had something to say by then: after a
     /// pause of the process, a pong that waits in the kernel is no silence.
     fn run_timers(&mut self, now: Now) {
-        if self.is_unheard || !self.patient.is_empty() {
-            let since = *self.timers_wait_since.get_or_insert(now.tick);
+        if self.kept.is_unheard || !self.kept.patient.is_empty() {
+            let since = *self.kept.timers_wait_since.get_or_insert(now.tick);
             if now.tick.saturating_sub(since) < TIMERS_WAIT_MAX {
                 return;
             }
         }
-        self.timers_wait_since = None;
+        self.kept.timers_wait_since = None;
         self.shard.advance(now);
     }
 
     fn start_writes(&mut self) {
         while let Some((connection, batch)) = self.shard.next_write() {
-            let Some(socket) = self.sockets.begin_write(connection) else {
+            let Some(socket) = self.kept.sockets.begin_write(connection) else {
                 self.shard.failed(connection);
                 continue;
             };
@@ -358,10 +321,10 @@ impl Turns {
     fn close(&mut self) {
         while let Some(closing) = self.shard.next_closing() {
             match closing {
-                Closing::HalfClose(connection) => self.sockets.half_close(connection),
+                Closing::HalfClose(connection) => self.kept.sockets.half_close(connection),
                 Closing::Close(connection) => {
                     self.parking.forget(connection);
-                    self.sockets.close(connection);
+                    self.kept.sockets.close(connection);
                 }
             }
         }

@@ -13,7 +13,7 @@ use pushflo_engine::log::LoadedChannel;
 use pushflo_engine::proxies::TrustedProxies;
 use pushflo_engine::retention::{Durability, Retention};
 use pushflo_engine::settings::{
-    AllowedOrigins, Limits, OutboxLimits, PresenceTimes, Settings, Timeouts,
+    AllowedOrigins, HistoryLimits, Limits, PresenceTimes, Settings, Timeouts,
 };
 use pushflo_engine::shard::{Closing, Envelope, Shard, Write};
 use pushflo_engine::shared::Shared;
@@ -86,15 +86,19 @@ impl World {
                 tail_bytes_max: random.u64(2_000..20_000),
                 pipelined_requests_max: random.usize(1..20),
                 out_bytes_max: random.usize(500..50_000),
-                // With a log, memory need not hold it all.
-                recent_bytes_max: if has_log { random.usize(0..5_000) } else { 1_000_000_000 },
+                outbox_envelopes_max: random.usize(1..10),
+                outbox_bytes_max: 5_000,
                 ..Limits::default()
             },
             timeouts: Timeouts::default(),
             has_log,
+            history: HistoryLimits {
+                // With a log, memory need not hold it all.
+                recent_bytes_max: if has_log { random.usize(0..5_000) } else { 1_000_000_000 },
+                ..HistoryLimits::default()
+            },
             presence: PresenceTimes::default(),
             proxies: TrustedProxies::default(),
-            outbox: OutboxLimits { envelopes_max: random.usize(1..10), bytes_max: 5_000 },
             metrics_on_main_port: true,
         });
         let retention = Retention {

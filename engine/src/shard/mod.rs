@@ -20,6 +20,8 @@
 //! The same calls in the same order give the same results, which is what lets a simulation replay a run
 //! from its seed.
 
+mod stored;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -35,6 +37,7 @@ use crate::mail::{Answer, Mail, Outbox};
 use crate::metrics::ShardMetrics;
 use crate::settings::Settings;
 use crate::shared::{Refused, Shared};
+pub use stored::Stored;
 
 /// One entry of a shard's mailbox.
 #[derive(Clone, Debug)]
