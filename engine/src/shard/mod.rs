@@ -1,7 +1,7 @@
 //! A shard: its two halves, and the order in which they are called. A state machine without I/O, clock
 //! or randomness of its own.
 //!
-//! [`Home`] owns the channels whose home is here, [`Edge`] the connections. They know nothing of each
+//! `Home` owns the channels whose home is here, `Edge` the connections. They know nothing of each
 //! other: what one wants of the other is [`Mail`], also within a shard, and mail that a shard sends to
 //! itself is delivered before the call that caused it returns.
 //!
