@@ -5,6 +5,7 @@ pub mod client;
 pub mod disk;
 pub mod http;
 pub mod load;
+pub mod pages;
 pub mod program;
 pub mod server;
 pub mod simulation;

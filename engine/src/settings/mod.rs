@@ -2,8 +2,8 @@
 //!
 //! From an entry come its key in the configuration, its default, what it may be, the error where it is
 //! something else, the field that the server reads, with its documentation, and its row of the table
-//! that `pushflo limits` prints and the README has. So a new limit is one entry here, and a run of
-//! `pushflo limits` for the README.
+//! that `pushflo limits` prints and docs/configuring.md has. So a new limit is one entry here, and a
+//! run of `pushflo limits` for the page.
 //!
 //! Nothing here knows what the limits are for; everybody who has one reads it.
 
@@ -142,12 +142,12 @@ mod tests {
         assert_eq!(keys.len(), count);
     }
 
-    /// The README tells an operator what the program goes by.
+    /// The page tells an operator what the program goes by.
     #[test]
-    fn the_readme_has_the_table_as_it_is() {
-        let readme = include_str!("../../../README.md");
-        let (_, rest) = readme.split_once("<!-- The output of `pushflo limits`: -->\n\n").unwrap();
-        let (written, _) = rest.split_once("\n\n").unwrap();
-        assert_eq!(written, table(), "put the output of `pushflo limits` into the README");
+    fn the_page_has_the_table_as_it_is() {
+        let page = include_str!("../../../docs/configuring.md");
+        let (_, rest) = page.split_once("<!-- limits:begin -->\n").unwrap();
+        let (written, _) = rest.split_once("\n<!-- limits:end -->").unwrap();
+        assert_eq!(written, table(), "put the output of `pushflo limits` into docs/configuring.md");
     }
 }

@@ -8,7 +8,7 @@ import { join } from 'node:path';
 import { afterAll, afterEach, beforeAll, expect, it, vi } from 'vitest';
 import { PUBLISH_KEY, PushFlo, SECRET_KEY } from '../e2e/pushflo';
 import { Project } from './project';
-import { ROOT_README, snippet } from './snippets';
+import { OPERATING, snippet } from './snippets';
 
 let project: Project;
 let pushflo: PushFlo;
@@ -19,7 +19,7 @@ const key = () => join(project.folder, 'key.pem');
 beforeAll(async () => {
   project = new Project();
   // The folder of the guide gives way to the test's.
-  pushflo = await PushFlo.start(snippet(ROOT_README, 'toml', '[proxy]'));
+  pushflo = await PushFlo.start(snippet(OPERATING, 'toml', '[proxy]'));
   const subject = ['-subj', '/CN=push.example.com', '-addext', 'subjectAltName=IP:127.0.0.1'];
   execFileSync(
     'openssl',
@@ -155,7 +155,7 @@ async function freePort(): Promise<number> {
 
 it('nginx', async () => {
   const port = await freePort();
-  const site = replaced(snippet(ROOT_README, 'nginx', 'proxy_pass'), [
+  const site = replaced(snippet(OPERATING, 'nginx', 'proxy_pass'), [
     ['/var/log/nginx/pushflo.log', 'logs/access.log'],
     ['/var/log/nginx/pushflo-error.log', 'logs/error.log'],
     ['listen 443 ssl', `listen 127.0.0.1:${port} ssl`],
@@ -189,7 +189,7 @@ it('nginx', async () => {
 
 it('Caddy', async () => {
   const port = await freePort();
-  const site = replaced(snippet(ROOT_README, 'caddyfile', 'reverse_proxy'), [
+  const site = replaced(snippet(OPERATING, 'caddyfile', 'reverse_proxy'), [
     ['{\n', '{\n  admin off\n  auto_https disable_redirects\n'],
     ['push.example.com {', `https://127.0.0.1:${port} {\n  tls ${certificate()} ${key()}`],
     ['127.0.0.1:7070', pushflo.url.replace('http://', '')],

@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import WebSocket from 'ws';
 import { PUBLISH_KEY, PushFlo, SECRET_KEY } from '../e2e/pushflo';
 import { PACKAGE, Project } from './project';
-import { ARTICLE, ROOT_README, SDK_README, snippet, snippets } from './snippets';
+import { ARTICLE, GUIDE, SDK_README, snippet, snippets } from './snippets';
 
 let project: Project;
 let pushflo: PushFlo;
@@ -29,14 +29,14 @@ function filledIn(code: string): string {
     .replaceAll('sec_…', SECRET_KEY);
 }
 
-describe('the READMEs', () => {
+describe('the guide and the README', () => {
   it('have code that the type checker takes', () => {
-    for (const document of [ROOT_README, SDK_README]) {
+    for (const document of [GUIDE, SDK_README]) {
       snippets(document, 'tsx?').forEach((code, index) =>
         project.write(`typed/${document}/${index}.tsx`, code),
       );
     }
-    const files = [ROOT_README, SDK_README].flatMap((document) =>
+    const files = [GUIDE, SDK_README].flatMap((document) =>
       snippets(document, 'tsx?').map((_, index) => `typed/${document}/${index}.tsx`),
     );
     expect(files.length).toBeGreaterThan(4);

@@ -5,7 +5,8 @@ import { join } from 'node:path';
 const ROOT = join(import.meta.dirname, '../../..');
 
 /** Documents, by their place in the repository. */
-export const ROOT_README = 'README.md';
+export const GUIDE = 'docs/vercel.md';
+export const OPERATING = 'docs/operating.md';
 export const SDK_README = 'sdk/typescript/README.md';
 export const ARTICLE = 'sdk/typescript/acceptance/article.md';
 

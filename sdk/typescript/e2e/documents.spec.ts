@@ -1,10 +1,10 @@
 /**
- * The code of the documents, run as it is printed: the introductory article, and the guide in the
- * README from a route that publishes to a message on the screen.
+ * The code of the documents, run as it is printed: the introductory article, and the guide for
+ * Vercel from a route that publishes to a message on the screen.
  */
 import { build, type Plugin } from 'esbuild';
 import { Project } from '../acceptance/project';
-import { ARTICLE, ROOT_README, snippet } from '../acceptance/snippets';
+import { ARTICLE, GUIDE, snippet } from '../acceptance/snippets';
 import { expect, test } from './fixtures';
 import { PUBLISH_KEY, type PushFlo, SECRET_KEY } from './pushflo';
 
@@ -105,8 +105,8 @@ test('the article: an order rings the bell', async ({ pushflo, site, page }) => 
 });
 
 test('the guide: from a route to a message on the screen', async ({ pushflo, site, page }) => {
-  project.write('components/News.tsx', snippet(ROOT_README, 'tsx', '// components/News.tsx'));
-  project.write('app/api/news/route.ts', snippet(ROOT_README, 'ts', '// app/api/news/route.ts'));
+  project.write('components/News.tsx', snippet(GUIDE, 'tsx', '// components/News.tsx'));
+  project.write('app/api/news/route.ts', snippet(GUIDE, 'ts', '// app/api/news/route.ts'));
   project.write(
     'guide.tsx',
     `
