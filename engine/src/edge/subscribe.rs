@@ -193,8 +193,9 @@ impl Edge {
             // It was asked for while the home's answer was under way.
             None => self.want_presence(cx, key),
         }
+        // What comes with the answer goes out with it, before the answers to later commands.
         if !window.is_empty() {
-            self.take_window(connection, key, &window);
+            self.begin_with_window(cx, key, &window);
         } else if !is_at_head {
             self.want_window(cx, connection, key);
         }

@@ -3,6 +3,7 @@
 //! A connection has few windows under way or held at a time, whatever it is subscribed to; the next is
 //! asked for when one was handed to its socket. So what it costs is bounded, and it goes at its own pace.
 
+use bytes::Bytes;
 use pushflo_protocol::Record;
 
 use super::Edge;
@@ -98,18 +99,45 @@ impl Edge {
         self.window_ended(cx, connection);
     }
 
-    /// Has a window be sent. A subscription that reaches the head of its channel with it is in the tail
-    /// from here on.
-    pub(super) fn take_window(
+    /// Has a window be sent when what is before it is.
+    fn take_window(&mut self, connection: ConnectionKey, key: SubscriptionKey, records: &[Record]) {
+        let Some(bytes) = self.pass_window(key, records) else { return };
+        if let Some(subscription) = self.subscriptions.get(key)
+            && subscription.holds().is_some()
+            && let Some(tail) = self.tails.get_mut(subscription.tail)
+        {
+            tail.behind += 1;
+        }
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        let frames = records.len() as u64;
+        c.active().windows.push(HeldWindow { subscription: key, bytes, frames });
+        self.go_behind(key);
+    }
+
+    /// Has the window that came with the answer to a subscription be sent right behind that.
+    pub(super) fn begin_with_window(
         &mut self,
-        connection: ConnectionKey,
+        cx: &mut Context,
         key: SubscriptionKey,
         records: &[Record],
     ) {
-        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
-        let Place::Behind(after) = subscription.place else { return };
-        let Some(tail) = self.tails.get_mut(subscription.tail) else { return };
-        let (Some(first), Some(last)) = (records.first(), records.last()) else { return };
+        let Some(bytes) = self.pass_window(key, records) else { return };
+        let Some(subscription) = self.subscriptions.get(key) else { return };
+        let (connection, is_behind) = (subscription.connection, subscription.holds().is_none());
+        cx.metrics().deliveries_total.add(records.len() as u64);
+        self.send(connection, bytes);
+        if is_behind {
+            self.want_window(cx, connection, key);
+        }
+    }
+
+    /// Moves a subscription on behind a window, and gives the window's bytes. One that reaches the head
+    /// of its channel is in the tail from here on.
+    fn pass_window(&mut self, key: SubscriptionKey, records: &[Record]) -> Option<Bytes> {
+        let subscription = self.subscriptions.get_mut(key)?;
+        let Place::Behind(after) = subscription.place else { return None };
+        let tail = self.tails.get_mut(subscription.tail)?;
+        let (first, last) = (records.first()?, records.last()?);
         debug_assert_eq!(first.prev, after, "a window that does not follow");
         if !tail.has_shared() {
             self.shared.push(subscription.tail);
@@ -118,17 +146,14 @@ impl Edge {
         // What is behind the head is in the next block, however much came in this turn.
         tail.seal();
         let is_at_head = tail.head.is_some_and(|head| head.offset == last.offset);
+        subscription.place = match is_at_head {
+            true => Place::Tail(tail.end()),
+            false => Place::Behind(last.offset),
+        };
         if is_at_head {
-            subscription.place = Place::Tail(tail.end());
             subscription.windows = 0;
-            tail.behind += 1;
-        } else {
-            subscription.place = Place::Behind(last.offset);
         }
-        let Some(c) = self.connections.get_mut(connection) else { return };
-        let frames = records.len() as u64;
-        c.active().windows.push(HeldWindow { subscription: key, bytes, frames });
-        self.go_behind(key);
+        Some(bytes)
     }
 
     /// Puts a subscription in its connection's list of those with something to send.

@@ -97,7 +97,8 @@ impl Home {
             if !self.reading.has_room(channel.app) {
                 return cx.answer(request, Err(busy()));
             }
-            let call = PageCall { request, log: log.id, query, retention };
+            let (shard, log) = (cx.shard, log.id);
+            let call = PageCall { shard, request, log, query, retention };
             self.reading.waiting.push(channel.app, LogCall::Page(Box::new(call)));
             return;
         }

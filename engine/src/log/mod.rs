@@ -281,6 +281,8 @@ pub struct Page {
 /// A request for a page.
 #[derive(Debug)]
 pub struct PageCall {
+    /// Who asks.
+    pub shard: ShardId,
     /// Who waits for it.
     pub request: RequestId,
     /// The channel.

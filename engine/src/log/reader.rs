@@ -36,7 +36,7 @@ pub(super) fn run(shelf: &Shelf, ports: &[Port<Answer>], calls: &Receiver<Reader
                 answer(ports, shard, Answer::Read(Box::new(done)));
             }
             ReaderCall::Page(page) => {
-                let PageCall { request, log, query, retention } = *page;
+                let PageCall { shard, request, log, query, retention } = *page;
                 let keep = Keep::new(&retention, now_ms);
                 let page = shelf.with(|store| store.page(log, &query, &keep));
                 let outcome = match page {
@@ -47,7 +47,7 @@ pub(super) fn run(shelf: &Shelf, ports: &[Port<Answer>], calls: &Receiver<Reader
                     }),
                 };
                 let done = PageDone { request, outcome };
-                answer(ports, request.shard, Answer::Page(Box::new(done)));
+                answer(ports, shard, Answer::Page(Box::new(done)));
             }
         }
     }
