@@ -31,7 +31,8 @@ impl Month {
         let first = timestamp.to_zoned_datetime(jiff::tz::TimeZone::UTC).date().first_of_month();
         let number = u16::try_from(i32::from(first.year()) * 12 + i32::from(first.month()) - 1);
         let next = first.checked_add(jiff::Span::new().months(1)).unwrap_or(jiff::civil::Date::MAX);
-        let end = next.to_zoned_datetime(jiff::tz::TimeZone::UTC).map(|z| z.timestamp().as_millisecond());
+        let end =
+            next.to_zoned_datetime(jiff::tz::TimeZone::UTC).map(|z| z.timestamp().as_millisecond());
         let end_ms = end.ok().and_then(|ms| u64::try_from(ms).ok()).unwrap_or(u64::MAX);
         Self { number: number.unwrap_or_default(), end_ms }
     }
