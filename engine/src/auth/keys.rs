@@ -38,9 +38,7 @@ impl fmt::Display for AppId {
 }
 
 /// What a key may do; each role may do all that the one before it may.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// `pub_`: connect and subscribe.
@@ -49,7 +47,6 @@ pub enum Role {
     Secret,
     /// `mgmt_`: change channels and keys as well.
     #[serde(rename = "mgmt")]
-    #[value(name = "mgmt")]
     Manage,
 }
 

@@ -1,4 +1,8 @@
-//! The command line: what the user typed, and which part of the program does it.
+//! The program `pushflo`: what the user typed, and which part of the program does it.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("PushFlo runs on Linux only: it is built on io_uring");
 
 mod api;
 mod apps;
@@ -19,6 +23,9 @@ use pushflo_engine::config::{Config, ConfigError, Overrides};
 
 use self::api::Api;
 use self::output::{OutputError, complain, say};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Holds WebSockets open for web apps that cannot: backends publish with one HTTP POST, every
 /// subscriber gets the message at once.
@@ -115,8 +122,7 @@ impl ServerArguments {
     }
 }
 
-/// Does what the command line says.
-pub(crate) fn run() -> ExitCode {
+fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and the version, or what is wrong with the command line.
