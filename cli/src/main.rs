@@ -6,6 +6,7 @@ compile_error!("PushFlo runs on Linux only: it is built on io_uring");
 
 mod api;
 mod apps;
+mod connect;
 mod directory;
 mod keys;
 mod logging;
