@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::io::Write as _;
 
 use clap::ValueEnum;
-use hmac::{Hmac, Mac as _};
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use md5::{Digest as _, Md5};
 use memchr::memmem;
 use serde::{Deserialize, Serialize};

@@ -28,10 +28,11 @@ impl Month {
     pub fn of(unix_ms: u64) -> Self {
         let ms = i64::try_from(unix_ms).unwrap_or(i64::MAX);
         let timestamp = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX);
-        let first = timestamp.to_zoned(jiff::tz::TimeZone::UTC).date().first_of_month();
+        let first = timestamp.to_zoned_datetime(jiff::tz::TimeZone::UTC).date().first_of_month();
         let number = u16::try_from(i32::from(first.year()) * 12 + i32::from(first.month()) - 1);
         let next = first.checked_add(jiff::Span::new().months(1)).unwrap_or(jiff::civil::Date::MAX);
-        let end = next.to_zoned(jiff::tz::TimeZone::UTC).map(|z| z.timestamp().as_millisecond());
+        let end =
+            next.to_zoned_datetime(jiff::tz::TimeZone::UTC).map(|z| z.timestamp().as_millisecond());
         let end_ms = end.ok().and_then(|ms| u64::try_from(ms).ok()).unwrap_or(u64::MAX);
         Self { number: number.unwrap_or_default(), end_ms }
     }

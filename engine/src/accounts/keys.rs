@@ -11,9 +11,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
 /// What a key may do; each role may do all that the one before it may.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, clap::ValueEnum,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     /// `pub_`: connect and subscribe.
@@ -22,7 +20,6 @@ pub enum Role {
     Secret,
     /// `mgmt_`: change channels and keys as well.
     #[serde(rename = "mgmt")]
-    #[value(name = "mgmt")]
     Manage,
 }
 

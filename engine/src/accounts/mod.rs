@@ -2,7 +2,7 @@
 //!
 //! * `keys`, `app`, `plan`: what they are
 //! * `directory`: what a shard knows of them
-//! * `token`: JWTs that let clients in
+//! * `token`: tokens that let clients in; `jwt` is their form
 //! * `usage`: counters that all shards share
 //! * `store`: what is kept of them on disk; `seal` and `private_list` lie beside it, `changes` is what
 //!   it writes
@@ -16,6 +16,7 @@ mod changes;
 mod channel;
 mod client;
 mod directory;
+mod jwt;
 mod keys;
 pub mod plan;
 mod private_list;

@@ -6,7 +6,6 @@
 
 use std::sync::Arc;
 
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use pushflo_protocol::channel::ChannelPattern;
 use pushflo_protocol::limits::{CLIENT_ID_BYTES_MAX, PATTERNS_MAX, PRESENCE_DATA_BYTES_MAX};
 use pushflo_protocol::{ChannelSlug, Refusal, json};
@@ -15,6 +14,7 @@ use serde_json::value::RawValue;
 use thiserror::Error;
 
 use super::directory::{Access, Directory};
+use super::jwt::{self, Unverified};
 use super::keys::{KeyId, Role};
 use crate::ids::AppId;
 
@@ -88,6 +88,15 @@ pub enum Audience {
     One(Box<str>),
     /// Several.
     Several(Vec<Box<str>>),
+}
+
+impl Audience {
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::One(one) => **one == *name,
+            Self::Several(several) => several.iter().any(|one| **one == *name),
+        }
+    }
 }
 
 /// Who a client is to the members of channels.
@@ -176,36 +185,19 @@ pub fn verify(
     token: &str,
     now_ms: u64,
 ) -> Result<(Access, Grant), TokenError> {
-    let header = jsonwebtoken::decode_header(token).map_err(malformed)?;
-    if header.alg != Algorithm::HS256 {
-        return Err(TokenError::Algorithm);
-    }
-    if header.crit.is_some() {
-        return Err(TokenError::Critical);
-    }
-    let kid = header.kid.ok_or(TokenError::UnknownKey)?;
-    let own_app = AppId::parse(&kid).and_then(|app| directory.app(app));
-    let signer = KeyId::parse(&kid).and_then(|id| directory.access(id));
+    let token = Unverified::parse(token)?;
+    let own_app = AppId::parse(&token.kid).and_then(|app| directory.app(app));
+    let signer = KeyId::parse(&token.kid).and_then(|id| directory.access(id));
     let secret = match (own_app, &signer) {
         (Some(app), _) => app.record.token_secret.secret(),
         // A publish key is no secret: every browser has it.
         (None, Some((access, signing))) if access.role >= Role::Secret => signing.secret(),
         _ => return Err(TokenError::UnknownKey),
     };
-    // Times are checked here, by the clock that the shard is told.
-    let mut validation = Validation::new(Algorithm::HS256);
-    validation.validate_exp = false;
-    validation.set_audience(&[AUDIENCE]);
-    validation.set_required_spec_claims(&["aud"]);
-    let key = DecodingKey::from_secret(secret.as_bytes());
-    let claims = jsonwebtoken::decode::<Claims>(token, &key, &validation).map_err(|error| {
-        match error.kind() {
-            jsonwebtoken::errors::ErrorKind::InvalidSignature => TokenError::Signature,
-            jsonwebtoken::errors::ErrorKind::InvalidAudience => TokenError::Audience,
-            _ => malformed(error),
-        }
-    })?;
-    let claims = claims.claims;
+    let claims: Claims = token.claims(secret.as_bytes())?;
+    if !claims.aud.has(AUDIENCE) {
+        return Err(TokenError::Audience);
+    }
     let access = match (own_app, signer) {
         (Some(app), _) => {
             let behind = claims.key.as_deref().and_then(KeyId::parse);
@@ -242,10 +234,8 @@ pub fn verify(
 /// # Errors
 /// The claims have no JSON form.
 pub fn sign(access: &Access, claims: &Claims) -> Result<String, TokenError> {
-    let header = Header { kid: Some(access.app.id.to_string()), ..Header::new(Algorithm::HS256) };
     let secret = access.app.record.token_secret.secret();
-    let key = EncodingKey::from_secret(secret.as_bytes());
-    jsonwebtoken::encode(&header, claims, &key).map_err(malformed)
+    jwt::sign(&access.app.id.to_string(), claims, secret.as_bytes())
 }
 
 /// Checks a client id.
@@ -289,8 +279,4 @@ pub fn parse_patterns(
     }
     let wrong = |error| Refusal::field(field, format!("has a bad entry: {error}"));
     patterns.iter().map(|pattern| ChannelPattern::parse(pattern).map_err(wrong)).collect()
-}
-
-fn malformed(error: jsonwebtoken::errors::Error) -> TokenError {
-    TokenError::Malformed(error.to_string())
 }

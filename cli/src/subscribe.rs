@@ -3,17 +3,18 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error;
-use std::net::TcpStream;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tungstenite::error::UrlError;
-use tungstenite::stream::MaybeTlsStream;
+use tungstenite::handshake::HandshakeError;
+use tungstenite::http::Uri;
 use tungstenite::{Message, WebSocket};
 
 use super::ServerAddress;
+use super::connect::{Stream, connect};
 use super::output::{OutputError, complain, say};
 
 #[derive(Debug, Args)]
@@ -84,19 +85,10 @@ fn listen(
     left: &mut Option<u64>,
     wait: &mut Duration,
 ) -> End {
-    let base = arguments.server.url.trim_end_matches('/').replacen("http", "ws", 1);
-    let url = format!("{base}/ws?token={}", arguments.key);
-    let mut socket = match tungstenite::connect(&url) {
-        Ok((socket, _)) => socket,
-        // Among the errors of an address is that nobody answers there for the moment.
-        Err(tungstenite::Error::Url(error)) if !matches!(error, UrlError::UnableToConnect(_)) => {
-            return End::Refused(error.to_string());
-        }
-        Err(error) => {
-            return End::Retry(format!("cannot connect to {base}: {error}"), Duration::ZERO);
-        }
+    let mut socket = match open(arguments) {
+        Ok(socket) => socket,
+        Err(end) => return end,
     };
-    set_timeout(&mut socket);
     let mut silent = false;
     loop {
         match socket.read() {
@@ -145,8 +137,34 @@ fn listen(
     }
 }
 
+/// Connects and shows the key.
+fn open(arguments: &Arguments) -> Result<WebSocket<Box<dyn Stream>>, End> {
+    let base = arguments.server.url.trim_end_matches('/').replacen("http", "ws", 1);
+    let url = format!("{base}/ws?token={}", arguments.key);
+    let url: Uri =
+        url.parse().map_err(|error| End::Refused(format!("{base} is no address: {error}")))?;
+    let failed = |error: &dyn Error| {
+        End::Retry(format!("cannot connect to {base}: {error}"), Duration::ZERO)
+    };
+    let stream = connect(&url, HEARTBEAT).map_err(|error| match error.kind() {
+        ErrorKind::InvalidInput => End::Refused(error.to_string()),
+        _ => failed(&error),
+    })?;
+    match tungstenite::client(url, stream) {
+        Ok((socket, _)) => Ok(socket),
+        Err(HandshakeError::Failure(tungstenite::Error::Http(answer)))
+            if answer.status().is_redirection() =>
+        {
+            let place = answer.headers().get("location").and_then(|place| place.to_str().ok());
+            let place = place.and_then(|place| place.split('?').next()).unwrap_or("nowhere");
+            Err(End::Refused(format!("{base} sends its clients on to {place}")))
+        }
+        Err(error) => Err(failed(&error)),
+    }
+}
+
 fn subscribe(
-    socket: &mut WebSocket<MaybeTlsStream<TcpStream>>,
+    socket: &mut WebSocket<Box<dyn Stream>>,
     arguments: &Arguments,
     positions: &BTreeMap<String, Position>,
 ) -> tungstenite::Result<()> {
@@ -230,13 +248,4 @@ fn take_event(
         _ => {}
     }
     None
-}
-
-fn set_timeout(socket: &mut WebSocket<MaybeTlsStream<TcpStream>>) {
-    let stream = match socket.get_ref() {
-        MaybeTlsStream::Plain(stream) => stream,
-        MaybeTlsStream::Rustls(stream) => stream.get_ref(),
-        _ => return,
-    };
-    let _ = stream.set_read_timeout(Some(HEARTBEAT));
 }

@@ -1,7 +1,12 @@
-//! The command line: what the user typed, and which part of the program does it.
+//! The program `pushflo`: what the user typed, and which part of the program does it.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("PushFlo runs on Linux only: it is built on io_uring");
 
 mod api;
 mod apps;
+mod connect;
 mod directory;
 mod keys;
 mod log_filter;
@@ -21,6 +26,9 @@ use pushflo_engine::settings;
 
 use self::api::Api;
 use self::output::{OutputError, complain, say};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Holds WebSockets open for web apps that cannot: backends publish with one HTTP POST, every
 /// subscriber gets the message at once.
@@ -127,8 +135,7 @@ impl ServerArguments {
     }
 }
 
-/// Does what the command line says.
-pub(crate) fn run() -> ExitCode {
+fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         // Help and the version, or what is wrong with the command line.

@@ -1,9 +1,13 @@
 //! Calls to a running server's HTTP API.
 
 use std::error::Error;
+use std::io;
 use std::time::Duration;
 
 use serde_json::Value;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
+
+use super::connect::named_authorities;
 
 /// A server and a key to it.
 pub(super) struct Api<'a> {
@@ -26,6 +30,7 @@ impl Api<'_> {
             .timeout_global(Some(Duration::from_secs(30)))
             .http_status_as_error(false)
             .allow_non_standard_methods(true)
+            .tls_config(TlsConfig::builder().root_certs(authorities()?).build())
             .build()
             .into();
         let url = format!("{}{path}", self.url.trim_end_matches('/'));
@@ -64,6 +69,12 @@ impl Api<'_> {
         }
         Ok(all)
     }
+}
+
+fn authorities() -> io::Result<RootCerts> {
+    Ok(named_authorities()?.map_or(RootCerts::WebPki, |named| {
+        named.iter().map(|der| Certificate::from_der(der).to_owned()).into()
+    }))
 }
 
 /// What a call answered with; `null` where that is nothing.

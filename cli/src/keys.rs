@@ -27,8 +27,8 @@ enum Action {
     /// Make a key; it is shown this once
     Create {
         /// What it may do
-        #[arg(long, value_enum)]
-        role: Role,
+        #[arg(long, value_parser = Role::ALL.map(Role::name))]
+        role: String,
         /// What it is called
         #[arg(long)]
         name: Option<String>,
@@ -104,7 +104,7 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
                 say(format_args!("{id:<22} {role:<8} {created:<26} {}", column("name")))?;
             }
         }
-        Action::Create { role, name, target } => target.create(role.name(), name.as_deref())?,
+        Action::Create { role, name, target } => target.create(role, name.as_deref())?,
         Action::Rotate { id, target } => {
             let keys = target.keys()?;
             let old = keys.iter().find(|key| text(key, "id") == id);

@@ -1,8 +1,7 @@
 //! What is logged: `PUSHFLO_LOG`, read into a filter, or what is wrong with it.
 
 use thiserror::Error;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
 
 /// What is logged if nothing is said.
 const LEVEL_DEFAULT: LevelFilter = LevelFilter::INFO;
@@ -39,12 +38,12 @@ const LEVELS: &str = "off, error, warn, info, debug, trace";
 ///
 /// # Errors
 /// [`LogFilterError`], which names the piece.
-pub(super) fn parse(filter: Option<&str>) -> Result<EnvFilter, LogFilterError> {
+pub(super) fn parse(filter: Option<&str>) -> Result<Targets, LogFilterError> {
     let directives = directives(filter.unwrap_or_default())?;
-    EnvFilter::try_new(&directives).map_err(|_| LogFilterError::NoLevel { piece: directives })
+    directives.parse().map_err(|_| LogFilterError::NoLevel { piece: directives })
 }
 
-/// The filter in the words of [`EnvFilter`].
+/// The filter in the words of [`Targets`].
 fn directives(filter: &str) -> Result<String, LogFilterError> {
     let (mut level, mut by_part) = (LEVEL_DEFAULT, String::new());
     for piece in filter.split(',').map(str::trim).filter(|piece| !piece.is_empty()) {
@@ -79,8 +78,8 @@ fn target(part: &str) -> Option<String> {
     let first = part.split("::").next().filter(|_| part.split("::").all(is_name))?;
     if modules().any(|module| module == first) {
         Some(format!("pushflo_engine::{part}"))
-    } else if first == "cli" {
-        Some(format!("pushflo::{part}"))
+    } else if let Some(rest) = part.strip_prefix("cli").filter(|_| first == "cli") {
+        Some(format!("pushflo{rest}"))
     } else {
         let crates = ["pushflo", "pushflo_engine"];
         crates.iter().chain(&LIBRARIES).any(|name| *name == first).then(|| part.into())
@@ -89,7 +88,7 @@ fn target(part: &str) -> Option<String> {
 
 /// The modules of the engine: what its first file lists.
 fn modules() -> impl Iterator<Item = &'static str> {
-    let lines = include_str!("../lib.rs").lines();
+    let lines = include_str!("../../engine/src/lib.rs").lines();
     lines.filter_map(|line| line.trim_start_matches("pub ").strip_prefix("mod ")?.strip_suffix(';'))
 }
 
@@ -120,7 +119,7 @@ mod tests {
         assert_eq!(
             read("log::writer=trace,cli=error,fjall=info").unwrap(),
             "warn,pushflo=info,pushflo_engine=info,pushflo_engine::log::writer=trace,\
-             pushflo::cli=error,fjall=info"
+             pushflo=error,fjall=info"
         );
     }
 

@@ -5,7 +5,8 @@ use std::io::{self, IsTerminal as _, Write};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::prelude::*;
 
 /// Lines that wait for standard error; what comes while there are as many is dropped.
 const LINES_MAX: usize = 16 * 1024;
@@ -35,7 +36,7 @@ impl Logging {
     ///
     /// # Errors
     /// The kernel gives no thread.
-    pub(super) fn start(filter: EnvFilter) -> io::Result<Self> {
+    pub(super) fn start(filter: Targets) -> io::Result<Self> {
         let (lines, waiting) = bounded(LINES_MAX);
         let (end, ended) = bounded(1);
         std::thread::Builder::new().name("logging".into()).spawn(move || {
@@ -45,14 +46,13 @@ impl Logging {
             let _ = end.send(());
         })?;
         let writer = lines.clone();
-        tracing_subscriber::fmt()
+        let layer = tracing_subscriber::fmt::layer()
             .with_writer(move || LineWriter(writer.clone()))
-            .with_env_filter(filter)
             .with_target(false)
             .with_ansi(io::stderr().is_terminal())
             // They would go to standard error by a macro that ends the process where it is closed.
-            .log_internal_errors(false)
-            .init();
+            .log_internal_errors(false);
+        tracing_subscriber::registry().with(layer).with(filter).init();
         Ok(Self { lines, ended })
     }
 }
