@@ -22,6 +22,9 @@ use crate::shared::Shared;
 /// gone wait too.
 const ACCOUNTS_CALLS_MAX: usize = 1024;
 
+/// Work of a turn, a few milliseconds, after which what has not begun waits for the next.
+const TURN_WORK_MAX: u32 = 4096;
+
 /// Slots for addresses that came with wrong keys; addresses that fall on one share its rate.
 const WRONG_KEY_SLOTS: usize = 4096;
 
@@ -39,6 +42,8 @@ pub(crate) struct Context {
     pub(crate) wrong_keys: Box<[Rate]>,
     /// The month that messages are counted in.
     month: Month,
+    /// Work done in this turn, see [`Context::charge`].
+    work: u32,
     /// Mail from this shard to itself.
     local: VecDeque<Mail>,
     outboxes: Vec<Outbox>,
@@ -64,6 +69,7 @@ impl Context {
             directory: Directory::default(),
             wrong_keys: (0..WRONG_KEY_SLOTS).map(|_| Rate::default()).collect(),
             month: Month::of(now.steady_ms),
+            work: 0,
             local: VecDeque::new(),
             outboxes: (0..shared.metrics.len()).map(|_| Outbox::default()).collect(),
             accounts_calls: VecDeque::new(),
@@ -71,13 +77,26 @@ impl Context {
         }
     }
 
-    /// Tells the time.
+    /// Tells the time, with which a turn begins.
     pub(crate) fn tell_time(&mut self, now: Now) {
+        self.work = 0;
         let is_new_tick = now.tick != self.now.tick;
         self.now = now;
         if is_new_tick {
             self.month = Month::of(now.steady_ms);
         }
+    }
+
+    /// Counts work of this turn: about a microsecond each, as a message published, a command, a request,
+    /// or some records, names or members that are looked at.
+    pub(crate) fn charge(&mut self, work: usize) {
+        self.work = self.work.saturating_add(u32::try_from(work).unwrap_or(u32::MAX));
+    }
+
+    /// Whether as much was done as a turn may take: the rest waits for the next one, so that writes go
+    /// out and others are heard in between.
+    pub(crate) fn is_turn_over(&self) -> bool {
+        self.work >= TURN_WORK_MAX
     }
 
     /// The month that messages are counted in.
@@ -134,6 +153,11 @@ impl Context {
     /// The next mail from this shard to itself.
     pub(crate) fn next_local(&mut self) -> Option<Mail> {
         self.local.pop_front()
+    }
+
+    /// Whether there is mail from this shard to itself.
+    pub(crate) fn has_local(&self) -> bool {
+        !self.local.is_empty()
     }
 
     /// What waits to go to another shard.

@@ -80,6 +80,11 @@ pub(crate) enum Awaited {
 }
 
 impl Awaited {
+    /// Whether the answer may be large.
+    pub(crate) fn is_large(&self) -> bool {
+        matches!(self, Self::History { .. } | Self::Members { .. })
+    }
+
     /// The reply to a request, once somebody has seen to it.
     pub(crate) fn reply(&self, outcome: Outcome) -> Reply {
         match outcome {

@@ -13,6 +13,7 @@ mod tokens;
 mod websocket;
 
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -28,7 +29,6 @@ use crate::context::Context;
 use crate::exposition;
 use crate::ids::{AppId, RequestId};
 use crate::proxies::ProxyProtocol;
-use crate::settings::Limits;
 use crate::shared::AddressSlot;
 
 pub(crate) use action::{Action, Admitted, Awaited, ListQuery, Upgrade, member};
@@ -39,6 +39,13 @@ pub(crate) use reply::Reply;
 
 /// Largest body of a request that changes apps, keys or channels.
 const MANAGEMENT_BYTES_MAX: usize = 64 * 1024;
+
+/// Largest body of a request for a token, which may come without a key in its head: patterns and data at
+/// their longest.
+const TOKEN_BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// Largest body of a request that has no use for one.
+const UNUSED_BODY_BYTES_MAX: usize = 1024;
 
 /// What stands at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,6 +143,8 @@ pub(crate) struct Call<'a> {
     pub(crate) is_pipelined: bool,
     /// The request.
     pub(crate) request: &'a Request<'a>,
+    /// In whose name it asks, once its key is known.
+    pub(crate) payer: Cell<Option<AppId>>,
 }
 
 /// What a request comes to.
@@ -179,21 +188,43 @@ pub(crate) fn route(cx: &mut Context, call: &Call<'_>) -> Result<Action, Refusal
         ("POST", Some(Route::AppKeys(app))) => apps::create_key(cx, call, app),
         ("DELETE", Some(Route::AppKey(app, key))) => apps::revoke_key(cx, call, app, key),
         (method, route) => {
-            let (code, reply) = no_route(method, request.path, route.as_ref());
-            cx.metrics().refused(code);
+            let (refusal, headers) = no_route(method, request.path, route.as_ref());
+            cx.metrics().refused(refusal.code);
+            let mut reply = Reply::refusal(&refusal);
+            reply.headers.extend(headers);
             Ok(Action::Reply(reply))
         }
     }
 }
 
-/// The largest body a request to `path` may have.
-pub(crate) fn body_bytes_max(path: &str, limits: &Limits) -> usize {
-    let one = limits.payload_bytes_max + ENVELOPE_BYTES_MAX;
-    match Route::parse(path) {
-        Some(Route::PublishBatch) => one.max(BATCH_BYTES_MAX),
-        Some(Route::Publish | Route::ChannelMessages(_)) => one,
-        _ => one.max(MANAGEMENT_BYTES_MAX),
-    }
+/// How large the body of a request may be, told by its head.
+///
+/// # Errors
+/// Nothing of the body is wanted: there is nothing at the address, or the request has no key that is
+/// known.
+pub(crate) fn admit_body(cx: &mut Context, call: &Call<'_>) -> Result<usize, Refusal> {
+    let Some(route) = Route::parse(call.request.path) else {
+        return Err(no_route(call.request.method, call.request.path, None).0);
+    };
+    let one = cx.settings.limits.payload_bytes_max + ENVELOPE_BYTES_MAX;
+    let body_bytes_max = match route {
+        Route::PublishBatch => one.max(BATCH_BYTES_MAX),
+        Route::Publish | Route::ChannelMessages(_) => one,
+        // The key may stand in the body.
+        Route::Token if bearer(call.request).is_err() => return Ok(TOKEN_BODY_BYTES_MAX),
+        Route::Token => TOKEN_BODY_BYTES_MAX,
+        Route::Channels | Route::Channel(_) | Route::Apps | Route::App(_) => MANAGEMENT_BYTES_MAX,
+        Route::AppKeys(_) | Route::AppKey(..) => MANAGEMENT_BYTES_MAX,
+        Route::Live
+        | Route::Health
+        | Route::Metrics
+        | Route::OpenApi
+        | Route::WebSocket
+        | Route::Usage
+        | Route::ChannelPresence(_) => return Ok(UNUSED_BODY_BYTES_MAX),
+    };
+    call.find_key(cx, bearer(call.request)?)?;
+    Ok(body_bytes_max)
 }
 
 impl Call<'_> {
@@ -207,11 +238,26 @@ impl Call<'_> {
         self.authorize_key(cx, bearer(self.request)?, role)
     }
 
+    /// What a key grants.
+    ///
+    /// # Errors
+    /// `UNAUTHORIZED` where it is not known, `RATE_LIMITED` where an address comes with wrong keys again
+    /// and again.
+    fn find_key(&self, cx: &Context, key: &str) -> Result<Access, Refusal> {
+        match cx.directory.find(key) {
+            Some(access) => {
+                self.payer.set(Some(access.app.id));
+                Ok(access)
+            }
+            None => {
+                self.count_wrong_key(cx)?;
+                Err(Refusal::new(ErrorCode::Unauthorized, "the key is not known"))
+            }
+        }
+    }
+
     fn authorize_key(&self, cx: &mut Context, key: &str, role: Role) -> Result<Access, Refusal> {
-        let Some(access) = cx.directory.find(key) else {
-            self.count_wrong_key(cx)?;
-            return Err(Refusal::new(ErrorCode::Unauthorized, "the key is not known"));
-        };
+        let access = self.find_key(cx, key)?;
         if access.role < role {
             let text = format!(
                 "this needs a key that starts with {}, the key given starts with {}",
@@ -308,19 +354,15 @@ fn preflight() -> Reply {
 }
 
 /// The answer where no route fits: 405 with the methods there are (RFC 9110 section 15.5.6), or 404.
-fn no_route(method: &str, path: &str, route: Option<&Route<'_>>) -> (ErrorCode, Reply) {
+fn no_route(method: &str, path: &str, route: Option<&Route<'_>>) -> (Refusal, Option<String>) {
     let shown: String = path.chars().take(80).collect();
     let Some(route) = route else {
         let text = format!("there is nothing at {shown}");
-        let refusal = Refusal::new(ErrorCode::NotFound, text);
-        return (refusal.code, Reply::refusal(&refusal));
+        return (Refusal::new(ErrorCode::NotFound, text), None);
     };
     let method: String = method.chars().take(16).collect();
-    let refusal =
-        Refusal::new(ErrorCode::MethodNotAllowed, format!("{shown} does not take {method}"));
-    let mut reply = Reply::refusal(&refusal);
-    reply.headers.push(route.allow().into());
-    (refusal.code, reply)
+    let text = format!("{shown} does not take {method}");
+    (Refusal::new(ErrorCode::MethodNotAllowed, text), Some(route.allow().into()))
 }
 
 /// The key of the `Authorization` header (RFC 6750 section 2.1).

@@ -80,10 +80,11 @@ impl Edge {
             active.deferred = None;
             active.behind.clear();
             active.windows.clear();
+            active.window_bytes = 0;
             active.wanting.clear();
             active.farewells.clear();
             if std::mem::take(&mut active.is_paused) {
-                self.resumed.push(connection);
+                self.resumed.push_back(connection);
             }
         }
         if !last.is_empty() {
@@ -136,7 +137,7 @@ impl Edge {
         let (limits, draining) = (cx.settings.limits, self.is_draining());
         let Some(c) = self.connections.get_mut(connection) else { return };
         if c.resume(&limits) {
-            self.resumed.push(connection);
+            self.resumed.push_back(connection);
         }
         let Some(c) = self.connections.get_mut(connection) else { return };
         let idle = c.active.as_ref().is_none_or(|active| {
@@ -158,6 +159,7 @@ impl Edge {
     pub(crate) fn forget_connection(&mut self, cx: &mut Context, connection: ConnectionKey) {
         self.end_session(cx, connection);
         if let Some(c) = self.connections.remove(connection) {
+            self.ledger.close(connection, c.account);
             cx.shared.leave(c.address);
             cx.metrics().connections.decrement();
             self.closings.push_back(Closing::Close(connection));

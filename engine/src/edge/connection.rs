@@ -11,12 +11,13 @@ use pushflo_protocol::Refusal;
 use pushflo_protocol::http::RequestReader;
 use pushflo_protocol::websocket::MessageReader;
 
-use crate::ids::SubscriptionKey;
-
 use super::http::PendingAnswer;
+use super::ledger::Account;
 use super::session::Session;
 use super::websocket::PendingPublish;
+use super::window::WINDOW_BYTES;
 use crate::edge::Write;
+use crate::ids::{AppId, SubscriptionKey};
 use crate::proxies::ProxyProtocol;
 use crate::settings::Limits;
 use crate::shared::AddressSlot;
@@ -41,6 +42,8 @@ pub(super) struct Connection {
     pub(super) heard_tick: u32,
     /// What it is subscribed to.
     pub(super) subscriptions: Vec<SubscriptionKey>,
+    /// What the ledger has of it.
+    pub(super) account: Account,
     pub(super) active: Option<Box<Active>>,
 }
 
@@ -72,9 +75,20 @@ pub(super) struct Active {
     pub(super) answers: VecDeque<PendingAnswer>,
     /// The sequence number of the first of `answers`.
     pub(super) first_answer: u32,
+    /// What those of them cost that are there and wait for earlier ones.
+    pub(super) answer_bytes: usize,
+    /// Requests under way whose answers may be large: pages and lists.
+    pub(super) large_answers: usize,
+    /// The app in whose name it last asked for something.
+    pub(super) payer: Option<AppId>,
     /// Bytes of the connection's own, ready to be written.
     pub(super) out: VecDeque<Bytes>,
+    /// What `out` costs.
     pub(super) out_bytes: usize,
+    /// Bytes of the write in flight.
+    pub(super) writing_bytes: usize,
+    /// Bytes that tails keep for it.
+    pub(super) tail_bytes: usize,
     /// What the answers to its own publishes are to carry, in their order.
     pub(super) publishes: VecDeque<PendingPublish>,
     /// The sequence number of the first of `publishes`.
@@ -83,6 +97,8 @@ pub(super) struct Active {
     pub(super) behind: VecDeque<SubscriptionKey>,
     /// Windows that were read for it and are not sent yet, one for a subscription at most.
     pub(super) windows: Vec<HeldWindow>,
+    /// Their bytes.
+    pub(super) window_bytes: usize,
     /// Windows that it may still get without asking: those that are under way.
     pub(super) windows_under_way: usize,
     /// Subscriptions that want a window when there is room for one.
@@ -120,6 +136,17 @@ pub(super) struct Farewell {
     pub(super) reason: Option<Refusal>,
 }
 
+/// What a piece of bytes costs in memory: its place in a queue, and what the allocator needs around it.
+pub(super) fn cost(bytes: &Bytes) -> usize {
+    bytes.len() + PIECE_BYTES
+}
+
+/// What a piece of bytes costs besides itself.
+const PIECE_BYTES: usize = 128;
+
+/// Requests of a connection under way whose answers may be large.
+const LARGE_ANSWERS_MAX: usize = 1;
+
 /// Windows of a connection that are under way or held: with its other channels, and what it does not
 /// read, it must not take more than a few.
 pub(super) const WINDOWS_MAX: usize = 4;
@@ -141,6 +168,7 @@ impl Connection {
             timer_tick: u32::MAX,
             heard_tick: tick,
             subscriptions: Vec::new(),
+            account: Account::default(),
             active: None,
         }
     }
@@ -173,7 +201,9 @@ impl Connection {
     pub(super) fn wants_bytes(&self, limits: &Limits) -> bool {
         self.active.as_ref().is_none_or(|active| {
             active.deferred.is_none()
-                && active.out_bytes < limits.out_bytes_max
+                && active.out_bytes + active.answer_bytes + active.window_bytes
+                    < limits.out_bytes_max
+                && active.large_answers < LARGE_ANSWERS_MAX
                 && active.answers.len() < limits.pipelined_requests_max
                 && active.publishes.len() < limits.pipelined_requests_max
         })
@@ -215,7 +245,7 @@ impl Connection {
 
     pub(super) fn push_out(&mut self, bytes: Bytes) {
         let active = self.active();
-        active.out_bytes += bytes.len();
+        active.out_bytes += cost(&bytes);
         active.out.push_back(bytes);
     }
 
@@ -251,7 +281,16 @@ impl Connection {
     pub(super) fn take_window(&mut self, subscription: SubscriptionKey) -> Option<HeldWindow> {
         let windows = &mut self.active.as_mut()?.windows;
         let index = windows.iter().position(|window| window.subscription == subscription)?;
-        Some(windows.swap_remove(index))
+        let window = windows.swap_remove(index);
+        self.active().window_bytes -= window.bytes.len();
+        Some(window)
+    }
+
+    /// Keeps a window until it is sent.
+    pub(super) fn hold_window(&mut self, window: HeldWindow) {
+        let active = self.active();
+        active.window_bytes += window.bytes.len();
+        active.windows.push(window);
     }
 
     /// The last word on a subscription that ends.
@@ -262,8 +301,8 @@ impl Connection {
 
     /// Takes the last word on a subscription, and forgets all else about it.
     pub(super) fn take_farewell(&mut self, subscription: SubscriptionKey) -> Option<Farewell> {
+        self.take_window(subscription);
         let active = self.active.as_mut()?;
-        active.windows.retain(|window| window.subscription != subscription);
         active.wanting.retain(|wanting| *wanting != subscription);
         let index = active.farewells.iter().position(|f| f.subscription == subscription)?;
         Some(active.farewells.swap_remove(index))
@@ -290,16 +329,44 @@ impl Connection {
         while !write.is_full()
             && let Some(bytes) = active.out.pop_front()
         {
-            active.out_bytes -= bytes.len();
+            active.out_bytes -= cost(&bytes);
             write.push(bytes);
         }
         write
+    }
+
+    /// What it holds in memory while something happens on it, at its real cost.
+    pub(super) fn held_bytes(&self) -> usize {
+        let Some(active) = &self.active else { return 0 };
+        size_of::<Active>()
+            + active.inbound.capacity()
+            + active.request_reader.kept_bytes()
+            + active.message_reader.kept_bytes()
+            + active.answers.len() * size_of::<PendingAnswer>()
+            + active.answer_bytes
+            + active.publishes.len() * size_of::<PendingPublish>()
+            + active.out_bytes
+            + active.window_bytes
+            + active.windows_under_way * WINDOW_BYTES
+            + active.writing_bytes
+            + active.unfinished.as_ref().map_or(0, Write::len)
+            + active.deferred.as_ref().map_or(0, |command| command.len())
+            + active.tail_bytes
+    }
+
+    /// The app that pays for it, where it is known.
+    pub(super) fn payer(&self) -> Option<AppId> {
+        match &self.session {
+            Some(session) => Some(session.app),
+            None => self.active.as_ref()?.payer,
+        }
     }
 
     /// A write ended and left `rest`.
     pub(super) fn write_done(&mut self, rest: Option<Write>) {
         if let Some(active) = &mut self.active {
             active.is_writing = false;
+            active.writing_bytes = 0;
             active.unfinished = rest;
         }
         self.shrink();

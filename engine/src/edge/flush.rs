@@ -50,6 +50,7 @@ impl Edge {
         let Some(c) = self.connections.get_mut(connection) else { return };
         write.advance(written);
         c.write_done((!write.is_empty()).then_some(write));
+        self.ledger.changed(connection);
         self.mark_due(connection);
         self.after_write(cx, connection);
     }
@@ -86,20 +87,25 @@ impl Edge {
             // Who is further behind than the tail reads windows.
             let Some(block) = subscription.holds() else { continue };
             slowest = slowest.min(block);
+            let Some(c) = self.connections.get_mut(subscription.connection) else { continue };
+            if block < end {
+                c.active().tail_bytes += tail.uncharged_bytes(block);
+            }
             if subscription.is_behind {
+                self.ledger.changed(subscription.connection);
                 if tail.bytes_behind(block) > tail_bytes_max {
                     too_slow.push(subscription.connection);
                 }
             } else if block < end {
                 subscription.is_behind = true;
                 tail.behind += 1;
-                let Some(c) = self.connections.get_mut(subscription.connection) else { continue };
                 c.push_behind(subscriber);
                 if c.take_due() {
                     self.due.push_back(subscription.connection);
                 }
             }
         }
+        tail.charge();
         tail.trim(slowest);
         self.count_tail_bytes(cx, key);
         for connection in too_slow {
@@ -115,6 +121,7 @@ impl Edge {
         let mut write = c.begin_write(now);
         let mut messages = 0u64;
         let mut reached = Reached::default();
+        let mut paid = 0;
         while !write.is_full() && !c.has_out() {
             let Some(key) = c.pop_behind() else { break };
             let Some(subscription) = self.subscriptions.get_mut(key) else { continue };
@@ -134,6 +141,9 @@ impl Edge {
                         && *next < end
                         && let Some((bytes, frames)) = tail.block(*next)
                     {
+                        if tail.is_charged(*next) {
+                            paid += bytes.len();
+                        }
                         write.push(bytes.clone());
                         messages += u64::from(frames);
                         *next += 1;
@@ -158,9 +168,15 @@ impl Edge {
             }
         }
         let nothing = write.is_empty();
-        if nothing {
+        if !nothing {
+            let active = c.active();
+            debug_assert!(active.tail_bytes >= paid, "more is given back than was charged");
+            active.tail_bytes -= paid;
+            active.writing_bytes = write.len();
+        } else {
             c.write_done(None);
         }
+        self.ledger.changed(connection);
         for tail in reached.ends_of_tails {
             self.caught_up(cx, tail);
         }

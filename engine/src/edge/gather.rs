@@ -41,6 +41,9 @@ enum PendingMessage {
 /// end.
 const LISTED_MAX: u64 = 100_000;
 
+/// Names that are sorted for one unit of work.
+const NAMES_PER_WORK: usize = 16;
+
 /// A list that waits for other shards. There are at most as many as requests under way.
 #[derive(Debug)]
 pub(super) struct PendingList {
@@ -63,6 +66,7 @@ impl Edge {
         request: RequestId,
         messages: Vec<Result<NewMessage, Refusal>>,
     ) {
+        cx.charge(messages.len());
         let mut by_home: Vec<(ShardId, Vec<BatchMessage>)> = Vec::new();
         let mut pending = Vec::with_capacity(messages.len());
         for (position, message) in (0..).zip(messages) {
@@ -167,6 +171,7 @@ impl Edge {
     pub(super) fn channel_list(&mut self, cx: &mut Context, channels: ChannelList) {
         let ChannelList { list: key, slugs, total } = channels;
         let Some(list) = self.lists.get_mut(key) else { return };
+        cx.charge(slugs.len() / NAMES_PER_WORK);
         list.slugs.extend(slugs);
         list.total += total;
         list.waiting -= 1;

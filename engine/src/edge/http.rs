@@ -1,15 +1,17 @@
 //! A connection that speaks HTTP: requests in, answers out in the same order.
 
+use std::cell::Cell;
+
 use bytes::Bytes;
-use pushflo_protocol::http::{CONTINUE, Progress, Request, Response};
+use pushflo_protocol::http::{CONTINUE, Progress, Request, RequestReader, Response};
 use pushflo_protocol::origin::AllowedOrigins;
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Edge;
-use super::connection::Phase;
+use super::connection::{Phase, cost};
 use crate::api::{self, Action, Awaited, Call, Peer, Reply};
 use crate::context::Context;
-use crate::ids::{ConnectionKey, RequestId};
+use crate::ids::{AppId, ConnectionKey, RequestId};
 use crate::mail::{Answered, no_room};
 
 /// The answer to one request, and what it must know of the request.
@@ -19,6 +21,8 @@ pub(super) struct PendingAnswer {
     bytes: Option<Bytes>,
     /// What it must know when it is there.
     awaited: Awaited,
+    /// It may be large, and is one of those that the connection has few of.
+    is_large: bool,
     /// Whether the connection ends with it.
     pub(super) last: bool,
     head_only: bool,
@@ -73,8 +77,24 @@ impl Edge {
         if !c.may_read(&limits) {
             return None;
         }
+        let peer = Peer { proxy: c.proxy, address: c.address() };
         let active = c.active();
-        match active.request_reader.read(bytes, |path| api::body_bytes_max(path, &limits)) {
+        let (mut refused, mut payer_of_body) = (None, None);
+        let admit = |request: &Request<'_>| {
+            let id = RequestId { shard: cx.shard, connection, sequence: 0 };
+            let payer = Cell::default();
+            let call = Call { id, peer, is_pipelined: false, request, payer };
+            let admitted = api::admit_body(cx, &call);
+            payer_of_body = call.payer.get();
+            admitted.inspect_err(|_| {
+                refused = Some(AllowOrigin::of(&cx.settings.origins, request));
+            })
+        };
+        let read = active.request_reader.read(bytes, admit);
+        if payer_of_body.is_some() {
+            active.payer = payer_of_body;
+        }
+        match read {
             Ok(Progress::More { send_continue }) => {
                 if send_continue && active.answers.is_empty() {
                     self.send(connection, Bytes::from_static(CONTINUE));
@@ -87,8 +107,17 @@ impl Edge {
                 Some(taken)
             }
             Err(refusal) => {
-                cx.metrics().protocol_errors_total.increment();
-                self.refuse_request(cx, connection, refusal);
+                let origin = match refused {
+                    Some(origin) => {
+                        cx.metrics().http_requests_total.increment();
+                        origin
+                    }
+                    None => {
+                        cx.metrics().protocol_errors_total.increment();
+                        AllowOrigin::None
+                    }
+                };
+                self.refuse(cx, connection, refusal, origin);
                 None
             }
         }
@@ -104,17 +133,27 @@ impl Edge {
         active.answers.push_back(PendingAnswer {
             bytes: None,
             awaited: Awaited::Nothing,
+            is_large: false,
             last: !request.keep_alive() || is_draining,
             head_only: request.method == "HEAD",
             announces_keep_alive: request.http_10,
             origin: AllowOrigin::of(&cx.settings.origins, request),
         });
         let id = RequestId { shard: cx.shard, connection, sequence };
-        let call = Call { id, peer, is_pipelined, request };
-        let done = api::route(cx, &call).and_then(|action| self.act(cx, id, action));
+        let call = Call { id, peer, is_pipelined, request, payer: Cell::default() };
+        let action = api::route(cx, &call);
+        self.set_payer(connection, call.payer.get());
+        let done = action.and_then(|action| self.act(cx, id, action));
         if let Err(refusal) = done {
             cx.metrics().refused(refusal.code);
             self.reply(cx, connection, sequence, Reply::refusal(&refusal));
+        }
+    }
+
+    /// Has an app pay for what a connection holds from now on.
+    fn set_payer(&mut self, connection: ConnectionKey, payer: Option<AppId>) {
+        if let (Some(payer), Some(c)) = (payer, self.connections.get_mut(connection)) {
+            c.active().payer = Some(payer);
         }
     }
 
@@ -126,6 +165,9 @@ impl Edge {
                 if cx.is_way_full(home) {
                     return Err(no_room());
                 }
+                if awaited.is_large() {
+                    self.expect_large(id);
+                }
                 if let Some(answer) = self.pending_answer(id.connection, id.sequence) {
                     answer.awaited = awaited;
                 }
@@ -133,7 +175,10 @@ impl Edge {
             }
             Action::Accounts(app, call) => cx.ask_accounts(app, call)?,
             Action::Batch(messages) => self.publish_batch(cx, id, messages),
-            Action::List(query) => self.list_channels(cx, id, query)?,
+            Action::List(query) => {
+                self.list_channels(cx, id, query)?;
+                self.expect_large(id);
+            }
             Action::Upgrade(upgrade) => self.upgrade(cx, id.connection, *upgrade)?,
         }
         Ok(())
@@ -156,6 +201,15 @@ impl Edge {
         self.reply(cx, connection, sequence, reply);
     }
 
+    /// The answer to a request may be large: few of a connection are under way.
+    fn expect_large(&mut self, id: RequestId) {
+        let Some(answer) = self.pending_answer(id.connection, id.sequence) else { return };
+        answer.is_large = true;
+        if let Some(c) = self.connections.get_mut(id.connection) {
+            c.active().large_answers += 1;
+        }
+    }
+
     fn pending_answer(
         &mut self,
         connection: ConnectionKey,
@@ -173,12 +227,23 @@ impl Edge {
         connection: ConnectionKey,
         refusal: Refusal,
     ) {
+        self.refuse(cx, connection, refusal, AllowOrigin::None);
+    }
+
+    fn refuse(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        refusal: Refusal,
+        origin: AllowOrigin,
+    ) {
         cx.metrics().refused(refusal.code);
         let Some(c) = self.connections.get_mut(connection) else { return };
         let active = c.active();
         active.inbound = Vec::new();
+        active.request_reader = RequestReader::default();
         let sequence = active.first_answer.wrapping_add(active.answers.len() as u32);
-        active.answers.push_back(PendingAnswer { last: true, ..PendingAnswer::default() });
+        active.answers.push_back(PendingAnswer { last: true, origin, ..PendingAnswer::default() });
         self.reply(cx, connection, sequence, Reply::refusal(&refusal));
     }
 
@@ -213,7 +278,14 @@ impl Edge {
         };
         let mut bytes = Vec::new();
         response.encode(&date, &mut bytes);
-        answer.bytes = Some(bytes.into());
+        let bytes = Bytes::from(bytes);
+        let (cost, is_large) = (cost(&bytes), std::mem::take(&mut answer.is_large));
+        answer.bytes = Some(bytes);
+        if let Some(active) = self.connections.get_mut(connection).and_then(|c| c.active.as_mut()) {
+            active.answer_bytes += cost;
+            active.large_answers -= usize::from(is_large);
+        }
+        self.ledger.changed(connection);
         self.send_answers(cx, connection);
     }
 
@@ -226,6 +298,7 @@ impl Edge {
             let Some(answer) = active.answers.pop_front() else { break };
             active.first_answer = active.first_answer.wrapping_add(1);
             last = answer.last;
+            active.answer_bytes -= answer.bytes.as_ref().map_or(0, cost);
             ready.extend(answer.bytes);
         }
         for bytes in ready {
@@ -236,6 +309,8 @@ impl Edge {
                 self.connections.get_mut(connection).and_then(|c| c.active.as_mut())
             {
                 active.answers.clear();
+                active.answer_bytes = 0;
+                active.large_answers = 0;
             }
             self.close_after(cx, connection, Bytes::new());
         }

@@ -10,6 +10,7 @@
 //! * `subscribe`, `subscription`: subscriptions, from the command to the last message
 //! * `window`: subscribers that are behind their tail
 //! * `tail`, `write`, `flush`: recent frames, cursors, one write for each connection and turn
+//! * `ledger`: what waits on behalf of peers, and who pays
 //! * `apps`, `timer`, `drain`: revoked rights, time-outs, leaving in good order
 
 mod apps;
@@ -19,6 +20,7 @@ mod drain;
 mod flush;
 mod gather;
 mod http;
+mod ledger;
 mod read;
 mod session;
 mod subscribe;
@@ -47,6 +49,7 @@ use crate::shared::Refused;
 use connection::Connection;
 use drain::Drain;
 use gather::{PendingBatch, PendingList};
+use ledger::Ledger;
 use subscription::Subscription;
 use tail::Tail;
 use timer::TimerWheel;
@@ -79,9 +82,11 @@ pub(crate) struct Edge {
     due: VecDeque<ConnectionKey>,
     closings: VecDeque<Closing>,
     /// Connections whose bytes may be read again.
-    resumed: Vec<ConnectionKey>,
+    resumed: VecDeque<ConnectionKey>,
     wheel: TimerWheel,
     drain: Option<Drain>,
+    /// What waits on behalf of peers, and who pays.
+    ledger: Ledger,
     /// The `Date` header's value, and the second it is for.
     date: (u64, String),
 }
@@ -100,9 +105,10 @@ impl Edge {
             dirty: Vec::new(),
             due: VecDeque::new(),
             closings: VecDeque::new(),
-            resumed: Vec::new(),
+            resumed: VecDeque::new(),
             wheel: TimerWheel::new(cx.now.tick),
             drain: None,
+            ledger: Ledger::default(),
             date: (u64::MAX, String::new()),
         }
     }
@@ -150,6 +156,7 @@ impl Edge {
         }
         self.continue_drain(cx);
         self.forget_shared();
+        cx.metrics().held_bytes.set(self.ledger.held() as u64);
         cx.metrics().subscriptions.set(self.subscriptions.len() as u64);
     }
 
@@ -205,14 +212,14 @@ impl Edge {
 
     /// A connection whose bytes are wanted again. Those that it already has are read first.
     pub(crate) fn next_resumed(&mut self, cx: &mut Context) -> Option<ConnectionKey> {
-        let connection = self.resumed.pop()?;
+        let connection = self.resumed.pop_front()?;
         self.resume(cx, connection);
         Some(connection)
     }
 
-    /// Whether [`Edge::next_resumed`] has one.
-    pub(crate) fn has_resumed(&self) -> bool {
-        !self.resumed.is_empty()
+    /// How many connections [`Edge::next_resumed`] has now.
+    pub(crate) fn resumed_count(&self) -> usize {
+        self.resumed.len()
     }
 
     /// How many connections there are.
@@ -248,6 +255,7 @@ impl Edge {
     fn send(&mut self, connection: ConnectionKey, bytes: Bytes) {
         if let Some(c) = self.connections.get_mut(connection) {
             c.push_out(bytes);
+            self.ledger.changed(connection);
             self.mark_due(connection);
         }
     }

@@ -41,9 +41,12 @@ impl Edge {
                 Some(Phase::Open { .. }) => self.read_frame(cx, connection, rest),
                 Some(Phase::Closing { .. }) | None => return,
             };
-            match step {
-                Some(bytes) => taken += bytes,
-                None => break,
+            let Some(bytes) = step else { break };
+            taken += bytes;
+            cx.charge(1);
+            if cx.is_turn_over() && taken < input.len() {
+                self.wait_a_turn(connection);
+                break;
             }
         }
         if !matches!(
@@ -52,6 +55,7 @@ impl Edge {
         ) {
             return;
         }
+        self.ledger.changed(connection);
         if taken >= input.len() {
             if let Some(c) = self.connections.get_mut(connection) {
                 c.shrink();
@@ -72,6 +76,15 @@ impl Edge {
         c.active().inbound = rest;
         if matches!(c.phase, Phase::Proxy | Phase::Http) {
             self.arm(cx, connection, cx.settings.timeouts.head);
+        }
+    }
+
+    /// What a connection has said already is acted upon in the next turn, and before that it is not read.
+    fn wait_a_turn(&mut self, connection: ConnectionKey) {
+        if let Some(c) = self.connections.get_mut(connection)
+            && !std::mem::replace(&mut c.active().is_paused, true)
+        {
+            self.resumed.push_back(connection);
         }
     }
 

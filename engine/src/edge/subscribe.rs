@@ -105,7 +105,7 @@ impl Edge {
     /// The home shard has answered: a command that waited for it is read on.
     fn settled(&mut self, connection: ConnectionKey) {
         if self.connections.get(connection).is_some_and(Connection::has_deferred) {
-            self.resumed.push(connection);
+            self.resumed.push_back(connection);
         }
     }
 
@@ -518,6 +518,14 @@ impl Edge {
     /// Takes a subscription out of its tail.
     fn detach(&mut self, cx: &mut Context, tail_key: TailKey, subscription: &Subscription) {
         let Some(tail) = self.tails.get_mut(tail_key) else { return };
+        if let Some(block) = subscription.holds()
+            && let Some(c) = self.connections.get_mut(subscription.connection)
+            && let Some(active) = &mut c.active
+        {
+            let charged = tail.charged_bytes(block);
+            debug_assert!(active.tail_bytes >= charged, "more is given back than was charged");
+            active.tail_bytes -= charged;
+        }
         let slot = subscription.slot as usize;
         if slot < tail.subscribers.len() {
             tail.subscribers.swap_remove(slot);

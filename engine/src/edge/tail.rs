@@ -44,6 +44,8 @@ pub(super) struct Tail {
     open: Vec<Record>,
     /// All bytes ever sealed.
     sealed_bytes: u64,
+    /// Subscribers are charged for the blocks up to here that they have not got yet.
+    charged: u64,
     /// The last window that was read for a subscriber, for others who come back to the same place:
     /// behind which offset it is, and where it ends.
     window: Option<EncodedWindow>,
@@ -85,6 +87,7 @@ impl Tail {
             first: 0,
             open: Vec::new(),
             sealed_bytes: 0,
+            charged: 0,
             window: None,
             members: None,
         }
@@ -164,6 +167,27 @@ impl Tail {
     pub(super) fn bytes_behind(&self, cursor: u64) -> u64 {
         let index = cursor.saturating_sub(self.first) as usize;
         self.blocks.get(index).map_or(0, |block| self.sealed_bytes - block.start)
+    }
+
+    /// What a subscriber that has got all up to `block` is to be charged for what was sealed since the
+    /// last [`Tail::charge`].
+    pub(super) fn uncharged_bytes(&self, block: u64) -> usize {
+        self.bytes_behind(block.max(self.charged)) as usize
+    }
+
+    /// What a subscriber that has got all up to `block` is charged for.
+    pub(super) fn charged_bytes(&self, block: u64) -> usize {
+        self.bytes_behind(block) as usize - self.uncharged_bytes(block)
+    }
+
+    /// Subscribers were charged for all there is.
+    pub(super) fn charge(&mut self) {
+        self.charged = self.end();
+    }
+
+    /// Whether subscribers were charged for a block.
+    pub(super) fn is_charged(&self, block: u64) -> bool {
+        block < self.charged
     }
 
     /// Bytes held.

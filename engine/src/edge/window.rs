@@ -110,7 +110,8 @@ impl Edge {
         }
         let Some(c) = self.connections.get_mut(connection) else { return };
         let frames = records.len() as u64;
-        c.active().windows.push(HeldWindow { subscription: key, bytes, frames });
+        c.hold_window(HeldWindow { subscription: key, bytes, frames });
+        self.ledger.changed(connection);
         self.go_behind(key);
     }
 

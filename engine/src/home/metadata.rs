@@ -33,6 +33,9 @@ use crate::mail::Roster;
 use crate::mail::ToEdge;
 use crate::mail::no_room;
 
+/// Names that are copied for one unit of work.
+const NAMES_PER_WORK: usize = 16;
+
 impl Home {
     pub(super) fn channel_request(&mut self, cx: &mut Context, asked: ChannelRequest) {
         let ChannelRequest { request, channel, call } = asked;
@@ -275,7 +278,8 @@ impl Home {
         let ListChannels { shard, list, app, count_max } = request;
         let slugs = self.slugs.get(&app);
         let total = slugs.map_or(0, |slugs| slugs.len() as u64);
-        let slugs = slugs.into_iter().flatten().take(count_max).cloned().collect();
+        let slugs: Vec<_> = slugs.into_iter().flatten().take(count_max).cloned().collect();
+        cx.charge(slugs.len() / NAMES_PER_WORK);
         cx.post_edge(shard, ToEdge::ChannelList(Box::new(ChannelList { list, slugs, total })));
     }
 
@@ -286,6 +290,7 @@ impl Home {
             let info = home.map(|(_, home)| Box::new(home.info()));
             DescribedChannel { position, info }
         };
+        cx.charge(channels.len());
         let channels = channels.into_iter().map(describe).collect();
         let described = ChannelsDescribed { list, channels };
         cx.post_edge(shard, ToEdge::ChannelsDescribed(Box::new(described)));

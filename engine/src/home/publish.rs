@@ -40,6 +40,7 @@ impl Home {
     /// publisher. Where a shard with subscribers has no room, or a limit is reached, the publisher is
     /// refused and the message is sent to nobody.
     pub(super) fn publish(&mut self, cx: &mut Context, message: NewMessage, reply_to: ReplyTo) {
+        cx.charge(1);
         let NewMessage { ref channel, parts, key } = message;
         let keyed = match key.map(|key| self.take_key(cx, channel, &key, &parts, reply_to)) {
             None => None,

@@ -33,6 +33,9 @@ const UNDER_WAY_MAX: usize = 16;
 /// Reads of a shard that wait; its apps share them.
 const WAITING_MAX: usize = 16 * 1024;
 
+/// Records that are looked at for one unit of work.
+const RECORDS_PER_WORK: usize = 16;
+
 /// What a shard reads of the log.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
@@ -104,6 +107,7 @@ impl Home {
         }
         let since_ms = retention.since_ms(cx.now.steady_ms);
         let page = key.map(|key| self.recent.page(key, &query, since_ms)).unwrap_or_default();
+        cx.charge(key.map_or(0, |key| self.recent.len(key)) / RECORDS_PER_WORK);
         cx.answer(request, Ok(Answer::Page(page)));
     }
 
@@ -206,6 +210,7 @@ impl Home {
         let retention = retention(cx, app);
         let since_ms = retention.since_ms(cx.now.steady_ms);
         let window = self.recent.window(key, after, since_ms, bytes_max);
+        cx.charge(1 + window.as_ref().map_or(0, Vec::len) / RECORDS_PER_WORK);
         let (None, Some(log)) = (&window, log) else {
             return send_window(cx, reader, after, window.map(Into::into));
         };

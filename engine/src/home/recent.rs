@@ -73,6 +73,11 @@ impl Recent {
         }
     }
 
+    /// How many messages of a channel there are.
+    pub(super) fn len(&self, channel: HomeKey) -> usize {
+        self.logs.get(channel).map_or(0, |log| log.messages.len())
+    }
+
     /// Drops what has become too old at `now_ms`. What is kept longer may keep in memory what came
     /// behind it; readers say themselves what is too old for them.
     pub(super) fn expire(&mut self, now_ms: u64) {

@@ -35,6 +35,10 @@ metrics! {
         counter flushes_total;
         /// Messages acknowledged by clients.
         counter acks_total;
+        /// Bytes held for peers that have not finished a request, or do not read what they are sent.
+        gauge held_bytes;
+        /// Connections cut off because they held too much.
+        counter shed_connections_total;
         /// Connections closed because they fell too far behind.
         counter slow_consumers_total;
         /// Connections closed because they stayed silent.

@@ -142,7 +142,7 @@ impl Turns {
             }
             let is_more = !self.kept.readable.is_empty()
                 || !self.kept.patient.is_empty()
-                || self.shard.has_resumed()
+                || self.shard.resumed_count() > 0
                 || self.kept.is_unheard;
             if is_more || !self.inbox.may_sleep() {
                 yield_now().await;
@@ -190,6 +190,9 @@ impl Turns {
         for _ in 0..ENVELOPES_PER_TURN {
             let Some(envelope) = self.inbox.pop() else { break };
             self.shard.apply(envelope);
+            if self.shard.is_turn_over() {
+                break;
+            }
         }
     }
 
@@ -232,10 +235,18 @@ impl Turns {
         }
         let patient = self.kept.patient.len().min(PATIENT_PER_TURN);
         self.kept.readable.extend(self.kept.patient.drain(..patient));
-        while let Some(connection) = self.shard.next_resumed() {
+        for _ in 0..self.shard.resumed_count() {
+            if self.shard.is_turn_over() {
+                break;
+            }
+            let Some(connection) = self.shard.next_resumed() else { break };
             self.kept.readable.push((connection, true));
         }
         for (connection, to_the_end) in std::mem::take(&mut self.kept.readable) {
+            if self.shard.is_turn_over() {
+                self.kept.readable.push((connection, to_the_end));
+                continue;
+            }
             if !self.shard.may_read(connection) {
                 continue;
             }

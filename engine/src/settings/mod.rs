@@ -44,6 +44,9 @@ settings! {
         /// Answers and events that one connection may have waiting before its bytes are not read any
         /// more.
         out_bytes => out_bytes_max: usize = MIB, from 4096, to 1 << 32;
+        /// What a shard holds in memory for peers that have not finished a request, or do not read what
+        /// they are sent. The apps share it; who is over its share loses the connection that holds most.
+        held_bytes_per_shard => held_bytes_max: usize = 256 * MIB, from 65_536, to 1 << 40;
         /// Most envelopes that wait in the mailbox of a shard.
         mailbox_envelopes => mailbox_envelopes_max: usize = 4096, from 1, to 1 << 20;
         /// Most envelopes that wait at a shard for room in another one's mailbox before publishes are

@@ -146,16 +146,22 @@ impl Shard {
         self.edge.is_newcomer(connection)
     }
 
+    /// Whether as much was done in this turn as one may take; what else there is to be handed in waits
+    /// for the next.
+    pub fn is_turn_over(&self) -> bool {
+        self.cx.is_turn_over()
+    }
+
+    /// How many connections [`Shard::next_resumed`] has now.
+    pub fn resumed_count(&self) -> usize {
+        self.edge.resumed_count()
+    }
+
     /// A connection whose bytes are wanted again. Those that it already has are read first.
     pub fn next_resumed(&mut self) -> Option<ConnectionKey> {
         let connection = self.edge.next_resumed(&mut self.cx)?;
         self.settle();
         Some(connection)
-    }
-
-    /// Whether [`Shard::next_resumed`] has one.
-    pub fn has_resumed(&self) -> bool {
-        self.edge.has_resumed()
     }
 
     /// An entry of the mailbox.
@@ -270,7 +276,12 @@ impl Shard {
             while let Some(mail) = self.cx.next_local() {
                 self.deliver(mail);
             }
-            if !self.home.send_batch_results(&mut self.cx) {
+            if self.home.send_batch_results(&mut self.cx) {
+                continue;
+            }
+            // Whoever is cut off leaves its channels.
+            self.edge.balance(&mut self.cx);
+            if !self.cx.has_local() {
                 return;
             }
         }

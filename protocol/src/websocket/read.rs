@@ -48,6 +48,11 @@ impl MessageReader {
         !self.unfinished
     }
 
+    /// Bytes it keeps in memory: the fragments of an unfinished message.
+    pub fn kept_bytes(&self) -> usize {
+        self.message.capacity()
+    }
+
     /// Reads one frame from the start of `buffer`. `None`: it is not whole yet. Otherwise the
     /// number of bytes it took, and what it brought. The frame is unmasked in place. A message has at
     /// most `message_bytes_max` bytes over all its fragments.
