@@ -4,7 +4,7 @@
 //! Everything moves in steps that are whole on disk, from the old keyspaces into the new ones, so it goes
 //! on where it was if it is interrupted.
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use pushflo_protocol::time::parse_iso8601;
 use pushflo_protocol::{Epoch, MessageId, Offset, Parts, Receipt, Record};
 use rkyv::Archive;
@@ -12,16 +12,23 @@ use rkyv::rancor::Error as ArchiveError;
 use serde::Deserialize;
 
 use super::record::{self, Totals};
-use super::store::{answer_value, parse_answer_key, record_key};
+use super::store::{LEAP, answer_value, parse_answer_key, parse_record_key, record_key};
 use super::{LogError, StoredAnswer};
 use crate::ids::LogId;
 
 /// The keyspaces of this format.
 const RECORDS: &str = "records";
 const ANSWERS: &str = "answers";
+const LEAPS: &str = "leaps";
+const STATE: &str = "state";
+/// Those that move as they are; the state last, as with it all has moved.
+const UNCHANGED: [&str; 5] = ["channels", LEAPS, "generations", "usage", STATE];
 
-/// Bytes of old records in a step.
+/// Bytes of old entries in a step.
 const STEP_BYTES: usize = 8 * 1024 * 1024;
+
+/// What an entry costs beside its value.
+const ENTRY_BYTES: usize = 128;
 
 /// Records between two lines about how far it is.
 const TOLD_EVERY: u64 = 100_000;
@@ -47,77 +54,143 @@ struct OldEntry {
     layout: [u32; 6],
 }
 
-/// Whether a database has something of this format.
-pub(super) fn is_there(database: &Database) -> bool {
-    database.keyspace_exists(RECORDS) || database.keyspace_exists(ANSWERS)
-}
-
-/// Moves all that is of this format into the keyspaces of today's.
+/// Brings what is of this format to today's, in the keyspaces that `today` opens by their old names.
 ///
 /// # Errors
 /// The disk, or damage; what was moved stays moved.
 pub(super) fn convert(
     database: &Database,
-    records: &Keyspace,
-    answers: &Keyspace,
+    today: impl Fn(&str) -> Result<Keyspace, LogError>,
 ) -> Result<(), LogError> {
-    tracing::info!("the log is of an earlier version: it is written anew");
-    if database.keyspace_exists(RECORDS) {
-        let old = database.keyspace(RECORDS, KeyspaceCreateOptions::default)?;
-        convert_records(database, &old, records)?;
-        database.delete_keyspace(old)?;
+    let mut old = Vec::new();
+    for name in [RECORDS, ANSWERS].into_iter().chain(UNCHANGED) {
+        if database.keyspace_exists(name) {
+            old.push((name, database.keyspace(name, KeyspaceCreateOptions::default)?));
+        }
     }
-    if database.keyspace_exists(ANSWERS) {
-        let old = database.keyspace(ANSWERS, KeyspaceCreateOptions::default)?;
-        convert_answers(database, &old, answers)?;
-        database.delete_keyspace(old)?;
+    if old.is_empty() {
+        return Ok(());
     }
-    database.persist(PersistMode::SyncAll)?;
-    tracing::info!("the log is of this version now");
+    if today(STATE)?.is_empty()? {
+        tracing::info!("the log is of an earlier version: it is written anew");
+        for (name, old) in &old {
+            match *name {
+                RECORDS => convert_records(database, old, &today(RECORDS)?, &today(LEAPS)?)?,
+                ANSWERS => convert_each(database, old, &today(ANSWERS)?, |key, value| {
+                    // One that cannot be read is as good as forgotten: it is kept for minutes only.
+                    read_answer(key, value).map(|answer| answer_value(&answer))
+                })?,
+                name => {
+                    convert_each(database, old, &today(name)?, |_, value| Some(value.to_vec()))?;
+                }
+            }
+        }
+        database.persist(PersistMode::SyncAll)?;
+        tracing::info!("the log is of this version now");
+    }
+    for (name, old) in old {
+        if old.is_empty()? {
+            database.delete_keyspace(old)?;
+        } else {
+            tracing::warn!(
+                keyspace = name,
+                "an earlier version of the server has written to this log after a later one had brought \
+                 it to its own format; what it wrote is left there and not read"
+            );
+        }
+    }
     Ok(())
 }
 
-fn convert_records(database: &Database, old: &Keyspace, new: &Keyspace) -> Result<(), LogError> {
+fn convert_records(
+    database: &Database,
+    old: &Keyspace,
+    new: &Keyspace,
+    leaps: &Keyspace,
+) -> Result<(), LogError> {
     let (mut count, mut channel) = (0u64, None);
-    loop {
-        let mut step = database.batch().durability(Some(PersistMode::Buffer));
-        let mut step_bytes = 0;
-        for guard in old.iter() {
-            let (key, value) = guard.into_inner()?;
-            step_bytes += value.len();
-            let log =
-                key.first_chunk().copied().map_or(LogId(0), |log| LogId(u64::from_be_bytes(log)));
-            // Bytes are counted anew, from the first record that is kept; an earlier start may have moved
-            // some of the channel.
-            let bytes_before = match channel {
-                Some((known, bytes)) if known == log => bytes,
-                _ => bytes_moved(new, log)?,
-            };
-            match read(&value) {
-                Some((messages_before, run)) => {
-                    let before = Totals { messages: messages_before, bytes: bytes_before };
-                    let first = run.first().map_or(Offset(0), |record| record.offset);
-                    step.insert(new, record_key(log, first), record::encode(before, &run)?);
-                    channel = Some((log, before.with(&run).bytes));
-                }
-                None => tracing::error!(
+    let mut step = Step::new(database);
+    for guard in old.iter() {
+        let (key, value) = guard.into_inner()?;
+        let (log, first) = parse_record_key(&key)
+            .ok_or_else(|| LogError::Damaged("the key of a record".into()))?;
+        // Bytes are counted anew, from the first record that is kept; an earlier start may have moved
+        // some of the channel.
+        let bytes_before = match channel {
+            Some((known, bytes)) if known == log => bytes,
+            _ => bytes_moved(new, log)?,
+        };
+        match read(&value) {
+            Some((messages_before, run)) => {
+                let before = Totals { messages: messages_before, bytes: bytes_before };
+                step.batch.insert(new, record_key(log, first), record::encode(before, &run)?);
+                channel = Some((log, before.with(&run).bytes));
+            }
+            None => {
+                // It may have been the last: none of its offsets may be given again.
+                step.batch.insert(leaps, log.0.to_be_bytes(), (first.0 + LEAP).to_be_bytes());
+                tracing::error!(
                     log = log.0,
+                    offset = first.0,
                     "a record of the log cannot be read; its messages are lost"
-                ),
-            }
-            step.remove(old, key);
-            count += 1;
-            if count.is_multiple_of(TOLD_EVERY) {
-                tracing::info!(records = count, "still writing the log anew");
-            }
-            if step_bytes >= STEP_BYTES {
-                break;
+                );
             }
         }
-        step.commit()?;
-        if step_bytes == 0 {
-            return Ok(());
+        step.remove(old, key, value.len())?;
+        count += 1;
+        if count.is_multiple_of(TOLD_EVERY) {
+            tracing::info!(records = count, "still writing the log anew");
         }
+    }
+    step.commit()
+}
+
+/// Moves what `convert` makes of each entry, under the same key; what it makes nothing of goes.
+fn convert_each(
+    database: &Database,
+    old: &Keyspace,
+    new: &Keyspace,
+    convert: impl Fn(&[u8], &[u8]) -> Option<Vec<u8>>,
+) -> Result<(), LogError> {
+    let mut step = Step::new(database);
+    for guard in old.iter() {
+        let (key, value) = guard.into_inner()?;
+        // What is there already was found in a record.
+        if !new.contains_key(&key)?
+            && let Some(value) = convert(&key, &value)
+        {
+            step.batch.insert(new, key.clone(), value);
+        }
+        step.remove(old, key, value.len())?;
+    }
+    step.commit()
+}
+
+/// What moves at once.
+struct Step<'a> {
+    database: &'a Database,
+    batch: OwnedWriteBatch,
+    bytes: usize,
+}
+
+impl<'a> Step<'a> {
+    fn new(database: &'a Database) -> Self {
+        let batch = database.batch().durability(Some(PersistMode::Buffer));
+        Self { database, batch, bytes: 0 }
+    }
+
+    /// An entry has moved.
+    fn remove(&mut self, old: &Keyspace, key: fjall::Slice, bytes: usize) -> Result<(), LogError> {
+        self.batch.remove(old, key);
+        self.bytes += bytes + ENTRY_BYTES;
+        if self.bytes >= STEP_BYTES {
+            std::mem::replace(self, Self::new(self.database)).commit()?;
+        }
+        Ok(())
+    }
+
+    fn commit(self) -> Result<(), LogError> {
+        Ok(self.batch.commit()?)
     }
 }
 
@@ -151,19 +224,6 @@ fn read(value: &[u8]) -> Option<(u64, Vec<Record>)> {
         start = end;
     }
     (!records.is_empty()).then_some((old.messages_before.to_native(), records))
-}
-
-fn convert_answers(database: &Database, old: &Keyspace, new: &Keyspace) -> Result<(), LogError> {
-    let mut step = database.batch().durability(Some(PersistMode::Buffer));
-    for guard in old.iter() {
-        let (key, value) = guard.into_inner()?;
-        // One that cannot be read is as good as forgotten: it is kept for minutes only.
-        if let Some(answer) = read_answer(&key, &value) {
-            step.insert(new, key.clone(), answer_value(&answer));
-        }
-        step.remove(old, key);
-    }
-    Ok(step.commit()?)
 }
 
 fn read_answer(key: &[u8], value: &[u8]) -> Option<StoredAnswer> {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 use fjall::Database;
 
-use super::store::{Found, Store};
+use super::store::{Found, Store, open_database};
 use super::{LoadedChannel, LogError, tables};
 
 /// A log that was opened, with what was lost on the way.
@@ -32,22 +32,26 @@ const NAMES_MAX: usize = 20;
 /// Opens the log, and repairs it where that is needed.
 pub(super) fn open(path: &Path, seed: u64) -> Result<Repaired, LogError> {
     let written = active_journal(path).map(|journal| (written_bytes(&journal), journal));
-    let reason = match Store::open(path, seed) {
-        Ok((store, found)) => match found.unreadable.first() {
-            None => {
-                let is_cut = written.is_some_and(|(written, journal)| {
-                    let left = fs::metadata(&journal).map_or(written, |about| about.len());
-                    if left < written {
-                        tracing::warn!(
-                            bytes = written - left,
-                            "the end of the log was torn and is cut off: a write that was under \
-                             way when the server ended"
-                        );
-                    }
-                    left < written
-                });
-                return Ok(Repaired { store, found, is_cut, damaged: 0 });
+    let open = || {
+        let database = open_database(path)?;
+        // Before anything is written again.
+        let is_cut = written.is_some_and(|(written, journal)| {
+            let left = fs::metadata(&journal).map_or(written, |about| about.len());
+            if left < written {
+                tracing::warn!(
+                    bytes = written - left,
+                    "the end of the log was torn and is cut off: a write that was under way when the \
+                     server ended"
+                );
             }
+            left < written
+        });
+        let (store, found) = Store::of(database, seed)?;
+        Ok((store, found, is_cut))
+    };
+    let reason = match open() {
+        Ok((store, found, is_cut)) => match found.unreadable.first() {
+            None => return Ok(Repaired { store, found, is_cut, damaged: 0 }),
             Some(unreadable) => {
                 format!("channel {}: {}", unreadable.channel.slug, unreadable.reason)
             }

@@ -22,8 +22,8 @@ use crate::clock;
 use crate::hash::HashMap;
 use crate::ids::{AppId, ChannelKey, EpochSlot, LogId};
 
-/// What the keyspaces hold. The first format had none written down, and keyspaces of other names: see
-/// [`frames`].
+/// What the keyspaces hold, and the end of their names: `channels-2`. So no version reads what another has
+/// written as its own. The first format had names without it: see [`frames`].
 const FORMAT: u32 = 2;
 
 /// Journals larger than this make fjall write its tables; it is also what a start after a crash
@@ -32,7 +32,7 @@ const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Offsets that are passed over when some may have been lost: more than can be given between two
 /// syncs.
-const LEAP: u64 = 1 << 24;
+pub(super) const LEAP: u64 = 1 << 24;
 
 /// Blocks of tables kept in memory.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
@@ -136,27 +136,29 @@ pub(super) struct Group<'a> {
 impl Store {
     /// Opens the log in `path`, or makes it. `seed` names it if it is new.
     pub(super) fn open(path: &Path, seed: u64) -> Result<(Self, Found), LogError> {
-        let database = Database::builder(path)
-            .cache_size(CACHE_BYTES)
-            .max_journaling_size(JOURNAL_BYTES_MAX)
-            .worker_threads(1)
-            .open()?;
+        Self::of(open_database(path)?, seed)
+    }
+
+    /// The log that is in a database.
+    pub(super) fn of(database: Database, seed: u64) -> Result<(Self, Found), LogError> {
+        check_format(&database)?;
+        let keyspace = |name: &str| -> Result<Keyspace, LogError> {
+            let name = format!("{name}-{FORMAT}");
+            Ok(database.keyspace(&name, KeyspaceCreateOptions::default)?)
+        };
+        frames::convert(&database, keyspace)?;
         let store = Self {
-            records: database.keyspace("runs", KeyspaceCreateOptions::default)?,
-            channels: database.keyspace("channels", KeyspaceCreateOptions::default)?,
-            answers: database.keyspace("receipts", KeyspaceCreateOptions::default)?,
-            usage: database.keyspace("usage", KeyspaceCreateOptions::default)?,
-            leaps: database.keyspace("leaps", KeyspaceCreateOptions::default)?,
-            generations: database.keyspace("generations", KeyspaceCreateOptions::default)?,
-            state: database.keyspace("state", KeyspaceCreateOptions::default)?,
+            records: keyspace("records")?,
+            channels: keyspace("channels")?,
+            answers: keyspace("answers")?,
+            usage: keyspace("usage")?,
+            leaps: keyspace("leaps")?,
+            generations: keyspace("generations")?,
+            state: keyspace("state")?,
             oldest: OldestOffsets::default(),
             holes: OldestOffsets::default(),
             database,
         };
-        store.check_format()?;
-        if frames::is_there(&store.database) {
-            frames::convert(&store.database, &store.records, &store.answers)?;
-        }
         let stored = store.state.get("incarnation")?;
         let stored =
             stored.and_then(|bytes| bytes.as_ref().try_into().ok().map(u64::from_be_bytes));
@@ -168,16 +170,6 @@ impl Store {
         let found =
             Found { incarnation, channels, unreadable, after_power_loss, next_log, answers, usage };
         Ok((store, found))
-    }
-
-    /// Refuses a log that a later version has written.
-    fn check_format(&self) -> Result<(), LogError> {
-        let format = self.state.get("format")?;
-        let format = format.and_then(|bytes| bytes.as_ref().try_into().ok());
-        match format.map(u32::from_be_bytes) {
-            Some(format) if format > FORMAT => Err(LogError::Newer { format }),
-            _ => Ok(()),
-        }
     }
 
     /// Notes that the log is open now, in this boot.
@@ -197,7 +189,6 @@ impl Store {
             }
         }
         batch.insert(&self.state, "incarnation", found.incarnation.to_be_bytes());
-        batch.insert(&self.state, "format", FORMAT.to_be_bytes());
         batch.insert(&self.state, "open", boot());
         Ok(batch.commit()?)
     }
@@ -595,12 +586,38 @@ fn boot() -> Vec<u8> {
     std::fs::read("/proc/sys/kernel/random/boot_id").unwrap_or_default()
 }
 
+/// Opens the database in `path`, or makes it. What is torn at the end of its journal is cut off.
+pub(super) fn open_database(path: &Path) -> Result<Database, LogError> {
+    let database = Database::builder(path)
+        .cache_size(CACHE_BYTES)
+        .max_journaling_size(JOURNAL_BYTES_MAX)
+        .worker_threads(1)
+        .open()?;
+    Ok(database)
+}
+
+/// Refuses a log that a later version has written.
+fn check_format(database: &Database) -> Result<(), LogError> {
+    let names = database.list_keyspace_names();
+    let format = |name: &str| name.rsplit_once('-')?.1.parse::<u32>().ok();
+    match names.iter().filter_map(|name| format(name)).max() {
+        Some(format) if format > FORMAT => Err(LogError::Newer { format }),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn range(log: LogId, from: Offset) -> RangeInclusive<[u8; 16]> {
     record_key(log, from)..=record_key(log, Offset(u64::MAX))
 }
 
 pub(super) fn record_key(log: LogId, offset: Offset) -> [u8; 16] {
     (u128::from(log.0) << 64 | u128::from(offset.0)).to_be_bytes()
+}
+
+pub(super) fn parse_record_key(key: &[u8]) -> Option<(LogId, Offset)> {
+    let (log, first) = key.split_first_chunk()?;
+    let first = first.try_into().ok().map(u64::from_be_bytes)?;
+    Some((LogId(u64::from_be_bytes(*log)), Offset(first)))
 }
 
 /// By the time until which it is kept, so that those that are over lie together.
