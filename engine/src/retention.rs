@@ -3,6 +3,13 @@
 use crate::hash::HashMap;
 use crate::ids::AppId;
 
+/// How much longer a message is there than it is told of, in milliseconds: whoever was told where its
+/// history begins has so long to read it.
+pub const SLACK_MS: u64 = 10_000;
+
+/// The share of a limit by which more is there than is told of: an eighth.
+pub const SLACK: usize = 8;
+
 /// What is kept of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retention {
@@ -21,6 +28,21 @@ impl Retention {
     /// Keeps everything.
     pub const EVERYTHING: Self =
         Self { age_ms_max: u64::MAX, messages_max: usize::MAX, channel_bytes_max: usize::MAX };
+
+    /// What is there of it, for those who were told where it begins and have not read it yet: a little
+    /// more than is told of.
+    pub fn loose(&self) -> Self {
+        if self.age_ms_max == 0 {
+            return Self::NOTHING;
+        }
+        Self {
+            age_ms_max: self.age_ms_max.saturating_add(SLACK_MS),
+            messages_max: self.messages_max.saturating_add(self.messages_max / SLACK + 1),
+            channel_bytes_max: self
+                .channel_bytes_max
+                .saturating_add(self.channel_bytes_max / SLACK + 1),
+        }
+    }
 
     /// The time of the oldest message that is kept, in Unix milliseconds.
     pub fn since_ms(&self, now_ms: u64) -> u64 {

@@ -30,7 +30,7 @@ pub fn success_page(data: impl Serialize, pagination: Pagination) -> Bytes {
 }
 
 /// Which page of how many.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Pagination {
     /// This page, from 1.
@@ -41,12 +41,21 @@ pub struct Pagination {
     pub total: u64,
     /// How many pages they are.
     pub total_pages: u64,
+    /// Where a list that goes by name goes on: its `after`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
 }
 
 impl Pagination {
     /// The page's place among `total` things.
     pub fn new(page: u64, page_size: u64, total: u64) -> Self {
-        Self { page, page_size, total, total_pages: total.div_ceil(page_size.max(1)) }
+        let total_pages = total.div_ceil(page_size.max(1));
+        Self { page, page_size, total, total_pages, next: None }
+    }
+
+    /// With the name behind which the list goes on, if it does.
+    pub fn before(self, next: Option<&ChannelSlug>) -> Self {
+        Self { next: next.map(ToString::to_string), ..self }
     }
 }
 

@@ -184,7 +184,7 @@ fn what_is_logged_is_a_level_or_levels_of_parts() {
         assert!(output.status.success());
         String::from_utf8(output.stderr).unwrap()
     };
-    for filter in ["", "info", "cli=info,warn", "warn,pushflo::cli::serve=debug"] {
+    for filter in ["", "info", "cli=info,warn", "warn,pushflo::serve=debug"] {
         assert!(said(filter).contains("draining"), "{filter}");
     }
     for filter in ["warn", "cli=warn", "off", "edge=debug,warn"] {

@@ -38,9 +38,11 @@ pub(crate) enum Action {
 }
 
 /// Which of an app's channels are wanted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ListQuery {
     pub(crate) app: AppId,
+    /// Only those behind this name: the first page of these.
+    pub(crate) after: Option<ChannelSlug>,
     /// Which page, from 1.
     pub(crate) page: u64,
     pub(crate) page_size: u64,

@@ -34,10 +34,10 @@ impl CloseReason {
         reason: Cow::Borrowed("too slow: reconnect and recover"),
     };
 
-    /// What follows for a subscriber is not kept any more, or cannot be read for the moment.
+    /// What follows for a subscriber is not kept any more.
     pub(super) const LEFT_BEHIND: Self = Self {
         code: CloseCode::TooSlow as u16,
-        reason: Cow::Borrowed("history moved on or cannot be read: reconnect and recover"),
+        reason: Cow::Borrowed("history moved on: reconnect and recover"),
     };
 
     /// The server goes away; the client is to wait before it comes back.

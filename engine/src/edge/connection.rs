@@ -93,6 +93,8 @@ pub(super) struct Active {
     pub(super) publishes: VecDeque<PendingPublish>,
     /// The sequence number of the first of `publishes`.
     pub(super) first_publish: u32,
+    /// Subscriptions that wait for the home's answer.
+    pub(super) subscribes: usize,
     /// Subscriptions with something to send, each once.
     pub(super) behind: VecDeque<SubscriptionKey>,
     /// Windows that were read for it and are not sent yet, one for a subscription at most.
@@ -206,6 +208,7 @@ impl Connection {
                 && active.large_answers < LARGE_ANSWERS_MAX
                 && active.answers.len() < limits.pipelined_requests_max
                 && active.publishes.len() < limits.pipelined_requests_max
+                && active.subscribes < limits.pipelined_requests_max
         })
     }
 
@@ -391,6 +394,7 @@ impl Active {
             && self.message_reader.is_idle()
             && self.answers.is_empty()
             && self.publishes.is_empty()
+            && self.subscribes == 0
             && self.out.is_empty()
             && self.behind.is_empty()
             && self.windows.is_empty()

@@ -17,6 +17,8 @@ struct Reached {
     ends_of_windows: Vec<SubscriptionKey>,
     /// Their own.
     ends: Vec<SubscriptionKey>,
+    /// A window that was held is on its way, so another one may come.
+    has_room: bool,
 }
 
 impl Edge {
@@ -127,6 +129,7 @@ impl Edge {
             let Some(subscription) = self.subscriptions.get_mut(key) else { continue };
             let Some(tail) = self.tails.get(subscription.tail) else { continue };
             if let Some(window) = c.take_window(key) {
+                reached.has_room = true;
                 messages += window.frames;
                 write.push(window.bytes);
             }
@@ -185,6 +188,9 @@ impl Edge {
         }
         for key in reached.ends {
             self.finish(cx, key, true);
+        }
+        if reached.has_room {
+            self.ask_for_windows(cx, connection);
         }
         if nothing {
             return None;

@@ -37,10 +37,6 @@ enum PendingMessage {
     Done(Box<RawValue>),
 }
 
-/// Channels of an app that can be listed: each page takes as many of every shard as stand before its
-/// end.
-const LISTED_MAX: u64 = 100_000;
-
 /// Names that are sorted for one unit of work.
 const NAMES_PER_WORK: usize = 16;
 
@@ -52,8 +48,11 @@ pub(super) struct PendingList {
     /// Shards that have not answered.
     waiting: usize,
     total: u64,
-    /// First channels of the shards so far, in order; then those of the page.
+    /// First channels of the shards so far.
     slugs: Vec<ChannelSlug>,
+    /// The last name on the page, and whether there are more behind it.
+    last: Option<ChannelSlug>,
+    has_more: bool,
     /// What describes them, by position.
     described: Vec<Option<Box<ChannelInfo>>>,
 }
@@ -150,18 +149,21 @@ impl Edge {
         }
         let list = self.lists.insert(PendingList {
             request,
-            query,
+            query: query.clone(),
             waiting: shards.len(),
             total: 0,
             slugs: Vec::new(),
+            last: None,
+            has_more: false,
             described: Vec::new(),
         });
-        // Of a page too far behind only the total is told.
-        let last = query.page.saturating_mul(query.page_size);
-        let count_max = if last > LISTED_MAX { 0 } else { last as usize };
+        // Those of the page, whichever shards they are on, and whether there are more.
+        let last = query.page.saturating_mul(query.page_size).saturating_add(1);
+        let count_max = usize::try_from(last).unwrap_or(usize::MAX);
         for shard in shards {
-            let request = ListChannels { shard: cx.shard, list, app: query.app, count_max };
-            cx.post_home(shard, ToHome::ListChannels(request));
+            let (app, after) = (query.app, query.after.clone());
+            let request = ListChannels { shard: cx.shard, list, app, after, count_max };
+            cx.post_home(shard, ToHome::ListChannels(Box::new(request)));
         }
         Ok(())
     }
@@ -180,15 +182,12 @@ impl Edge {
         }
         let mut slugs = std::mem::take(&mut list.slugs);
         slugs.sort_unstable();
-        let ListQuery { app, page, page_size } = list.query;
-        let skip = (page - 1).saturating_mul(page_size);
-        if skip < list.total && skip.saturating_add(page_size) > LISTED_MAX {
-            let Some(list) = self.lists.remove(key) else { return };
-            let text = format!("only the first {LISTED_MAX} channels are listed");
-            return cx.answer(list.request, Err(Refusal::field("page", text)));
-        }
-        let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(slugs.len());
-        let on_page: Vec<ChannelSlug> = slugs.drain(skip..).take(page_size as usize).collect();
+        let ListQuery { app, page, page_size, .. } = list.query;
+        let skip = usize::try_from((page - 1).saturating_mul(page_size)).unwrap_or(usize::MAX);
+        let mut on_page = slugs.split_off(skip.min(slugs.len()));
+        list.has_more = on_page.len() as u64 > page_size;
+        on_page.truncate(page_size as usize);
+        list.last = on_page.last().cloned();
         list.described = vec![None; on_page.len()];
         let mut asked: Vec<(ShardId, Vec<ListedChannel>)> = Vec::new();
         for (position, slug) in (0..).zip(on_page) {
@@ -225,13 +224,12 @@ impl Edge {
     }
 
     fn list_done(&mut self, cx: &mut Context, key: ListKey) {
-        let Some(PendingList { request, query, total, described, .. }) = self.lists.remove(key)
-        else {
-            return;
-        };
+        let Some(list) = self.lists.remove(key) else { return };
+        let PendingList { request, query, total, described, last, has_more, .. } = list;
         let channels: Vec<ChannelInfo> =
             described.into_iter().flatten().map(|info| *info).collect();
-        let reply = api::list_reply(&query, &channels, total);
+        let next = last.as_ref().filter(|_| has_more);
+        let reply = api::list_reply(&query, &channels, total, next);
         self.reply(cx, request.connection, request.sequence, reply);
     }
 }

@@ -87,7 +87,8 @@ impl Edge {
             let admitted = api::admit_body(cx, &call);
             payer_of_body = call.payer.get();
             admitted.inspect_err(|_| {
-                refused = Some(AllowOrigin::of(&cx.settings.origins, request));
+                let origin = AllowOrigin::of(&cx.settings.origins, request);
+                refused = Some((origin, request.method == "HEAD"));
             })
         };
         let read = active.request_reader.read(bytes, admit);
@@ -107,17 +108,19 @@ impl Edge {
                 Some(taken)
             }
             Err(refusal) => {
-                let origin = match refused {
-                    Some(origin) => {
+                let (origin, head_only) = match refused {
+                    Some(refused) => {
                         cx.metrics().http_requests_total.increment();
-                        origin
+                        refused
                     }
                     None => {
                         cx.metrics().protocol_errors_total.increment();
-                        AllowOrigin::None
+                        (AllowOrigin::None, false)
                     }
                 };
-                self.refuse(cx, connection, refusal, origin);
+                let answer =
+                    PendingAnswer { last: true, origin, head_only, ..PendingAnswer::default() };
+                self.refuse(cx, connection, &refusal, answer);
                 None
             }
         }
@@ -227,15 +230,16 @@ impl Edge {
         connection: ConnectionKey,
         refusal: Refusal,
     ) {
-        self.refuse(cx, connection, refusal, AllowOrigin::None);
+        let answer = PendingAnswer { last: true, ..PendingAnswer::default() };
+        self.refuse(cx, connection, &refusal, answer);
     }
 
     fn refuse(
         &mut self,
         cx: &mut Context,
         connection: ConnectionKey,
-        refusal: Refusal,
-        origin: AllowOrigin,
+        refusal: &Refusal,
+        answer: PendingAnswer,
     ) {
         cx.metrics().refused(refusal.code);
         let Some(c) = self.connections.get_mut(connection) else { return };
@@ -243,8 +247,8 @@ impl Edge {
         active.inbound = Vec::new();
         active.request_reader = RequestReader::default();
         let sequence = active.first_answer.wrapping_add(active.answers.len() as u32);
-        active.answers.push_back(PendingAnswer { last: true, origin, ..PendingAnswer::default() });
-        self.reply(cx, connection, sequence, Reply::refusal(&refusal));
+        active.answers.push_back(answer);
+        self.reply(cx, connection, sequence, Reply::refusal(refusal));
     }
 
     pub(super) fn reply(
@@ -254,6 +258,9 @@ impl Edge {
         sequence: u32,
         reply: Reply,
     ) {
+        if self.connections.get(connection).is_none_or(|c| c.phase != Phase::Http) {
+            return;
+        }
         let date = self.date(cx).to_owned();
         let Some(answer) = self.pending_answer(connection, sequence) else { return };
         let mut headers: Vec<&str> = reply.headers.iter().map(String::as_str).collect();

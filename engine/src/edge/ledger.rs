@@ -63,8 +63,10 @@ impl Ledger {
     /// A connection holds so much now, on that account.
     fn book(&mut self, connection: ConnectionKey, account: &mut Account, now: Account) {
         self.take_off(*account);
-        self.held += now.bytes;
-        *self.by_payer.entry(now.payer).or_default() += now.bytes;
+        if now.bytes > 0 {
+            self.held += now.bytes;
+            *self.by_payer.entry(now.payer).or_default() += now.bytes;
+        }
         match now.bytes >= HEAVY_BYTES {
             true => drop(self.heavy.insert(connection, ())),
             false => drop(self.heavy.remove(connection)),
@@ -91,6 +93,10 @@ impl Ledger {
 
     /// Who holds more than its share of `held_bytes_max`: of several the one that holds most.
     fn debtor(&self, held_bytes_max: usize) -> Option<Option<AppId>> {
+        // As long as there is so much room, nobody can.
+        if share::has_room(self.held, self.held, held_bytes_max) {
+            return None;
+        }
         let over = |(_, bytes): &(&Option<AppId>, &usize)| {
             !share::has_room(**bytes, self.held, held_bytes_max)
         };
@@ -111,16 +117,26 @@ impl Edge {
         }
         let held_bytes_max = cx.settings.limits.held_bytes_max;
         while let Some(payer) = self.ledger.debtor(held_bytes_max) {
-            let of_payer = self.ledger.heavy.keys().filter_map(|key| {
-                let account = self.connections.get(key)?.account;
-                (account.payer == payer).then_some((account.bytes, key))
-            });
-            // Those who hold little each may be many.
-            let Some((bytes, connection)) = of_payer.max_by_key(|(bytes, _)| *bytes) else { break };
-            tracing::debug!(?payer, bytes, "a connection that holds too much is cut off");
+            let Some(connection) = self.heaviest(payer) else {
+                debug_assert!(false, "nobody holds what is held");
+                break;
+            };
+            tracing::debug!(?payer, "a connection that holds too much is cut off");
             cx.metrics().shed_connections_total.increment();
             self.shed(cx, connection);
         }
+    }
+
+    /// The connection that holds most of what a payer pays for.
+    fn heaviest(&self, payer: Option<AppId>) -> Option<ConnectionKey> {
+        let of_payer = |key: ConnectionKey| {
+            let account = self.connections.get(key)?.account;
+            (account.payer == payer && account.bytes > 0).then_some((account.bytes, key))
+        };
+        let heavy = self.ledger.heavy.keys().filter_map(of_payer).max_by_key(|(bytes, _)| *bytes);
+        // Those who hold little each may be many; any of them will do.
+        let found = heavy.or_else(|| self.connections.keys().find_map(of_payer));
+        found.map(|(_, connection)| connection)
     }
 
     /// Cuts a connection off that holds too much. What it reads is told so; the others would not hear it.

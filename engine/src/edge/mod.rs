@@ -74,6 +74,8 @@ pub(crate) struct Edge {
     batches: SlotMap<BatchKey, PendingBatch>,
     /// Lists of channels that wait for homes.
     lists: SlotMap<ListKey, PendingList>,
+    /// Subscriptions whose windows are asked for again at the next tick.
+    windows_later: Vec<(ConnectionKey, SubscriptionKey)>,
     /// Tails that keep something for many of their subscribers.
     shared: Vec<TailKey>,
     /// Tails with something new.
@@ -101,6 +103,7 @@ impl Edge {
             tail_of: HashMap::default(),
             batches: SlotMap::with_key(),
             lists: SlotMap::with_key(),
+            windows_later: Vec::new(),
             shared: Vec::new(),
             dirty: Vec::new(),
             due: VecDeque::new(),
@@ -156,6 +159,7 @@ impl Edge {
         }
         self.continue_drain(cx);
         self.forget_shared();
+        self.ask_again(cx);
         cx.metrics().held_bytes.set(self.ledger.held() as u64);
         cx.metrics().subscriptions.set(self.subscriptions.len() as u64);
     }

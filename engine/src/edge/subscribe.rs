@@ -95,11 +95,22 @@ impl Edge {
     }
 
     /// Whether the home shard still has to answer what a connection said about a channel. What it says
-    /// next about it must wait for that; see [`Shard::settled`].
+    /// next about it must wait for that; see [`Edge::settled`].
     pub(crate) fn is_settling(&self, connection: ConnectionKey, channel: &ChannelKey) -> bool {
         let subscription = self.find_subscription(connection, channel);
         let subscription = subscription.and_then(|key| self.subscriptions.get(key));
         subscription.is_some_and(|found| found.state != SubscriptionState::Live)
+    }
+
+    /// A subscription of a connection waits for its home no more.
+    fn subscribe_answered(&mut self, connection: ConnectionKey) {
+        if let Some(active) = self.connections.get_mut(connection).and_then(|c| c.active.as_mut()) {
+            debug_assert!(active.subscribes > 0, "an answer that nobody waits for");
+            active.subscribes -= 1;
+            if active.is_paused {
+                self.resumed.push_back(connection);
+            }
+        }
     }
 
     /// The home shard has answered: a command that waited for it is read on.
@@ -151,6 +162,8 @@ impl Edge {
             return;
         };
         let connection = subscription.connection;
+        self.subscribe_answered(connection);
+        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
         // Room for a first window was kept for one who asked for the past.
         if std::mem::take(&mut subscription.windows) > 0 {
             self.window_ended(cx, connection);
@@ -211,6 +224,9 @@ impl Edge {
     /// what is published from now on does not reach it.
     fn cut(&mut self, cx: &mut Context, key: SubscriptionKey, refusal: &Refusal) {
         let Some(subscription) = self.subscriptions.get(key) else { return };
+        if subscription.state == SubscriptionState::Ending {
+            return;
+        }
         cx.metrics().refused(refusal.code);
         // The home learns of one that is still pending when its answer finds nobody.
         if subscription.state == SubscriptionState::Live {
@@ -249,6 +265,7 @@ impl Edge {
         c.active().farewells.push(Farewell { subscription: key, until, reason });
         if is_pending {
             // The answer will find nobody; it is then that the home is told.
+            self.subscribe_answered(connection);
             self.finish(cx, key, false);
         } else if is_done {
             self.finish(cx, key, true);
@@ -403,6 +420,7 @@ impl Edge {
         }
         if let Some(c) = self.connections.get_mut(connection) {
             c.subscriptions.push(subscription);
+            c.active().subscribes += 1;
         }
         let (shard, home) = (cx.shard, cx.home_shard(&channel));
         let subscriber = Subscriber { shard, tail, subscription, client, may_enter };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pushflo_protocol::dialect::Encoding;
 use pushflo_protocol::dialect::pushflo::event;
-use pushflo_protocol::{ChannelSlug, Offset, Record, StreamPosition};
+use pushflo_protocol::{ChannelSlug, Epoch, Offset, Record, StreamPosition};
 
 use crate::api;
 use crate::ids::{ChannelKey, HomeKey, SubscriptionKey};
@@ -56,6 +56,7 @@ pub(super) struct Tail {
 /// A window as bytes.
 #[derive(Debug)]
 struct EncodedWindow {
+    epoch: Option<Epoch>,
     after: Offset,
     end: Offset,
     bytes: Bytes,
@@ -114,13 +115,14 @@ impl Tail {
     /// The records of a window as bytes, which those who read the same window share.
     pub(super) fn window(&mut self, after: Offset, records: &[Record]) -> Bytes {
         let end = records.last().map_or(after, |record| record.offset);
+        let epoch = self.head.map(|head| head.epoch);
         if let Some(known) = &self.window
-            && (known.after, known.end) == (after, end)
+            && (known.epoch, known.after, known.end) == (epoch, after, end)
         {
             return known.bytes.clone();
         }
         let bytes = encode(Encoding::PushFlo, &self.channel.slug, records);
-        self.window = Some(EncodedWindow { after, end, bytes: bytes.clone() });
+        self.window = Some(EncodedWindow { epoch, after, end, bytes: bytes.clone() });
         bytes
     }
 

@@ -12,7 +12,7 @@ use super::connection::HeldWindow;
 use super::subscription::{Place, SubscriptionState};
 use crate::context::Context;
 use crate::ids::{ConnectionKey, SubscriptionKey};
-use crate::mail::{ReadWindow, Reader, ToHome, Window};
+use crate::mail::{NoWindow, ReadWindow, Reader, ToHome, Window};
 
 /// With the message that goes past so many bytes, a window ends.
 pub(super) const WINDOW_BYTES: usize = 64 * 1024;
@@ -37,7 +37,7 @@ impl Edge {
     }
 
     /// Asks for the windows that a connection has room for.
-    fn ask_for_windows(&mut self, cx: &mut Context, connection: ConnectionKey) {
+    pub(super) fn ask_for_windows(&mut self, cx: &mut Context, connection: ConnectionKey) {
         while let Some(c) = self.connections.get_mut(connection)
             && c.active.as_ref().is_some_and(|active| !active.wanting.is_empty())
             && c.begin_window()
@@ -85,12 +85,13 @@ impl Edge {
                 && subscription.state != SubscriptionState::Ending
         });
         match records {
-            Some(records) if is_wanted && !records.is_empty() => {
+            Ok(records) if is_wanted && !records.is_empty() => {
                 self.take_window(connection, key, &records);
             }
-            Some(_) if is_wanted => self.want_window(cx, connection, key),
+            Ok(_) if is_wanted => self.want_window(cx, connection, key),
+            Err(NoWindow::NotNow) if is_wanted => self.windows_later.push((connection, key)),
             // It may come back, and is told then that there is a gap.
-            None if is_wanted => {
+            Err(NoWindow::Gone) if is_wanted => {
                 cx.metrics().slow_consumers_total.increment();
                 self.close_websocket(cx, connection, CloseReason::LEFT_BEHIND);
             }
@@ -168,6 +169,15 @@ impl Edge {
             c.push_behind(key);
         }
         self.mark_due(connection);
+    }
+
+    /// Asks again for windows that could not be read.
+    pub(super) fn ask_again(&mut self, cx: &mut Context) {
+        for (connection, key) in std::mem::take(&mut self.windows_later) {
+            if self.subscriptions.contains_key(key) {
+                self.want_window(cx, connection, key);
+            }
+        }
     }
 
     /// Gives back what tails keep for many and nobody needs any more.

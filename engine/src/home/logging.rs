@@ -8,14 +8,16 @@ use pushflo_protocol::{ErrorCode, Record, Refusal};
 use super::Home;
 use super::idempotency::{Keyed, WINDOW_MS};
 use crate::context::Context;
-use crate::ids::HomeKey;
+use crate::hash::HashMap;
+use crate::ids::{AppId, HomeKey};
 use crate::log::{self, Append, Entry, LogCall, Logged, NewChannel, StoredAnswer};
 use crate::mail::Answer;
 use crate::mail::ReplyTo;
 use crate::mail::no_room;
 use crate::retention::Durability;
+use crate::share;
 
-/// Most bytes of messages on their way to the log before publishes are refused.
+/// Most bytes of messages on their way to the log before publishes are refused; the apps share them.
 const LOGGING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Most appends that wait for room at the log before publishes are refused.
@@ -25,6 +27,7 @@ const APPENDS_MAX: usize = 4096;
 #[derive(Debug)]
 pub(super) struct LoggedMessage {
     pub(super) home: HomeKey,
+    pub(super) app: AppId,
     pub(super) record: Record,
     /// The month it was counted in.
     pub(super) month: Month,
@@ -44,11 +47,27 @@ pub(super) struct Logging {
     failed_deletes: Vec<HomeKey>,
     /// What earlier turns sent, oldest first.
     under_way: VecDeque<UnderWay>,
+    /// Bytes of messages under way, in all and by app.
     bytes: usize,
+    bytes_of: HashMap<AppId, usize>,
     /// Raised when an append fails.
     term: u32,
     /// Appends that were not handed over yet.
     appends: VecDeque<Append>,
+}
+
+impl Logging {
+    /// A message is not on its way any more.
+    fn arrived(&mut self, app: AppId, record: &Record) {
+        let bytes = record.kept_bytes();
+        self.bytes -= bytes;
+        if let Some(of_app) = self.bytes_of.get_mut(&app) {
+            *of_app -= bytes;
+            if *of_app == 0 {
+                self.bytes_of.remove(&app);
+            }
+        }
+    }
 }
 
 /// What became an append.
@@ -75,17 +94,20 @@ impl Home {
         are_calls_left || !self.logging.appends.is_empty()
     }
 
-    /// Whether the log takes another message.
-    pub(super) fn check_log(&self) -> Result<(), Refusal> {
-        let Logging { bytes, appends, .. } = &self.logging;
-        if *bytes >= LOGGING_BYTES_MAX || appends.len() >= APPENDS_MAX {
+    /// Whether the log takes another message of an app.
+    pub(super) fn check_log(&self, app: AppId) -> Result<(), Refusal> {
+        let Logging { bytes, bytes_of, appends, .. } = &self.logging;
+        let of_app = bytes_of.get(&app).copied().unwrap_or_default();
+        if !share::has_room(of_app, *bytes, LOGGING_BYTES_MAX) || appends.len() >= APPENDS_MAX {
             return Err(no_room());
         }
         Ok(())
     }
 
     pub(super) fn log_message(&mut self, message: LoggedMessage) {
-        self.logging.bytes += message.record.kept_bytes();
+        let bytes = message.record.kept_bytes();
+        self.logging.bytes += bytes;
+        *self.logging.bytes_of.entry(message.app).or_default() += bytes;
         self.logging.turn.push(message);
     }
 
@@ -169,8 +191,8 @@ impl Home {
         };
         match outcome {
             Ok(()) => {
-                for LoggedMessage { home, record, reply_to, keyed, .. } in messages {
-                    self.logging.bytes -= record.kept_bytes();
+                for LoggedMessage { home, app, record, reply_to, keyed, .. } in messages {
+                    self.logging.arrived(app, &record);
                     if let Some(log) = self.channels.get_mut(home).and_then(|h| h.log.as_mut()) {
                         log.is_known = true;
                     }
@@ -187,8 +209,8 @@ impl Home {
                 }
                 let text = format!("nothing was published: {}", failure.0);
                 let refusal = Refusal::new(ErrorCode::Overloaded, text);
-                for LoggedMessage { home, record, month, reply_to, keyed } in failed {
-                    self.logging.bytes -= record.kept_bytes();
+                for LoggedMessage { home, app, record, month, reply_to, keyed } in failed {
+                    self.logging.arrived(app, &record);
                     self.return_message(cx, home, month);
                     self.publish_failed(cx, reply_to, keyed, &refusal);
                 }

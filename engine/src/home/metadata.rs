@@ -3,6 +3,7 @@
 //! A change goes to the accounts first, which keep it on disk; it takes effect when they say so.
 //! Until then the channel takes no other change.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use pushflo_protocol::{ErrorCode, Refusal};
@@ -275,10 +276,12 @@ impl Home {
     }
 
     pub(super) fn list_channels(&mut self, cx: &mut Context, request: ListChannels) {
-        let ListChannels { shard, list, app, count_max } = request;
+        let ListChannels { shard, list, app, after, count_max } = request;
         let slugs = self.slugs.get(&app);
         let total = slugs.map_or(0, |slugs| slugs.len() as u64);
-        let slugs: Vec<_> = slugs.into_iter().flatten().take(count_max).cloned().collect();
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let behind = slugs.map(|slugs| slugs.range((from, Bound::Unbounded)));
+        let slugs: Vec<_> = behind.into_iter().flatten().take(count_max).cloned().collect();
         cx.charge(slugs.len() / NAMES_PER_WORK);
         cx.post_edge(shard, ToEdge::ChannelList(Box::new(ChannelList { list, slugs, total })));
     }

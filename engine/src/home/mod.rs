@@ -82,7 +82,7 @@ impl Home {
             ToHome::ReadWindow(read) => self.read_window(cx, read),
             ToHome::Unsubscribe(unsubscribe) => self.unsubscribe(cx, &unsubscribe),
             ToHome::Channel(request) => self.channel_request(cx, *request),
-            ToHome::ListChannels(list) => self.list_channels(cx, list),
+            ToHome::ListChannels(list) => self.list_channels(cx, *list),
             ToHome::DescribeChannels(describe) => self.describe_channels(cx, *describe),
             ToHome::Members(members) => self.take_members(&members),
             ToHome::WantPresence(want) => self.want_presence(cx, want),

@@ -54,7 +54,14 @@ impl Home {
         match self.give_offset(cx, channel, parts) {
             Ok(Given { home, record, is_logged: true }) => {
                 let month = cx.month();
-                self.log_message(LoggedMessage { home, record, month, reply_to, keyed });
+                self.log_message(LoggedMessage {
+                    home,
+                    app: channel.app,
+                    record,
+                    month,
+                    reply_to,
+                    keyed,
+                });
             }
             Ok(Given { home, record, .. }) => self.deliver(cx, home, record, reply_to, keyed),
             Err(refusal) => {
@@ -101,7 +108,7 @@ impl Home {
         let home = self.channels.get(key).ok_or_else(no_room)?;
         let is_logged = home.log.is_some();
         if is_logged {
-            self.check_log()?;
+            self.check_log(channel.app)?;
         }
         if home.tails.iter().any(|audience| cx.is_way_full(audience.shard)) {
             return Err(no_room());

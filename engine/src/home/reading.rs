@@ -22,7 +22,7 @@ use crate::in_turn::InTurn;
 use crate::log::{
     Locate, LocateDone, Located, LogCall, PageCall, PageDone, Read, ReadDone, ReadFrom,
 };
-use crate::mail::{Answer, ReadPage, ReadWindow, Reader, Subscribe, ToEdge, Window};
+use crate::mail::{Answer, NoWindow, ReadPage, ReadWindow, Reader, Subscribe, ToEdge, Window};
 use crate::retention::Retention;
 use crate::share;
 
@@ -107,7 +107,11 @@ impl Home {
         }
         let since_ms = retention.since_ms(cx.now.steady_ms);
         let page = key.map(|key| self.recent.page(key, &query, since_ms)).unwrap_or_default();
-        cx.charge(key.map_or(0, |key| self.recent.len(key)) / RECORDS_PER_WORK);
+        let looked_at = match (&query.event_type, key) {
+            (Some(_), Some(key)) => self.recent.len(key),
+            _ => page.records.len(),
+        };
+        cx.charge(looked_at / RECORDS_PER_WORK);
         cx.answer(request, Ok(Answer::Page(page)));
     }
 
@@ -208,11 +212,11 @@ impl Home {
         };
         let (app, until, log) = (home.channel.app, home.head.offset, home.log);
         let retention = retention(cx, app);
-        let since_ms = retention.since_ms(cx.now.steady_ms);
-        let window = self.recent.window(key, after, since_ms, bytes_max);
+        let window = self.recent.window(key, after, bytes_max);
         cx.charge(1 + window.as_ref().map_or(0, Vec::len) / RECORDS_PER_WORK);
         let (None, Some(log)) = (&window, log) else {
-            return send_window(cx, reader, after, window.map(Into::into));
+            let window = window.map(Into::into).ok_or(NoWindow::Gone);
+            return send_window(cx, reader, after, window);
         };
         let reading = &mut self.reading;
         let known = reading.reading.get(&(key, after)).copied();
@@ -221,7 +225,7 @@ impl Home {
             return;
         }
         if !reading.has_room(app) {
-            return send_window(cx, reader, after, None);
+            return send_window(cx, reader, after, Err(NoWindow::NotNow));
         }
         home.reads += 1;
         let readers = vec![reader];
@@ -241,8 +245,11 @@ impl Home {
         if let Some(home) = self.channels.get_mut(key) {
             home.reads -= 1;
         }
-        // Where it cannot be read for the moment, the subscriber comes back for it.
-        let records: Option<Arc<[Record]>> = done.answer.ok().flatten().map(Into::into);
+        let records: Result<Arc<[Record]>, NoWindow> = match done.answer {
+            Ok(Some(records)) => Ok(records.into()),
+            Ok(None) => Err(NoWindow::Gone),
+            Err(_) => Err(NoWindow::NotNow),
+        };
         for reader in readers {
             send_window(cx, reader, after, records.clone());
         }
@@ -250,7 +257,12 @@ impl Home {
     }
 }
 
-fn send_window(cx: &mut Context, reader: Reader, after: Offset, records: Option<Arc<[Record]>>) {
+fn send_window(
+    cx: &mut Context,
+    reader: Reader,
+    after: Offset,
+    records: Result<Arc<[Record]>, NoWindow>,
+) {
     let window = Window { reader, after, records };
     cx.post_edge(reader.shard, ToEdge::Window(Box::new(window)));
 }

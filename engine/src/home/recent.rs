@@ -2,7 +2,8 @@
 //! readers want of the log.
 //!
 //! Bounded per channel by count, bytes and age, and over all channels by bytes: the oldest message
-//! goes first.
+//! goes first. A little more than a channel's limits say is there, for those who were told where its
+//! history begins and have not read it yet.
 
 use std::collections::VecDeque;
 
@@ -28,6 +29,9 @@ pub(super) struct Recent {
 struct Log {
     messages: VecDeque<Record>,
     bytes: usize,
+    /// So many of the oldest are more than the limits say, and so many bytes.
+    hidden: usize,
+    hidden_bytes: usize,
     /// There are, or may be, older messages on disk.
     is_behind: bool,
     /// How long its messages are kept.
@@ -50,15 +54,15 @@ impl Recent {
         }
         let Some(entry) = self.logs.entry(channel) else { return };
         let log = entry.or_default();
-        log.age_ms_max = retention.age_ms_max;
+        let loose = retention.loose();
+        log.age_ms_max = loose.age_ms_max;
         self.order.push_back((channel, record.offset));
         log.messages.push_back(record);
         log.bytes += size;
         self.bytes += size;
-        while log.messages.len() > retention.messages_max || log.bytes > retention.channel_bytes_max
-        {
+        log.hide_beyond(retention);
+        while log.messages.len() > loose.messages_max || log.bytes > loose.channel_bytes_max {
             self.bytes -= log.drop_oldest();
-            log.is_behind = true;
         }
         while self.bytes > self.bytes_max {
             self.drop_oldest();
@@ -75,7 +79,7 @@ impl Recent {
 
     /// How many messages of a channel there are.
     pub(super) fn len(&self, channel: HomeKey) -> usize {
-        self.logs.get(channel).map_or(0, |log| log.messages.len())
+        self.logs.get(channel).map_or(0, |log| log.messages.len() - log.hidden)
     }
 
     /// Drops what has become too old at `now_ms`. What is kept longer may keep in memory what came
@@ -114,17 +118,20 @@ impl Recent {
             ReadFrom::After(offset) if offset >= head => {
                 return (offset == head).then_some(at_end);
             }
-            ReadFrom::After(offset) => log.position_behind(offset, since_ms)?,
+            ReadFrom::After(offset) => {
+                log.position_behind(offset, since_ms).filter(|&start| start >= log.hidden)?
+            }
             ReadFrom::Recent { since_ms: wanted_ms, messages_max } => {
                 let since_ms = since_ms.max(wanted_ms);
                 let count = usize::try_from(messages_max).unwrap_or(usize::MAX);
                 let young = log.messages.partition_point(|record| record.timestamp_ms < since_ms);
                 let start = log.messages.len().saturating_sub(count).max(young);
                 // The one before the first wanted is here, or there is none.
-                if start == 0 && has_log && log.is_behind && log.messages.len() < count {
+                let kept = log.messages.len() - log.hidden;
+                if start <= log.hidden && has_log && log.is_behind && kept < count {
                     return None;
                 }
-                start
+                start.max(log.hidden)
             }
         };
         let Some(first) = log.messages.get(start) else { return Some(at_end) };
@@ -133,16 +140,15 @@ impl Recent {
     }
 
     /// The messages that follow `after`, to the first that goes past `bytes_max` bytes; `None` if the
-    /// first of them is not here, or older than `since_ms`.
+    /// first of them is not here. Whoever was told that it is kept gets it, so no limit is asked here.
     pub(super) fn window(
         &self,
         channel: HomeKey,
         after: Offset,
-        since_ms: u64,
         bytes_max: usize,
     ) -> Option<Vec<Record>> {
         let log = self.logs.get(channel)?;
-        let start = log.position_behind(after, since_ms)?;
+        let start = log.position_behind(after, 0)?;
         let mut bytes = 0;
         let fits = |record: &&Record| {
             let is_more = bytes < bytes_max;
@@ -155,16 +161,23 @@ impl Recent {
     /// A page; none of its messages is older than `since_ms`.
     pub(super) fn page(&self, channel: HomeKey, query: &PageQuery, since_ms: u64) -> Page {
         let Some(log) = self.logs.get(channel) else { return Page::default() };
-        let matches = |record: &&Record| {
-            query.event_type.as_ref().is_none_or(|wanted| record.parts.event_type() == wanted)
-                && record.timestamp_ms >= since_ms
-                && query.after_ms.is_none_or(|after| record.timestamp_ms > after)
-                && query.before_ms.is_none_or(|before| record.timestamp_ms < before)
+        // Times never fall, so what is wanted is one run.
+        let oldest_ms = query.after_ms.map_or(since_ms, |ms| since_ms.max(ms.saturating_add(1)));
+        let young = log.messages.partition_point(|record| record.timestamp_ms < oldest_ms);
+        let start = young.max(log.hidden);
+        let end = query.before_ms.map_or(log.messages.len(), |before_ms| {
+            log.messages.partition_point(|record| record.timestamp_ms < before_ms)
+        });
+        let wanted = log.messages.range(start..end.max(start)).rev();
+        let skip = usize::try_from((query.page - 1).saturating_mul(query.page_size));
+        let (skip, size) = (skip.unwrap_or(usize::MAX), query.page_size as usize);
+        let Some(event_type) = &query.event_type else {
+            let total = wanted.len() as u64;
+            return Page { records: wanted.skip(skip).take(size).cloned().collect(), total };
         };
-        let skip = (query.page - 1).saturating_mul(query.page_size);
         let mut page = Page::default();
-        for record in log.messages.iter().rev().filter(matches) {
-            if page.total >= skip && (page.records.len() as u64) < query.page_size {
+        for record in wanted.filter(|record| record.parts.event_type() == event_type) {
+            if page.total >= skip as u64 && page.records.len() < size {
                 page.records.push(record.clone());
             }
             page.total += 1;
@@ -218,9 +231,27 @@ impl Log {
         (next.prev == offset && next.timestamp_ms >= since_ms).then_some(start)
     }
 
+    /// Hides what is more than the limits say.
+    fn hide_beyond(&mut self, retention: &Retention) {
+        while self.messages.len() - self.hidden > retention.messages_max
+            || self.bytes - self.hidden_bytes > retention.channel_bytes_max
+        {
+            let Some(oldest) = self.messages.get(self.hidden) else { break };
+            self.hidden_bytes += oldest.kept_bytes();
+            self.hidden += 1;
+            self.is_behind = true;
+        }
+    }
+
     fn drop_oldest(&mut self) -> usize {
-        let size = self.messages.pop_front().map_or(0, |record| record.kept_bytes());
+        let Some(oldest) = self.messages.pop_front() else { return 0 };
+        let size = oldest.kept_bytes();
         self.bytes -= size;
+        if self.hidden > 0 {
+            self.hidden -= 1;
+            self.hidden_bytes -= size;
+        }
+        self.is_behind = true;
         size
     }
 }
@@ -231,6 +262,7 @@ const MESSAGE_BYTES_MIN: usize = size_of::<Record>();
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::retention::SLACK_MS;
     use pushflo_protocol::{MessageId, Parts};
     use slotmap::SlotMap;
 
@@ -273,18 +305,52 @@ mod tests {
         // There are older ones elsewhere.
         assert_eq!(latest(&recent, 0, 11, 0), None);
         assert_eq!(latest(&recent, 0, u64::MAX, 13), Some(3));
-        let window = |recent: &Recent, offset, since_ms, bytes_max| {
-            let window = recent.window(channel, Offset(offset), since_ms, bytes_max)?;
+        let window = |recent: &Recent, offset, bytes_max| {
+            let window = recent.window(channel, Offset(offset), bytes_max)?;
             Some(window.iter().map(|record| record.offset.0).collect::<Vec<_>>())
         };
-        assert_eq!(window(&recent, 11, 13, 9), None);
-        assert_eq!(window(&recent, 12, 13, usize::MAX), Some(vec![13, 14, 15]));
-        assert_eq!(window(&recent, 5, 0, 1), Some(vec![6]));
-        recent.expire(110);
+        assert_eq!(window(&recent, 12, usize::MAX), Some(vec![13, 14, 15]));
+        assert_eq!(window(&recent, 5, 1), Some(vec![6]));
+        recent.expire(SLACK_MS + 110);
         assert_eq!((after(&recent, 8), after(&recent, 9)), (None, Some(6)));
-        recent.expire(1_000);
+        recent.expire(SLACK_MS + 1_000);
         assert_eq!(after(&recent, 14), None);
         assert_eq!(recent.bytes(), 0);
+    }
+
+    #[test]
+    fn who_was_told_where_history_begins_gets_it() {
+        let mut keys: SlotMap<HomeKey, ()> = SlotMap::with_key();
+        let channel = keys.insert(());
+        let mut recent = Recent::new(100_000);
+        for offset in 1..=10 {
+            recent.append(channel, record(offset, offset), &retention());
+        }
+        let all = ReadFrom::Recent { since_ms: 0, messages_max: u64::MAX };
+        let located = recent.locate(channel, all, Offset(10), 0, false).unwrap();
+        assert_eq!(located, Located { after: Offset(0), messages: 10 });
+        for offset in 11..=12 {
+            recent.append(channel, record(offset, offset), &retention());
+        }
+        // Whoever comes now is told of no more than the limits keep.
+        assert_eq!(recent.len(channel), 10);
+        let query = PageQuery {
+            page: 1,
+            page_size: 100,
+            event_type: None,
+            after_ms: None,
+            before_ms: None,
+        };
+        assert_eq!(recent.page(channel, &query, 0).total, 10);
+        assert_eq!(recent.locate(channel, ReadFrom::After(Offset(1)), Offset(12), 0, false), None);
+        assert_eq!(recent.window(channel, located.after, usize::MAX).unwrap().len(), 12);
+        // Not for ever.
+        recent.append(channel, record(13, 13), &retention());
+        assert_eq!(recent.window(channel, located.after, usize::MAX), None);
+        for offset in 14..=100 {
+            recent.append(channel, record(offset, offset), &retention());
+        }
+        assert_eq!(recent.bytes(), (89..=100).map(|at| record(at, at).kept_bytes()).sum::<usize>());
     }
 
     #[test]
@@ -320,9 +386,9 @@ mod tests {
         for offset in 1..=3 {
             recent.append(b, record(offset, offset), &retention());
         }
-        let kept = |channel| recent.window(channel, Offset(0), 0, usize::MAX);
+        let kept = |channel| recent.window(channel, Offset(0), usize::MAX);
         assert_eq!(kept(a), None);
-        assert_eq!(recent.window(a, Offset(1), 0, usize::MAX).unwrap().len(), 1);
+        assert_eq!(recent.window(a, Offset(1), usize::MAX).unwrap().len(), 1);
         assert_eq!(kept(b).unwrap().len(), 3);
     }
 }

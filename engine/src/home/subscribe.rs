@@ -83,7 +83,7 @@ impl Home {
         });
         let window = match window_bytes {
             bytes_max if bytes_max > 0 && after < head.offset => {
-                self.recent.window(key, after, 0, bytes_max).unwrap_or_default()
+                self.recent.window(key, after, bytes_max).unwrap_or_default()
             }
             _ => Vec::new(),
         };

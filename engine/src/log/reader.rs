@@ -30,7 +30,8 @@ pub(super) fn run(shelf: &Shelf, ports: &[Port<Answer>], calls: &Receiver<Reader
             }
             ReaderCall::Read(call) => {
                 let Read { shard, read, log, after, until, bytes_max, retention } = call;
-                let keep = Keep::new(&retention, now_ms);
+                // Who was told that it is kept gets it.
+                let keep = Keep::new(&retention.loose(), now_ms);
                 let window = shelf.with(|store| store.window(log, after, until, bytes_max, &keep));
                 let done = ReadDone { read, answer: or_gap(shelf, log, window) };
                 answer(ports, shard, Answer::Read(Box::new(done)));

@@ -113,7 +113,8 @@ impl Store {
     /// The stored run that has the first message behind an offset, and how many of its messages come
     /// before that; `None` if there is none, or if the offset is none of the channel's.
     fn behind(&self, log: LogId, offset: Offset) -> Result<Option<(Stored, u64)>, LogError> {
-        let next = self.records.range(range(log, offset.next())).next();
+        let from = offset.next().max(self.oldest(log));
+        let next = self.records.range(range(log, from)).next();
         let next = next.map(|guard| Stored::parse(guard.into_inner()?.1.into())).transpose()?;
         if let Some(next) = next.filter(|next| next.prev == offset) {
             return Ok(Some((next, 0)));

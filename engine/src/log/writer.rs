@@ -26,8 +26,8 @@ use super::{
 };
 use crate::clock::Clock;
 use crate::hash::HashMap;
-use crate::ids::ShardId;
-use crate::ids::{AppId, ChannelKey, LogId};
+use crate::ids::{AppId, ChannelKey, LogId, ShardId};
+use crate::retention::SLACK;
 
 /// Most messages of a group. More wait for the next, so that a group does not take too long.
 const GROUP_MESSAGES_MAX: usize = 16 * 1024;
@@ -48,8 +48,9 @@ const TRIM_RECORDS_MAX: usize = 256;
 /// Channels looked at in a tick.
 const TRIM_CHANNELS_MAX: usize = 256;
 
-/// Channels with more than this share over a limit are trimmed before their turn.
-const SLACK: u64 = 8;
+/// Channels with more than this share over a limit are trimmed before their turn: twice what readers are
+/// left.
+const OVER: u64 = SLACK as u64 / 2;
 
 /// What the writer knows of a channel.
 struct Known {
@@ -269,8 +270,8 @@ impl Writer {
             let retention = self.plan.retentions.of(known.channel.app);
             let (messages, bytes) =
                 (retention.messages_max as u64, retention.channel_bytes_max as u64);
-            let is_over = known.totals.messages - before.messages > messages + messages / SLACK
-                || known.totals.bytes - before.bytes > bytes + bytes / SLACK;
+            let is_over = known.totals.messages - before.messages > messages + messages / OVER
+                || known.totals.bytes - before.bytes > bytes + bytes / OVER;
             if is_over && !known.is_damaged {
                 self.over.insert(run.log);
             }
@@ -468,7 +469,7 @@ impl Writer {
         for _ in 0..TRIM_CHANNELS_MAX {
             let Some(log) = self.round.pop() else { break };
             let Some(known) = self.known.get(&log) else { continue };
-            let since_ms = self.plan.retentions.of(known.channel.app).since_ms(now_ms);
+            let since_ms = self.plan.retentions.of(known.channel.app).loose().since_ms(now_ms);
             let is_kept = known.is_stored && !known.is_damaged;
             if is_kept && known.oldest.is_none_or(|oldest| oldest.last_ms < since_ms) {
                 self.trim(log);
@@ -480,7 +481,7 @@ impl Writer {
         let now_ms = self.clock.now().steady_ms;
         let Some(known) = self.known.get_mut(&log) else { return };
         let retention = self.plan.retentions.of(known.channel.app);
-        let keep = Keep::new(&retention, now_ms);
+        let keep = Keep::new(&retention.loose(), now_ms);
         let channel =
             TrimChannel { channel: &known.channel, log, epoch: known.epoch, totals: known.totals };
         match self.shelf.with(|store| store.trim(&channel, &keep, TRIM_RECORDS_MAX)) {

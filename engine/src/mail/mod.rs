@@ -55,7 +55,7 @@ pub enum ToHome {
     /// Something is asked of a channel or is to be done to it.
     Channel(Box<ChannelRequest>),
     /// Which of the app's channels live there?
-    ListChannels(ListChannels),
+    ListChannels(Box<ListChannels>),
     /// Describe these channels.
     DescribeChannels(Box<DescribeChannels>),
     /// Subscribers that were there when presence was switched on.
@@ -224,8 +224,17 @@ pub struct Window {
     pub reader: Reader,
     /// Behind which offset they are.
     pub after: Offset,
-    /// The messages; `None` if the first of them is not kept any more, or cannot be read.
-    pub records: Option<Arc<[Record]>>,
+    /// The messages.
+    pub records: Result<Arc<[Record]>, NoWindow>,
+}
+
+/// Why there is no window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoWindow {
+    /// The first of its messages is not kept any more, or the channel is gone.
+    Gone,
+    /// It cannot be read for the moment.
+    NotNow,
 }
 
 /// A subscriber has gone.
@@ -290,7 +299,7 @@ pub struct ChannelChange {
 }
 
 /// A request for an app's channels.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct ListChannels {
     /// The shard that puts the list together.
     pub shard: ShardId,
@@ -298,6 +307,8 @@ pub struct ListChannels {
     pub list: ListKey,
     /// The app.
     pub app: AppId,
+    /// Only those behind this name.
+    pub after: Option<ChannelSlug>,
     /// How many of the first channels are needed.
     pub count_max: usize,
 }
@@ -622,7 +633,10 @@ impl ToHome {
                 };
                 size_of::<ChannelRequest>() + name(&request.channel.slug) + of_call
             }
-            Self::ListChannels(_) | Self::WantPresence(_) | Self::ReadWindow(_) => 0,
+            Self::ListChannels(list) => {
+                size_of::<ListChannels>() + list.after.as_ref().map_or(0, name)
+            }
+            Self::WantPresence(_) | Self::ReadWindow(_) => 0,
             Self::DescribeChannels(describe) => {
                 let of_names = describe.channels.iter().map(|channel| name(&channel.slug));
                 size_of::<DescribeChannels>()

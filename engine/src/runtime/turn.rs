@@ -93,6 +93,8 @@ pub(super) struct Kept {
     longest: LongestTurn,
     /// The parking ring has arrivals that nothing will tell of.
     is_unheard: bool,
+    /// Some of what had come did not get its turn.
+    is_cut_short: bool,
     /// Since when time-outs wait for input that was there before them.
     timers_wait_since: Option<u32>,
     is_draining: bool,
@@ -191,6 +193,7 @@ impl Turns {
             let Some(envelope) = self.inbox.pop() else { break };
             self.shard.apply(envelope);
             if self.shard.is_turn_over() {
+                self.kept.is_cut_short = true;
                 break;
             }
         }
@@ -244,6 +247,7 @@ impl Turns {
         }
         for (connection, to_the_end) in std::mem::take(&mut self.kept.readable) {
             if self.shard.is_turn_over() {
+                self.kept.is_cut_short = true;
                 self.kept.readable.push((connection, to_the_end));
                 continue;
             }
@@ -269,7 +273,8 @@ impl Turns {
     /// Does what is due by time, once everybody was heard who had something to say by then: after a
     /// pause of the process, a pong that waits in the kernel is no silence.
     fn run_timers(&mut self, now: Now) {
-        if self.kept.is_unheard || !self.kept.patient.is_empty() {
+        let is_cut_short = std::mem::take(&mut self.kept.is_cut_short);
+        if is_cut_short || self.kept.is_unheard || !self.kept.patient.is_empty() {
             let since = *self.kept.timers_wait_since.get_or_insert(now.tick);
             if now.tick.saturating_sub(since) < TIMERS_WAIT_MAX {
                 return;

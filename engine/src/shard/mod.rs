@@ -184,7 +184,9 @@ impl Shard {
 
     /// The next write: all of it, in order. [`Shard::written`] must follow.
     pub fn next_write(&mut self) -> Option<(ConnectionKey, Write)> {
-        self.edge.next_write(&mut self.cx)
+        let write = self.edge.next_write(&mut self.cx);
+        self.settle();
+        write
     }
 
     /// The socket took `written` bytes of a write; what it did not take is sent again.
