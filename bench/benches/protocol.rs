@@ -51,7 +51,7 @@ fn parse(c: &mut Criterion) {
         group.throughput(Throughput::Bytes(request.len() as u64));
         group.bench_function(format!("request of {bytes} B"), |b| {
             let mut reader = RequestReader::default();
-            b.iter(|| match reader.read(black_box(request.as_bytes()), |_| Ok(64 * 1024)) {
+            b.iter(|| match reader.read(black_box(request.as_bytes()), |_, _| Ok(64 * 1024)) {
                 Ok(Progress::Request(request, taken)) => taken + request.body.len(),
                 _ => unreachable!(),
             });

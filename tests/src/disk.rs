@@ -92,7 +92,7 @@ impl Disk {
     /// in which it was opened is another one. A log that nobody can read is left to be repaired.
     pub fn reboot(log: &Path) {
         let Ok(database) = Database::builder(log).worker_threads(1).open() else { return };
-        let state = database.keyspace("state", KeyspaceCreateOptions::default).unwrap();
+        let state = database.keyspace("state-2", KeyspaceCreateOptions::default).unwrap();
         assert!(state.get("open").unwrap().is_some(), "the log was closed");
         state.insert("open", "another boot").unwrap();
         database.persist(PersistMode::SyncAll).unwrap();

@@ -372,6 +372,40 @@ fn requests_that_dawdle_are_given_up() {
     bystanders.are_well();
 }
 
+/// Who may not send a large body is told so at its head, and it is not read.
+#[test]
+fn a_body_that_is_not_wanted_is_not_waited_for() {
+    let server = start(2, "");
+    let mut bystanders = Bystanders::new(server.address);
+    let wrong = "sec_wrong0123456789abc";
+    for (target, key, status) in [
+        ("/api/v1/publish", None, 401),
+        ("/api/v1/publish/batch", Some(wrong), 401),
+        ("/api/v1/apps", Some(wrong), 401),
+        ("/nothing", Some(SECRET_KEY), 404),
+    ] {
+        let key = key.map_or_else(String::new, |key| format!("Authorization: Bearer {key}\r\n"));
+        for framing in ["Content-Length: 60000", "Transfer-Encoding: chunked"] {
+            let mut client = HttpClient::connect(server.address);
+            let head = format!("POST {target} HTTP/1.1\r\nHost: h\r\n{key}{framing}\r\n\r\n");
+            client.send(head.as_bytes());
+            let answer = client.answer().unwrap();
+            assert_eq!(answer.status, status, "{target} {framing}");
+            assert_eq!(answer.header("connection"), Some("close"));
+            assert_eq!(client.rest(), b"");
+        }
+        // One that costs nothing to speak of is read, and the connection goes on.
+        let mut client = HttpClient::connect(server.address);
+        for _ in 0..3 {
+            let body = "x".repeat(2000);
+            let head = format!("POST {target} HTTP/1.1\r\nHost: h\r\n{key}Content-Length: 2000");
+            client.send(format!("{head}\r\n\r\n{body}").as_bytes());
+            assert_eq!(client.answer().unwrap().status, status, "{target}");
+        }
+    }
+    bystanders.are_well();
+}
+
 #[test]
 fn browsers_are_told_whether_they_may_call() {
     let preflight = |server: &TestServer, origin: &str| {

@@ -41,7 +41,7 @@ pub(crate) enum Action {
 #[derive(Clone, Debug)]
 pub(crate) struct ListQuery {
     pub(crate) app: AppId,
-    /// Only those behind this name: the first page of these.
+    /// Only those behind this name.
     pub(crate) after: Option<ChannelSlug>,
     /// Which page, from 1.
     pub(crate) page: u64,

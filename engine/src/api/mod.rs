@@ -20,7 +20,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use pushflo_protocol::answer::{Health, Iso8601};
 use pushflo_protocol::http::{Request, percent_decode};
-use pushflo_protocol::limits::{BATCH_BYTES_MAX, ENVELOPE_BYTES_MAX};
+use pushflo_protocol::limits::{BATCH_BYTES_MAX, ENVELOPE_BYTES_MAX, HTTP_HEAD_BYTES_MAX};
 use pushflo_protocol::proxy::forwarded_for;
 use pushflo_protocol::{ErrorCode, Refusal};
 
@@ -197,13 +197,21 @@ pub(crate) fn route(cx: &mut Context, call: &Call<'_>) -> Result<Action, Refusal
     }
 }
 
-/// How large the body of a request may be, told by its head.
+/// How large the body of a request may be, told by its head, with its bytes if that tells them.
 ///
 /// # Errors
 /// Nothing of the body is wanted: there is nothing at the address, or the request has no key that is
-/// known.
-pub(crate) fn admit_body(cx: &mut Context, call: &Call<'_>) -> Result<usize, Refusal> {
+/// known. One that costs no more than a head is taken all the same, so that the connection goes on.
+pub(crate) fn admit_body(
+    cx: &mut Context,
+    call: &Call<'_>,
+    body_bytes: Option<u64>,
+) -> Result<usize, Refusal> {
+    let is_small = body_bytes.is_some_and(|bytes| bytes <= HTTP_HEAD_BYTES_MAX as u64);
     let Some(route) = Route::parse(call.request.path) else {
+        if is_small {
+            return Ok(HTTP_HEAD_BYTES_MAX);
+        }
         return Err(no_route(call.request.method, call.request.path, None).0);
     };
     let one = cx.settings.limits.payload_bytes_max + ENVELOPE_BYTES_MAX;
@@ -223,7 +231,9 @@ pub(crate) fn admit_body(cx: &mut Context, call: &Call<'_>) -> Result<usize, Ref
         | Route::Usage
         | Route::ChannelPresence(_) => return Ok(UNUSED_BODY_BYTES_MAX),
     };
-    call.find_key(cx, bearer(call.request)?)?;
+    if !is_small {
+        call.find_key(cx, bearer(call.request)?)?;
+    }
     Ok(body_bytes_max)
 }
 

@@ -37,6 +37,10 @@ enum PendingMessage {
     Done(Box<RawValue>),
 }
 
+/// Channels of an app that can be listed by page: each takes as many of every shard as stand before its
+/// end. By name there is no such bound.
+const LISTED_MAX: u64 = 10_000;
+
 /// Names that are sorted for one unit of work.
 const NAMES_PER_WORK: usize = 16;
 
@@ -158,8 +162,9 @@ impl Edge {
             described: Vec::new(),
         });
         // Those of the page, whichever shards they are on, and whether there are more.
-        let last = query.page.saturating_mul(query.page_size).saturating_add(1);
-        let count_max = usize::try_from(last).unwrap_or(usize::MAX);
+        // Of one too far behind only the total is told.
+        let last = query.page.saturating_mul(query.page_size);
+        let count_max = if last > LISTED_MAX { 0 } else { last as usize + 1 };
         for shard in shards {
             let (app, after) = (query.app, query.after.clone());
             let request = ListChannels { shard: cx.shard, list, app, after, count_max };
@@ -183,8 +188,16 @@ impl Edge {
         let mut slugs = std::mem::take(&mut list.slugs);
         slugs.sort_unstable();
         let ListQuery { app, page, page_size, .. } = list.query;
-        let skip = usize::try_from((page - 1).saturating_mul(page_size)).unwrap_or(usize::MAX);
-        let mut on_page = slugs.split_off(skip.min(slugs.len()));
+        let skip = (page - 1).saturating_mul(page_size);
+        if skip < list.total && skip.saturating_add(page_size) > LISTED_MAX {
+            let Some(list) = self.lists.remove(key) else { return };
+            let text = format!(
+                "only the first {LISTED_MAX} channels are listed by page; go on with after"
+            );
+            return cx.answer(list.request, Err(Refusal::field("page", text)));
+        }
+        let skip = usize::try_from(skip).unwrap_or(usize::MAX).min(slugs.len());
+        let mut on_page = slugs.split_off(skip);
         list.has_more = on_page.len() as u64 > page_size;
         on_page.truncate(page_size as usize);
         list.last = on_page.last().cloned();

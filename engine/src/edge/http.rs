@@ -80,11 +80,11 @@ impl Edge {
         let peer = Peer { proxy: c.proxy, address: c.address() };
         let active = c.active();
         let (mut refused, mut payer_of_body) = (None, None);
-        let admit = |request: &Request<'_>| {
+        let admit = |request: &Request<'_>, body_bytes| {
             let id = RequestId { shard: cx.shard, connection, sequence: 0 };
             let payer = Cell::default();
             let call = Call { id, peer, is_pipelined: false, request, payer };
-            let admitted = api::admit_body(cx, &call);
+            let admitted = api::admit_body(cx, &call, body_bytes);
             payer_of_body = call.payer.get();
             admitted.inspect_err(|_| {
                 let origin = AllowOrigin::of(&cx.settings.origins, request);

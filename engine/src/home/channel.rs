@@ -167,7 +167,7 @@ const FORGET_LOOKS_MAX: usize = 4096;
 /// Channels forgotten in a tick: each is a deletion in the log.
 const FORGET_MAX: usize = 256;
 
-/// How much longer than its messages a channel is kept.
+/// How much longer a channel is kept than the last of its messages is there.
 const FORGET_SLACK_MS: u64 = 2_000;
 
 impl Home {
@@ -203,8 +203,8 @@ impl Home {
         let Some(home) = self.channels.get(key) else { return false };
         let Some(app) = cx.directory.app(home.channel.app) else { return false };
         // What a reader or a clock that is a moment behind still sees is no loss.
-        let since_ms =
-            app.plan.retention.since_ms(cx.now.steady_ms).saturating_sub(FORGET_SLACK_MS);
+        let retention = app.plan.retention.loose();
+        let since_ms = retention.since_ms(cx.now.steady_ms).saturating_sub(FORGET_SLACK_MS);
         home.next > Offset(1)
             && home.given == home.head.offset
             && home.last_ms < since_ms

@@ -37,12 +37,20 @@ use crate::mail::no_room;
 /// Names that are copied for one unit of work.
 const NAMES_PER_WORK: usize = 16;
 
+/// Members of a channel that are listed.
+const MEMBERS_LISTED_MAX: u64 = 100_000;
+
+/// Members that are passed over for one unit of work.
+const MEMBERS_PER_WORK: usize = 64;
+
 impl Home {
     pub(super) fn channel_request(&mut self, cx: &mut Context, asked: ChannelRequest) {
         let ChannelRequest { request, channel, call } = asked;
         let result = match call {
             ChannelCall::Describe => self.describe(&channel),
-            ChannelCall::Presence { page, page_size } => self.members(&channel, page, page_size),
+            ChannelCall::Presence { page, page_size } => {
+                self.members(cx, &channel, page, page_size)
+            }
             ChannelCall::Create(change) => self.create_channel(cx, request, &channel, *change),
             ChannelCall::Change(change) => self.change_channel(cx, request, &channel, *change),
             ChannelCall::Delete => self.delete_channel(cx, request, &channel),
@@ -62,6 +70,7 @@ impl Home {
 
     fn members(
         &self,
+        cx: &mut Context,
         channel: &ChannelKey,
         page: u64,
         page_size: u64,
@@ -70,7 +79,14 @@ impl Home {
         let (mut count, mut members) = (0, Vec::new());
         if let Some(presence) = home.presence() {
             count = presence.len();
-            members = presence.page((page - 1).saturating_mul(page_size), page_size);
+            let skip = (page - 1).saturating_mul(page_size).min(count);
+            if count > skip && skip + page_size > MEMBERS_LISTED_MAX {
+                let text = format!("only the first {MEMBERS_LISTED_MAX} members are listed");
+                return Err(Refusal::field("page", text));
+            }
+            // Those before the page are passed over one by one.
+            cx.charge((skip + page_size) as usize / MEMBERS_PER_WORK);
+            members = presence.page(skip, page_size);
         }
         let subscribers = home.subscribers();
         Ok(Some(Answer::Members(MembersPage { subscribers, count, members })))

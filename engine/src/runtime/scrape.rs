@@ -248,7 +248,7 @@ impl Peer {
 
 /// The answer, once the request is whole or cannot become one. It has no use for a body.
 fn answer(reader: &mut RequestReader, bytes: &[u8], render: &Render) -> Option<Vec<u8>> {
-    let (status, text, head_only) = match reader.read(bytes, |_| Ok(0)) {
+    let (status, text, head_only) = match reader.read(bytes, |_, _| Ok(0)) {
         Ok(Progress::More { .. }) => return None,
         Ok(Progress::Request(Request { method, path, .. }, _)) => match (method, path) {
             ("GET" | "HEAD", "/metrics" | "/") => (200, render(), method == "HEAD"),

@@ -49,12 +49,12 @@ fuzz_target!(|input: Input| {
     bytes.extend(b"GET /b HTTP/1.1\r\nHost: h\r\n\r\n");
     let mut reader = RequestReader::default();
     let first = split % request_bytes;
-    assert!(matches!(reader.read(&bytes[..first], |_| Ok(BODY_BYTES_MAX)), Ok(Progress::More { .. })));
-    let Ok(Progress::Request(request, taken)) = reader.read(&bytes, |_| Ok(BODY_BYTES_MAX)) else {
+    assert!(matches!(reader.read(&bytes[..first], |_, _| Ok(BODY_BYTES_MAX)), Ok(Progress::More { .. })));
+    let Ok(Progress::Request(request, taken)) = reader.read(&bytes, |_, _| Ok(BODY_BYTES_MAX)) else {
         panic!("not read");
     };
     assert_eq!((request.path, &*request.body, taken), ("/a", body.as_slice(), request_bytes));
-    let Ok(Progress::Request(request, _)) = reader.read(&bytes[taken..], |_| Ok(BODY_BYTES_MAX)) else {
+    let Ok(Progress::Request(request, _)) = reader.read(&bytes[taken..], |_, _| Ok(BODY_BYTES_MAX)) else {
         panic!("the second is not read");
     };
     assert_eq!(request.path, "/b");

@@ -16,7 +16,7 @@ fn read(pieces: &[&[u8]]) -> (Vec<String>, usize) {
         held.extend_from_slice(piece);
         let mut at = 0;
         loop {
-            match reader.read(&held[at..], |_| Ok(BODY_BYTES_MAX)) {
+            match reader.read(&held[at..], |_, _| Ok(BODY_BYTES_MAX)) {
                 Ok(Progress::More { .. }) => {
                     let held = held.len() - at;
                     let most = HTTP_HEAD_BYTES_MAX + 2 * BODY_BYTES_MAX + 2 * TRAILER_BYTES_MAX;

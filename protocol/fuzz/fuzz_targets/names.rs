@@ -38,7 +38,7 @@ fuzz_target!(|text: &str| {
     }
     let head = format!("GET /ws?a=b&token={encoded}&token=c HTTP/1.1\r\nHost: h\r\n\r\n");
     let mut reader = RequestReader::default();
-    let Ok(Progress::Request(request, _)) = reader.read(head.as_bytes(), |_| Ok(0)) else {
+    let Ok(Progress::Request(request, _)) = reader.read(head.as_bytes(), |_, _| Ok(0)) else {
         panic!("not read");
     };
     assert_eq!(request.query_parameter("token").as_deref(), Some(text));

@@ -8,7 +8,7 @@ use pushflo_protocol::websocket::accept;
 fuzz_target!(|fields: &str| {
     let head = format!("GET /ws?token=k HTTP/1.1\r\nHost: h\r\n{fields}\r\n\r\n");
     let mut reader = RequestReader::default();
-    let Ok(Progress::Request(request, _)) = reader.read(head.as_bytes(), |_| Ok(1024)) else { return };
+    let Ok(Progress::Request(request, _)) = reader.read(head.as_bytes(), |_, _| Ok(1024)) else { return };
     match accept(&request) {
         Ok(value) => {
             assert_eq!(value.len(), 28, "20 bytes in base64");

@@ -74,8 +74,8 @@ enum State {
 impl RequestReader {
     /// Looks at `buffer`, which holds everything since the last request. Once a request was
     /// returned, the next call starts anew after the bytes it took. Of a request that comes with a body,
-    /// `admit` is shown the head as soon as that is there, once, and says how many bytes the body may
-    /// have, or that none of it is wanted.
+    /// `admit` is shown the head as soon as that is there, once, with the bytes of the body if it tells
+    /// them, and says how many it may have, or that none of it is wanted.
     ///
     /// # Errors
     /// The refusal to answer with, also that of `admit`; no further request can be read from this
@@ -83,7 +83,7 @@ impl RequestReader {
     pub fn read<'a>(
         &mut self,
         buffer: &'a [u8],
-        admit: impl FnOnce(&Request<'_>) -> Result<usize, Refusal>,
+        admit: impl FnOnce(&Request<'_>, Option<u64>) -> Result<usize, Refusal>,
     ) -> Result<Progress<'a>, Refusal> {
         if matches!(self.state, State::Head) && !self.read_head(buffer, admit)? {
             return Ok(Progress::More { send_continue: false });
@@ -131,7 +131,7 @@ impl RequestReader {
     fn read_head(
         &mut self,
         buffer: &[u8],
-        admit: impl FnOnce(&Request<'_>) -> Result<usize, Refusal>,
+        admit: impl FnOnce(&Request<'_>, Option<u64>) -> Result<usize, Refusal>,
     ) -> Result<bool, Refusal> {
         if let Some(&first) = buffer.first() {
             check_first_byte(first)?;
@@ -149,7 +149,7 @@ impl RequestReader {
         self.state = match framing(&request)? {
             Framing::Length(0) => State::Length { head_bytes, body_bytes: 0 },
             Framing::Length(length) => {
-                let body_bytes_max = admit(&request)?;
+                let body_bytes_max = admit(&request, Some(length))?;
                 if length > body_bytes_max as u64 {
                     return Err(body_too_large(body_bytes_max));
                 }
@@ -159,7 +159,7 @@ impl RequestReader {
                 head_bytes,
                 position: head_bytes,
                 body: Vec::new(),
-                body_bytes_max: admit(&request)?,
+                body_bytes_max: admit(&request, None)?,
                 trailers: false,
             },
         };
@@ -425,7 +425,7 @@ mod tests {
         let (mut reader, mut buffer, mut out) = (RequestReader::default(), Vec::new(), Vec::new());
         for piece in bytes.chunks(step) {
             buffer.extend_from_slice(piece);
-            while let Progress::Request(request, taken) = reader.read(&buffer, |_| Ok(100))? {
+            while let Progress::Request(request, taken) = reader.read(&buffer, |_, _| Ok(100))? {
                 out.push((request.method.into(), request.path.into(), request.body.to_vec()));
                 buffer.drain(..taken);
             }
@@ -482,7 +482,7 @@ mod tests {
     fn another_protocol_is_told_at_its_first_byte() {
         let refused = |bytes: &[u8]| {
             let mut reader = RequestReader::default();
-            reader.read(bytes, |_| Ok(9)).unwrap_err().message.into_owned()
+            reader.read(bytes, |_, _| Ok(9)).unwrap_err().message.into_owned()
         };
         assert!(refused(b"\x16").contains("plain HTTP"));
         for byte in [0, b' ', b'{', b'"', 0x80, 0xff] {
@@ -496,9 +496,12 @@ mod tests {
         let head =
             b"POST / HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n";
         let mut reader = RequestReader::default();
-        assert!(matches!(reader.read(head, |_| Ok(9)), Ok(Progress::More { send_continue: true })));
         assert!(matches!(
-            reader.read(head, |_| Ok(9)),
+            reader.read(head, |_, _| Ok(9)),
+            Ok(Progress::More { send_continue: true })
+        ));
+        assert!(matches!(
+            reader.read(head, |_, _| Ok(9)),
             Ok(Progress::More { send_continue: false })
         ));
     }
@@ -507,7 +510,7 @@ mod tests {
     fn query_parameters_are_decoded() {
         let head = b"GET /ws?token=a%20b+c&x HTTP/1.1\r\nHost: h\r\n\r\n";
         let mut reader = RequestReader::default();
-        let Ok(Progress::Request(request, _)) = reader.read(head, |_| Ok(9)) else { panic!() };
+        let Ok(Progress::Request(request, _)) = reader.read(head, |_, _| Ok(9)) else { panic!() };
         assert_eq!(request.query_parameter("token").as_deref(), Some("a b+c"));
         assert_eq!(request.query_parameter("x").as_deref(), Some(""));
         assert_eq!(request.query_parameter("y"), None);
