@@ -30,6 +30,10 @@ use crate::share;
 /// next does not wait for many.
 const UNDER_WAY_MAX: usize = 16;
 
+/// Scans of a shard that the log has at a time, beside the other reads: each goes on for a moment before
+/// the others do.
+const SCANS_UNDER_WAY_MAX: usize = 2;
+
 /// Reads of a shard that wait; its apps share them.
 const WAITING_MAX: usize = 16 * 1024;
 
@@ -40,9 +44,12 @@ const RECORDS_PER_WORK: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Reading {
     waiting: InTurn<LogCall>,
+    /// Pages that are looked for in all of a channel's history.
+    scans: InTurn<LogCall>,
     /// What found no room at the log; before all others.
     returned: VecDeque<LogCall>,
     under_way: usize,
+    scans_under_way: usize,
     locates: SlotMap<ReadKey, PendingLocate>,
     windows: SlotMap<ReadKey, PendingWindow>,
     /// What is asked and not answered yet.
@@ -71,21 +78,34 @@ struct PendingWindow {
 impl Reading {
     /// Hands calls over to the log, as far as `post` takes them. Returns whether it took one not.
     pub(super) fn post(&mut self, mut post: impl FnMut(LogCall) -> Result<(), LogCall>) -> bool {
-        while self.under_way < UNDER_WAY_MAX
-            && let Some(call) = self.returned.pop_front().or_else(|| self.waiting.pop())
-        {
+        while let Some(call) = self.next() {
+            let is_scan = call.is_scan();
             if let Err(call) = post(call) {
                 self.returned.push_back(call);
                 return true;
             }
-            self.under_way += 1;
+            if is_scan {
+                self.scans_under_way += 1;
+            } else {
+                self.under_way += 1;
+            }
         }
         false
     }
 
+    fn next(&mut self) -> Option<LogCall> {
+        if let Some(call) = self.returned.pop_front() {
+            return Some(call);
+        }
+        let read = (self.under_way < UNDER_WAY_MAX).then(|| self.waiting.pop()).flatten();
+        let may_scan = self.scans_under_way < SCANS_UNDER_WAY_MAX;
+        read.or_else(|| may_scan.then(|| self.scans.pop()).flatten())
+    }
+
     /// Whether an app may have one more read wait.
     fn has_room(&self, app: AppId) -> bool {
-        share::has_room(self.waiting.len_of(app), self.waiting.len(), WAITING_MAX)
+        let of_app = self.waiting.len_of(app) + self.scans.len_of(app);
+        share::has_room(of_app, self.waiting.len() + self.scans.len(), WAITING_MAX)
     }
 }
 
@@ -102,7 +122,12 @@ impl Home {
             }
             let (shard, log) = (cx.shard, log.id);
             let call = PageCall { shard, request, log, query, retention };
-            self.reading.waiting.push(channel.app, LogCall::Page(Box::new(call)));
+            let call = LogCall::Page(Box::new(call));
+            let queue = match call.is_scan() {
+                true => &mut self.reading.scans,
+                false => &mut self.reading.waiting,
+            };
+            queue.push(channel.app, call);
             return;
         }
         let since_ms = retention.since_ms(cx.now.steady_ms);
@@ -117,7 +142,11 @@ impl Home {
 
     /// A page that was read.
     pub(super) fn page_read(&mut self, cx: &mut Context, done: PageDone) {
-        self.reading.under_way -= 1;
+        if done.is_scan {
+            self.reading.scans_under_way -= 1;
+        } else {
+            self.reading.under_way -= 1;
+        }
         cx.answer(done.request, done.outcome.map(Answer::Page));
     }
 

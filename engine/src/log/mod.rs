@@ -153,6 +153,13 @@ pub enum LogCall {
     Page(Box<PageCall>),
 }
 
+impl LogCall {
+    /// Whether all of a channel's history may have to be looked at.
+    pub fn is_scan(&self) -> bool {
+        matches!(self, Self::Page(page) if page.query.is_scan())
+    }
+}
+
 /// Messages of one turn of a shard.
 #[derive(Debug)]
 pub struct Append {
@@ -269,6 +276,13 @@ pub struct PageQuery {
     pub before_ms: Option<u64>,
 }
 
+impl PageQuery {
+    /// Whether all of a channel's history may have to be looked at.
+    pub fn is_scan(&self) -> bool {
+        self.event_type.is_some()
+    }
+}
+
 /// A page of a channel's history.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
@@ -331,6 +345,8 @@ pub struct PageDone {
     pub request: RequestId,
     /// The page, or why it cannot be read.
     pub outcome: Result<Page, Refusal>,
+    /// It was looked for in all of the history.
+    pub is_scan: bool,
 }
 
 /// What became of an append.

@@ -4,6 +4,7 @@
 use pushflo_protocol::{ChannelSlug, Epoch, MessageId, Offset, Parts, Record};
 
 use super::keep::Keep;
+use super::page::Paged;
 use super::record::Totals;
 use super::store::{Group, Run, Store, TrimChannel};
 use super::{NewChannel, PageQuery, ReadFrom};
@@ -143,7 +144,14 @@ fn ask(random: &mut fastrand::Rng, channel: &Channel, keep: &Keep) {
         after_ms: time(random),
         before_ms: time(random),
     };
-    let page = channel.store.page(LOG, &query, keep).unwrap();
+    let page = match channel.store.page(LOG, &query, keep).unwrap() {
+        Paged::Done(page) => page,
+        Paged::Scan(mut scan) => loop {
+            if let Some(page) = channel.store.scan(&mut scan, random.usize(..2_000)).unwrap() {
+                break page;
+            }
+        },
+    };
     let items: Vec<Offset> = page.records.iter().map(|record| record.offset).collect();
     assert_eq!((items, page.total), channel.page(&query, keep), "{query:?} {keep:?}");
 

@@ -3,7 +3,8 @@
 //! A message's number is how many its channel had before it, kept or not; every record tells the
 //! numbers of its own. Times and numbers only grow, so what a query asks for is a run of numbers:
 //! its ends are found by bisection, and its length is the total. Only an event type must be looked
-//! for in every message, without making messages of those that are not on the page.
+//! for in every message, without making messages of those that are not on the page: such a page is a
+//! scan, which is made in slices so that others are read in between.
 
 use std::ops::Range;
 
@@ -15,15 +16,37 @@ use super::store::Store;
 use super::{LogError, Page, PageQuery};
 use crate::ids::LogId;
 
+/// A page, or the beginning of one.
+#[derive(Debug)]
+pub(super) enum Paged {
+    Done(Page),
+    Scan(Scan),
+}
+
+/// A page of messages of one type, as far as it is looked for, from the newest back.
+#[derive(Debug)]
+pub(super) struct Scan {
+    log: LogId,
+    /// The numbers of the messages that are looked at.
+    wanted: Range<u64>,
+    event_type: String,
+    /// Which of those that match are on the page.
+    page: Range<u64>,
+    found: Page,
+    /// Runs that begin behind this offset were looked at.
+    next: Offset,
+}
+
 impl Store {
-    /// The messages of a page, newest first, and how many match in all.
+    /// The messages of a page, newest first, and how many match in all. What would take long is left to
+    /// [`Store::scan`].
     pub(super) fn page(
         &self,
         log: LogId,
         query: &PageQuery,
         keep: &Keep,
-    ) -> Result<Page, LogError> {
-        let Some(newest) = self.last(log)? else { return Ok(Page::default()) };
+    ) -> Result<Paged, LogError> {
+        let Some(newest) = self.last(log)? else { return Ok(Paged::Done(Page::default())) };
         let mut floor = keep.floor(newest.after);
         if let Some(after_ms) = query.after_ms {
             floor.since_ms = floor.since_ms.max(after_ms.saturating_add(1));
@@ -32,24 +55,44 @@ impl Store {
         let skip = (query.page - 1).saturating_mul(query.page_size);
         if let Some(event_type) = &query.event_type {
             let page = skip..skip.saturating_add(query.page_size);
-            return self.page_of_type(log, &newest, wanted, page, event_type);
+            let (event_type, found, next) = (event_type.clone(), Page::default(), newest.first);
+            return Ok(Paged::Scan(Scan { log, wanted, event_type, page, found, next }));
         }
         let total = wanted.end - wanted.start;
         let end = wanted.end.saturating_sub(skip).max(wanted.start);
         let begin = end.saturating_sub(query.page_size).max(wanted.start);
         let mut items = Vec::new();
         if begin == end {
-            return Ok(Page { records: items, total });
+            return Ok(Paged::Done(Page { records: items, total }));
         }
         let is_before = |record: &Stored| record.after.messages < end;
         let Some(last) = self.first_not(log, &newest, is_before)? else {
-            return Ok(Page { records: items, total });
+            return Ok(Paged::Done(Page { records: items, total }));
         };
         self.backwards(log, &last, begin, |record| {
             items.extend(record.pick(record.positions(&(begin..end)).rev())?);
             Ok(())
         })?;
-        Ok(Page { records: items, total })
+        Ok(Paged::Done(Page { records: items, total }))
+    }
+
+    /// Goes on with a scan, over about so many bytes. Returns the page when all of it was looked at.
+    pub(super) fn scan(&self, scan: &mut Scan, bytes_max: usize) -> Result<Option<Page>, LogError> {
+        let mut bytes = 0;
+        for run in self.backwards_from(scan.log, scan.next) {
+            let run = run?;
+            if run.after.messages <= scan.wanted.start {
+                break;
+            }
+            scan.look(&run)?;
+            bytes += run.bytes_len();
+            let Some(next) = run.first.0.checked_sub(1) else { break };
+            scan.next = Offset(next);
+            if run.before.messages > scan.wanted.start && bytes >= bytes_max {
+                return Ok(None);
+            }
+        }
+        Ok(Some(std::mem::take(&mut scan.found)))
     }
 
     /// The numbers of the messages from the floor on that are earlier than `before_ms`.
@@ -72,29 +115,6 @@ impl Store {
             None => none.end,
         };
         Ok(begin..end.max(begin))
-    }
-
-    /// A page of the wanted messages that are of one type.
-    fn page_of_type(
-        &self,
-        log: LogId,
-        newest: &Stored,
-        wanted: Range<u64>,
-        page: Range<u64>,
-        event_type: &str,
-    ) -> Result<Page, LogError> {
-        let (mut items, mut total) = (Vec::new(), 0);
-        self.backwards(log, newest, wanted.start, |record| {
-            let found = record.of_type(record.positions(&wanted), event_type)?;
-            let on_page = (total..).zip(found.iter().rev()).filter(|(n, _)| page.contains(n));
-            let on_page: Vec<u64> = on_page.map(|(_, &position)| position).collect();
-            if !on_page.is_empty() {
-                items.extend(record.pick(on_page.into_iter())?);
-            }
-            total += found.len() as u64;
-            Ok(())
-        })?;
-        Ok(Page { records: items, total })
     }
 
     /// Looks at the records from `last` back to the one that has the message numbered `begin`.
@@ -146,5 +166,19 @@ impl Store {
             }
         }
         Ok(Some(found))
+    }
+}
+
+impl Scan {
+    fn look(&mut self, run: &Stored) -> Result<(), LogError> {
+        let found = run.of_type(run.positions(&self.wanted), &self.event_type)?;
+        let numbered = (self.found.total..).zip(found.iter().rev());
+        let on_page = numbered.filter(|(number, _)| self.page.contains(number));
+        let on_page: Vec<u64> = on_page.map(|(_, &position)| position).collect();
+        if !on_page.is_empty() {
+            self.found.records.extend(run.pick(on_page.into_iter())?);
+        }
+        self.found.total += found.len() as u64;
+        Ok(())
     }
 }

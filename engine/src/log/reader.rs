@@ -1,32 +1,61 @@
 //! The thread that reads: what subscribers missed and memory does not hold, and pages of history.
 //! It takes one call after the other, so that ten thousand who come back at once cannot take more
-//! than this thread's time.
+//! than this thread's time, and looks through long histories in slices between them.
 
-use crossbeam_channel::Receiver;
+use std::collections::VecDeque;
+
+use crossbeam_channel::{Receiver, TryRecvError};
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::keep::Keep;
+use super::page::{Paged, Scan};
 use super::{
-    Answer, Locate, LocateDone, LogError, LogFailure, PageCall, PageDone, Read, ReadDone,
+    Answer, Locate, LocateDone, LogError, LogFailure, Page, PageCall, PageDone, Read, ReadDone,
     ReaderCall, Shelf,
 };
 use crate::clock::Clock;
-use crate::ids::LogId;
-use crate::ids::ShardId;
+use crate::ids::{LogId, RequestId, ShardId};
 use crate::port::Port;
+
+/// Bytes of runs that a scan looks at before others have their turn.
+const SCAN_BYTES: usize = 256 * 1024;
 
 /// Runs until nobody can ask any more.
 pub(super) fn run(shelf: &Shelf, ports: &[Port<Answer>], calls: &Receiver<ReaderCall>) {
+    let mut reader = Reader { shelf, ports, scans: VecDeque::new() };
     let mut clock = Clock::start();
-    for call in calls {
-        let now_ms = clock.now().steady_ms;
+    loop {
+        // Scans take turns with each other and with what is asked meanwhile.
+        let next = match reader.scans.is_empty() {
+            true => calls.recv().map_err(|_| TryRecvError::Disconnected),
+            false => calls.try_recv(),
+        };
+        match next {
+            Ok(call) => reader.read(call, clock.now().steady_ms),
+            Err(TryRecvError::Empty) => {}
+            Err(TryRecvError::Disconnected) => return,
+        }
+        reader.scan();
+    }
+}
+
+struct Reader<'a> {
+    shelf: &'a Shelf,
+    ports: &'a [Port<Answer>],
+    /// Pages that are looked for, and where they go. Few: a shard has only so many under way.
+    scans: VecDeque<(Scan, ShardId, LogId, RequestId)>,
+}
+
+impl Reader<'_> {
+    fn read(&mut self, call: ReaderCall, now_ms: u64) {
+        let shelf = self.shelf;
         match call {
             ReaderCall::Locate(locate) => {
                 let Locate { shard, read, log, from, until, retention } = locate;
                 let keep = Keep::new(&retention, now_ms);
                 let located = shelf.with(|store| store.locate(log, from, until, &keep));
                 let located = or_gap(shelf, log, located);
-                answer(ports, shard, Answer::Located(LocateDone { read, answer: located }));
+                self.answer(shard, Answer::Located(LocateDone { read, answer: located }));
             }
             ReaderCall::Read(call) => {
                 let Read { shard, read, log, after, until, bytes_max, retention } = call;
@@ -34,29 +63,52 @@ pub(super) fn run(shelf: &Shelf, ports: &[Port<Answer>], calls: &Receiver<Reader
                 let keep = Keep::new(&retention.loose(), now_ms);
                 let window = shelf.with(|store| store.window(log, after, until, bytes_max, &keep));
                 let done = ReadDone { read, answer: or_gap(shelf, log, window) };
-                answer(ports, shard, Answer::Read(Box::new(done)));
+                self.answer(shard, Answer::Read(Box::new(done)));
             }
             ReaderCall::Page(page) => {
                 let PageCall { shard, request, log, query, retention } = *page;
-                let keep = Keep::new(&retention, now_ms);
-                let page = shelf.with(|store| store.page(log, &query, &keep));
-                let outcome = match page {
-                    Ok(page) => Ok(page),
-                    Err(error) => Err(match outlook(shelf, log, &error) {
-                        Outlook::Lost => Refusal::new(ErrorCode::ServerError, LOST),
-                        Outlook::ComeAgain => Refusal::new(ErrorCode::Overloaded, COME_AGAIN),
-                    }),
+                let (keep, is_scan) = (Keep::new(&retention, now_ms), query.is_scan());
+                let page = match shelf.with(|store| store.page(log, &query, &keep)) {
+                    Ok(Paged::Scan(scan)) => {
+                        return self.scans.push_back((scan, shard, log, request));
+                    }
+                    Ok(Paged::Done(page)) => Ok(page),
+                    Err(error) => Err(error),
                 };
-                let done = PageDone { request, outcome };
-                answer(ports, shard, Answer::Page(Box::new(done)));
+                self.page_done(shard, log, request, page, is_scan);
             }
         }
     }
-}
 
-fn answer(ports: &[Port<Answer>], shard: ShardId, answer: Answer) {
-    if let Some(port) = ports.get(shard.index()) {
-        port.send(answer);
+    /// Has the next scan go on for a while.
+    fn scan(&mut self) {
+        let Some((mut scan, shard, log, request)) = self.scans.pop_front() else { return };
+        let scanned = self.shelf.with(|store| store.scan(&mut scan, SCAN_BYTES));
+        match scanned.transpose() {
+            Some(page) => self.page_done(shard, log, request, page, true),
+            None => self.scans.push_back((scan, shard, log, request)),
+        }
+    }
+
+    fn page_done(
+        &self,
+        shard: ShardId,
+        log: LogId,
+        request: RequestId,
+        page: Result<Page, LogError>,
+        is_scan: bool,
+    ) {
+        let outcome = page.map_err(|error| match outlook(self.shelf, log, &error) {
+            Outlook::Lost => Refusal::new(ErrorCode::ServerError, LOST),
+            Outlook::ComeAgain => Refusal::new(ErrorCode::Overloaded, COME_AGAIN),
+        });
+        self.answer(shard, Answer::Page(Box::new(PageDone { request, outcome, is_scan })));
+    }
+
+    fn answer(&self, shard: ShardId, answer: Answer) {
+        if let Some(port) = self.ports.get(shard.index()) {
+            port.send(answer);
+        }
     }
 }
 

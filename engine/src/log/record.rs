@@ -148,6 +148,11 @@ impl Stored {
         })
     }
 
+    /// Bytes that it takes.
+    pub(super) fn bytes_len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// What there is up to the record at `offset`, itself included.
     pub(super) fn totals_at(&self, offset: Offset) -> Result<Totals, LogError> {
         let Some(position) = offset.0.checked_sub(self.first.0) else { return Ok(self.before) };
