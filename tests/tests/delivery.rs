@@ -193,3 +193,30 @@ fn content_comes_through_byte_for_byte() {
         assert!(text.contains(r#""eventType":"e\"v""#), "{text}");
     }
 }
+
+/// What a client asks for in one read happens in the order in which it asks, wherever the channels live.
+#[test]
+fn who_subscribes_and_publishes_at_once_gets_its_own_message() {
+    for durability in ["memory", "os"] {
+        let server = start(4, &format!("[history]\ndurability = \"{durability}\""));
+        let mut client = Subscriber::connect_with(server.address, SECRET_KEY);
+        for n in 0..40 {
+            let channel = format!("c{n}");
+            for command in [
+                json!({ "type": "subscribe", "channel": channel }),
+                json!({ "type": "publish", "channel": channel, "data": n, "ref": "p" }),
+            ] {
+                client.socket.write(tungstenite::Message::text(command.to_string())).unwrap();
+            }
+            client.socket.flush().unwrap();
+            let mut seen: Vec<String> = Vec::new();
+            while !["message", "published"].iter().all(|wanted| seen.iter().any(|e| e == wanted)) {
+                let event = client.event();
+                seen.push(event["type"].as_str().unwrap().to_owned());
+                assert!(event["type"] != "message" || event["data"] == n, "{channel}: {event}");
+            }
+            seen.retain(|event| event != "published" && event != "connected");
+            assert_eq!(seen, ["subscribed", "message"], "{durability} {channel}");
+        }
+    }
+}
