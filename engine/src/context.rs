@@ -136,6 +136,20 @@ impl Context {
         self.local.pop_front()
     }
 
+    /// Whether there is mail from this shard to itself.
+    pub(crate) fn has_local(&self) -> bool {
+        !self.local.is_empty()
+    }
+
+    /// Checks that what is counted is there.
+    pub(crate) fn check(&self) {
+        assert!(self.local.is_empty(), "mail to itself is not delivered");
+        self.outboxes.iter().for_each(Outbox::check);
+        let (urgent, all) = (AccountsCall::is_urgent, &self.accounts_calls);
+        let is_first = all.iter().skip_while(|call| urgent(call)).all(|call| !urgent(call));
+        assert!(is_first, "an urgent call behind others");
+    }
+
     /// What waits to go to another shard.
     pub(crate) fn outbox(&mut self, to: ShardId) -> Option<&mut Outbox> {
         self.outboxes.get_mut(to.index())

@@ -55,6 +55,23 @@ pub(super) struct PendingList {
     described: Vec<Option<Box<ChannelInfo>>>,
 }
 
+impl PendingBatch {
+    /// Checks that it waits for what it says.
+    pub(super) fn check(&self) {
+        let is_waiting = |message: &&PendingMessage| matches!(message, PendingMessage::Waiting(..));
+        assert_eq!(self.messages.iter().filter(is_waiting).count(), self.waiting);
+        assert!(self.waiting > 0, "a batch that waits for nothing");
+        assert!(self.published + self.waiting <= self.messages.len());
+    }
+}
+
+impl PendingList {
+    /// Checks that it waits.
+    pub(super) fn check(&self) {
+        assert!(self.waiting > 0, "a list that waits for nothing");
+    }
+}
+
 impl Edge {
     /// Publishes the messages of a batch.
     pub(super) fn publish_batch(

@@ -40,6 +40,13 @@ enum AllowOrigin {
     One(String),
 }
 
+impl PendingAnswer {
+    /// Whether it is there.
+    pub(super) fn is_ready(&self) -> bool {
+        self.bytes.is_some()
+    }
+}
+
 impl AllowOrigin {
     /// What a browser's script is told about who may read the answer.
     fn of(allowed: &AllowedOrigins, request: &Request<'_>) -> Self {

@@ -13,6 +13,7 @@
 //! * `apps`, `timer`, `drain`: revoked rights, time-outs, leaving in good order
 
 mod apps;
+mod check;
 mod close;
 mod connection;
 mod drain;

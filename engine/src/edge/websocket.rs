@@ -33,6 +33,13 @@ pub(super) struct PendingPublish {
     answer: Option<Bytes>,
 }
 
+impl PendingPublish {
+    /// Whether its answer is there.
+    pub(super) fn is_ready(&self) -> bool {
+        self.answer.is_some()
+    }
+}
+
 /// How long a token still holds.
 pub(super) enum TokenTime {
     /// It has ended, and with it the connection.

@@ -7,7 +7,7 @@
 //! Reads of the log are served in turn, one of each app; few of a shard are under way at a time, so that
 //! none waits long for the others.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use pushflo_protocol::position::Start;
@@ -78,6 +78,35 @@ impl Reading {
             self.under_way += 1;
         }
         false
+    }
+
+    /// Checks its tables.
+    pub(super) fn check(&self) {
+        assert!(self.under_way <= UNDER_WAY_MAX);
+        let asked = self.under_way + self.waiting.len() + self.returned.len();
+        assert!(self.locates.len() + self.windows.len() <= asked, "a read that nobody does");
+        assert_eq!(self.locating.len(), self.locates.len());
+        for ((home, from), read) in &self.locating {
+            let pending = self.locates.get(*read);
+            let is_it = |p: &PendingLocate| p.home == *home && p.from == *from;
+            assert!(pending.is_some_and(|p| is_it(p) && !p.subscribes.is_empty()));
+        }
+        assert_eq!(self.reading.len(), self.windows.len());
+        for ((home, after), read) in &self.reading {
+            let pending = self.windows.get(*read);
+            let is_it = |p: &PendingWindow| p.home == *home && p.after == *after;
+            assert!(pending.is_some_and(|p| is_it(p) && !p.readers.is_empty()));
+        }
+    }
+
+    /// How many reads each channel has under way.
+    pub(super) fn reads(&self) -> BTreeMap<HomeKey, u32> {
+        let mut reads = BTreeMap::new();
+        let located = self.locates.values().map(|pending| pending.home);
+        for home in located.chain(self.windows.values().map(|pending| pending.home)) {
+            *reads.entry(home).or_default() += 1;
+        }
+        reads
     }
 
     /// Whether an app may have one more read wait.

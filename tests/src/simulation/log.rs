@@ -23,7 +23,7 @@ pub struct ModelLog {
     questions: VecDeque<LogCall>,
     refused_terms: BTreeMap<ShardId, u32>,
     /// Answers for publishers who ask again.
-    answers: Vec<(ChannelKey, StoredAnswer)>,
+    answers: BTreeMap<(u64, LogId, Box<str>), (ChannelKey, StoredAnswer)>,
     pub is_failing: bool,
     /// Most messages of a channel; the oldest go.
     messages_max: usize,
@@ -96,7 +96,10 @@ impl ModelLog {
                     *new.expect("the log does not know the channel");
                 Channel { name, epoch, head: Offset(0), last_ms: 0, records: VecDeque::new() }
             });
-            self.answers.extend(answer.map(|answer| (channel.name.clone(), *answer)));
+            if let Some(answer) = answer {
+                let key = (answer.until_ms, log, answer.key.clone());
+                self.answers.insert(key, (channel.name.clone(), *answer));
+            }
             assert_eq!(channel.head, record.prev, "a hole in the log");
             assert!(record.offset > record.prev);
             channel.head = record.offset;
@@ -158,7 +161,7 @@ impl ModelLog {
 
     /// The answers it has.
     pub fn answers(&self) -> impl Iterator<Item = (ChannelKey, StoredAnswer)> {
-        self.answers.iter().cloned()
+        self.answers.values().cloned()
     }
 
     /// The first id that is free.

@@ -59,6 +59,7 @@ pub fn run(seed: u64) -> Tally {
     let mut world = World::new(seed);
     for _ in 0..STEPS {
         world.step();
+        world.check_shards();
     }
     world.come_to_rest();
     world.check();
@@ -169,6 +170,13 @@ impl World {
             self.shards[home.index()].load_answer(&channel, answer);
         }
         self.mailboxes = (0..shards).map(|_| VecDeque::new()).collect();
+    }
+
+    fn check_shards(&self) {
+        let mut census = pushflo_engine::shard::Census::default();
+        for shard in &self.shards {
+            shard.check(&mut census);
+        }
     }
 
     fn has_log(&self) -> bool {
