@@ -18,6 +18,7 @@
 pub mod accounts;
 mod after_all;
 mod api;
+mod bug;
 mod census;
 pub mod clock;
 pub mod config;

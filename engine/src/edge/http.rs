@@ -8,6 +8,7 @@ use pushflo_protocol::{ErrorCode, Refusal};
 use super::Edge;
 use super::connection::Phase;
 use crate::api::{self, Action, Awaited, Call, Peer, Reply};
+use crate::bug::bug;
 use crate::context::Context;
 use crate::ids::{ConnectionKey, RequestId};
 use crate::mail::{Answered, no_room};
@@ -158,8 +159,14 @@ impl Edge {
         if let Err(refusal) = &outcome {
             cx.metrics().refused(refusal.code);
         }
-        let Some(answer) = self.pending_answer(connection, sequence) else { return };
+        let is_done = outcome.is_ok();
+        let Some(answer) = self.pending_answer(connection, sequence) else {
+            return bug!(cx, "an answer to a request that nobody waits for");
+        };
         let reply = std::mem::take(&mut answer.awaited).reply(outcome);
+        if is_done && reply.status >= 500 {
+            bug!(cx, "an answer that is none to its request");
+        }
         self.reply(cx, connection, sequence, reply);
     }
 

@@ -8,6 +8,7 @@ use pushflo_protocol::{ErrorCode, Record, Refusal};
 use super::Home;
 use super::check::OnTheirWay;
 use super::idempotency::{Keyed, WINDOW_MS};
+use crate::bug::bug;
 use crate::context::Context;
 use crate::ids::HomeKey;
 use crate::log::{self, Append, Entry, LogCall, Logged, NewChannel, StoredAnswer};
@@ -201,7 +202,7 @@ impl Home {
     /// The log's answer to the oldest append.
     fn logged(&mut self, cx: &mut Context, outcome: Logged) {
         let Some(UnderWay { term, messages, deletes }) = self.logging.under_way.pop_front() else {
-            return;
+            return bug!(cx, "the log answers an append that nobody waits for");
         };
         match outcome {
             Ok(()) => {

@@ -15,6 +15,7 @@ use pushflo_protocol::{ErrorCode, Offset, Record, Refusal};
 use slotmap::SlotMap;
 
 use super::Home;
+use crate::bug::bug;
 use crate::context::Context;
 use crate::hash::HashMap;
 use crate::ids::{AppId, HomeKey, LogId, ReadKey};
@@ -138,8 +139,16 @@ impl Home {
 
     /// A page that was read.
     pub(super) fn page_read(&mut self, cx: &mut Context, done: PageDone) {
-        self.reading.under_way -= 1;
+        self.read_ended(cx);
         cx.answer(done.request, done.outcome.map(Answer::Page));
+    }
+
+    /// The log has answered a read.
+    fn read_ended(&mut self, cx: &Context) {
+        match self.reading.under_way.checked_sub(1) {
+            Some(left) => self.reading.under_way = left,
+            None => bug!(cx, "the log answers a read that nobody waits for"),
+        }
     }
 
     /// Finds out where a subscriber starts, and lets it in.
@@ -197,8 +206,10 @@ impl Home {
 
     /// Where subscribers start.
     pub(super) fn located(&mut self, cx: &mut Context, done: LocateDone) {
-        self.reading.under_way -= 1;
-        let Some(pending) = self.reading.locates.remove(done.read) else { return };
+        self.read_ended(cx);
+        let Some(pending) = self.reading.locates.remove(done.read) else {
+            return bug!(cx, "the log found a start that nobody waits for");
+        };
         let PendingLocate { home: key, from, messages, subscribes } = pending;
         self.reading.locating.remove(&(key, from));
         let mut more = 0;
@@ -258,8 +269,10 @@ impl Home {
 
     /// A window that was read.
     pub(super) fn window_read(&mut self, cx: &mut Context, done: ReadDone) {
-        self.reading.under_way -= 1;
-        let Some(pending) = self.reading.windows.remove(done.read) else { return };
+        self.read_ended(cx);
+        let Some(pending) = self.reading.windows.remove(done.read) else {
+            return bug!(cx, "the log read a window that nobody waits for");
+        };
         let PendingWindow { home: key, after, readers } = pending;
         self.reading.reading.remove(&(key, after));
         if let Some(home) = self.channels.get_mut(key) {
