@@ -255,8 +255,11 @@ impl Home {
     /// Counts a channel no more that was counted for something that did not come about.
     pub(super) fn uncount_if_unused(&mut self, cx: &mut Context, key: HomeKey) {
         let Some(home) = self.channels.get_mut(key) else { return };
+        // Metadata that are being kept count as well.
+        let is_changing = home.extra.as_ref().is_some_and(|extra| extra.change.is_some());
         if home.next == Offset(1)
             && home.meta().is_none()
+            && !is_changing
             && std::mem::take(&mut home.is_counted)
             && let Some(app) = cx.directory.app(home.channel.app)
         {
