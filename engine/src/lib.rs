@@ -16,7 +16,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod accounts;
-mod after_all;
+pub mod after_all;
 mod api;
 mod bug;
 mod census;

@@ -21,6 +21,7 @@ impl Home {
         self.check_names();
         let on_their_way = self.logging.check();
         self.reading.check();
+        // Those of a channel that was deleted meanwhile come to nothing.
         let mut reads = self.reading.reads();
         for (key, home) in &self.channels {
             assert_eq!(cx.home_shard(&home.channel), cx.shard, "a channel of another shard");
@@ -35,7 +36,6 @@ impl Home {
                 census.counted.insert((audience.shard, audience.tail), subscribers);
             }
         }
-        assert!(reads.is_empty(), "reads of channels that are not there");
         let homes: BTreeSet<HomeKey> = self.channels.keys().collect();
         assert!(on_their_way.keys().all(|key| homes.contains(key)), "a message of no channel");
         assert!(self.logging.deletes().all(|key| {
