@@ -7,10 +7,11 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use pushflo_protocol::Refusal;
 use pushflo_protocol::time::Month;
+use pushflo_protocol::{ErrorCode, Refusal};
 
 use crate::accounts::{AccountsCall, CHANGES_PER_SECOND_MAX, Directory, Rate};
+use crate::bug::bug;
 use crate::clock::Now;
 use crate::ids::{AppId, ChannelKey, RequestId, ShardId};
 use crate::mail::{Answered, Mail, Outbox, Outcome, ToEdge, ToHome, no_room};
@@ -146,7 +147,7 @@ impl Context {
         } else if let Some(outbox) = self.outboxes.get_mut(to.index()) {
             outbox.push(mail);
         } else {
-            debug_assert!(false, "there is no shard {to}");
+            bug!(self, "there is no shard {to}");
         }
     }
 
@@ -158,6 +159,15 @@ impl Context {
     /// Whether there is mail from this shard to itself.
     pub(crate) fn has_local(&self) -> bool {
         !self.local.is_empty()
+    }
+
+    /// Checks that what is counted is there.
+    pub(crate) fn check(&self) {
+        assert!(self.local.is_empty(), "mail to itself is not delivered");
+        self.outboxes.iter().for_each(Outbox::check);
+        let (urgent, all) = (AccountsCall::is_urgent, &self.accounts_calls);
+        let is_first = all.iter().skip_while(|call| urgent(call)).all(|call| !urgent(call));
+        assert!(is_first, "an urgent call behind others");
     }
 
     /// What waits to go to another shard.
@@ -182,6 +192,12 @@ impl Context {
             }
         }
         !self.accounts_calls.is_empty()
+    }
+
+    /// Counts something that is as it cannot be. Returns what whoever asked for it is told.
+    pub(crate) fn lost(&self, what: &str) -> Refusal {
+        bug!(self, "{what}");
+        Refusal::new(ErrorCode::ServerError, "the server lost sight of this, which is its fault")
     }
 
     /// Has the accounts change something in the name of an app.

@@ -16,8 +16,10 @@
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod accounts;
-mod after_all;
+pub mod after_all;
 mod api;
+mod bug;
+mod census;
 pub mod clock;
 pub mod config;
 mod context;

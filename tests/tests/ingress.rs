@@ -339,6 +339,23 @@ fn requests_of_every_shape_are_understood() {
     assert_eq!(brief.rest(), b"");
 }
 
+/// Behind a request that ends its connection nothing is done (RFC 9112 section 9.6).
+#[test]
+fn what_comes_behind_the_last_request_is_not_done() {
+    let server = start(2, "");
+    let publish = |data: u64, field: &str| {
+        let body = publish_body("last", &json!(data));
+        let request = request("POST", "/api/v1/publish", Some(SECRET_KEY), &body);
+        String::from_utf8(request).unwrap().replace("Host:", &format!("{field}Host:"))
+    };
+    let mut client = HttpClient::connect(server.address);
+    client.send((publish(1, "Connection: close\r\n") + &publish(2, "")).as_bytes());
+    assert_eq!(client.answer().expect("an answer").status, 200);
+    assert!(client.answer().is_none());
+    let history = get(server.address, "/api/v1/channels/last/messages", Some(SECRET_KEY)).json();
+    assert_eq!(history["data"]["pagination"]["total"], 1, "{history}");
+}
+
 #[test]
 fn requests_that_dawdle_are_given_up() {
     let server = start(2, "[timeouts]\nhead_ms = 500\nbody_ms = 1000\nkeep_alive_ms = 1500");

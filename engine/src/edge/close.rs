@@ -246,6 +246,8 @@ impl Edge {
         let Some(c) = self.connections.get_mut(connection) else { return };
         let in_request = c.active.as_ref().is_some_and(|active| !active.inbound.is_empty());
         if in_request {
+            // Earlier requests are answered first; that must not last for ever either.
+            self.arm(cx, connection, cx.settings.timeouts.keep_alive);
             self.refuse_request(cx, connection, http::too_late());
         } else {
             self.half_close(cx, connection);

@@ -272,12 +272,12 @@ impl Connection {
         is_room
     }
 
-    /// A window that was under way is there, or will not come.
-    pub(super) fn end_window(&mut self) {
-        if let Some(active) = &mut self.active {
-            debug_assert!(active.windows_under_way > 0, "a window that nobody counted");
-            active.windows_under_way = active.windows_under_way.saturating_sub(1);
-        }
+    /// A window that was under way is there, or will not come. Returns whether it was counted.
+    pub(super) fn end_window(&mut self) -> bool {
+        let under_way = self.active.as_mut().map(|active| &mut active.windows_under_way);
+        let Some(under_way) = under_way.filter(|under_way| **under_way > 0) else { return false };
+        *under_way -= 1;
+        true
     }
 
     /// The window that is held for a subscription.

@@ -6,6 +6,7 @@
 use super::Edge;
 use super::Write;
 use super::subscription::{Place, SubscriptionState};
+use crate::bug::bug;
 use crate::context::Context;
 use crate::edge::CloseReason;
 use crate::ids::{ConnectionKey, SubscriptionKey, TailKey};
@@ -69,6 +70,9 @@ impl Edge {
     /// A subscriber of the tail has nothing more to send.
     pub(super) fn caught_up(&mut self, cx: &mut Context, key: TailKey) {
         let Some(tail) = self.tails.get_mut(key) else { return };
+        if tail.behind == 0 {
+            bug!(cx, "a subscriber that was not behind has caught up");
+        }
         tail.behind = tail.behind.saturating_sub(1);
         if tail.behind == 0 && !tail.is_dirty {
             tail.trim(tail.end());

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use super::Edge;
 use crate::api::{self, ListQuery};
+use crate::bug::bug;
 use crate::context::Context;
 use crate::ids::{BatchKey, ChannelKey, ListKey, RequestId, ShardId};
 use crate::mail::{
@@ -61,6 +62,23 @@ pub(super) struct PendingList {
     described: Vec<Option<Box<ChannelInfo>>>,
 }
 
+impl PendingBatch {
+    /// Checks that it waits for what it says.
+    pub(super) fn check(&self) {
+        let is_waiting = |message: &&PendingMessage| matches!(message, PendingMessage::Waiting(..));
+        assert_eq!(self.messages.iter().filter(is_waiting).count(), self.waiting);
+        assert!(self.waiting > 0, "a batch that waits for nothing");
+        assert!(self.published + self.waiting <= self.messages.len());
+    }
+}
+
+impl PendingList {
+    /// Checks that it waits.
+    pub(super) fn check(&self) {
+        assert!(self.waiting > 0, "a list that waits for nothing");
+    }
+}
+
 impl Edge {
     /// Publishes the messages of a batch.
     pub(super) fn publish_batch(
@@ -108,9 +126,15 @@ impl Edge {
     /// Some results of a batch; with the last one it is answered.
     pub(super) fn batch_results(&mut self, cx: &mut Context, results: BatchResults) {
         let BatchResults { batch: key, results } = results;
-        let Some(batch) = self.batches.get_mut(key) else { return };
+        let Some(batch) = self.batches.get_mut(key) else {
+            return bug!(cx, "results of a batch that nobody waits for");
+        };
         for BatchResult { position, result } in results {
-            let Some(message) = batch.messages.get_mut(position as usize) else { continue };
+            let message = batch.messages.get_mut(position as usize);
+            let Some(message @ PendingMessage::Waiting(..)) = message else {
+                bug!(cx, "a result of a message that nobody waits for");
+                continue;
+            };
             let PendingMessage::Waiting(slug, parts) = message else { continue };
             match &result {
                 Ok(_) => batch.published += 1,
@@ -177,7 +201,9 @@ impl Edge {
     /// homes are asked for them.
     pub(super) fn channel_list(&mut self, cx: &mut Context, channels: ChannelList) {
         let ChannelList { list: key, slugs, total } = channels;
-        let Some(list) = self.lists.get_mut(key) else { return };
+        let Some(list) = self.lists.get_mut(key) else {
+            return bug!(cx, "channels for a list that nobody waits for");
+        };
         cx.charge(slugs.len() / NAMES_PER_WORK);
         list.slugs.extend(slugs);
         list.total += total;
@@ -224,7 +250,9 @@ impl Edge {
     /// Channels that one shard has described. With the last ones the list is answered.
     pub(super) fn channels_described(&mut self, cx: &mut Context, described: ChannelsDescribed) {
         let ChannelsDescribed { list: key, channels } = described;
-        let Some(list) = self.lists.get_mut(key) else { return };
+        let Some(list) = self.lists.get_mut(key) else {
+            return bug!(cx, "descriptions for a list that nobody waits for");
+        };
         for DescribedChannel { position, info } in channels {
             if let Some(place) = list.described.get_mut(position as usize) {
                 *place = info;

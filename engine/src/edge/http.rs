@@ -10,6 +10,7 @@ use pushflo_protocol::{ErrorCode, Refusal};
 use super::Edge;
 use super::connection::{Phase, cost};
 use crate::api::{self, Action, Awaited, Call, Peer, Reply};
+use crate::bug::bug;
 use crate::context::Context;
 use crate::ids::{AppId, ConnectionKey, RequestId};
 use crate::mail::{Answered, no_room};
@@ -42,6 +43,18 @@ enum AllowOrigin {
     Any,
     /// This header line.
     One(String),
+}
+
+impl PendingAnswer {
+    /// Whether it is there.
+    pub(super) fn is_ready(&self) -> bool {
+        self.bytes.is_some()
+    }
+
+    /// What it costs in memory.
+    pub(super) fn cost(&self) -> usize {
+        self.bytes.as_ref().map_or(0, cost)
+    }
 }
 
 impl AllowOrigin {
@@ -199,8 +212,14 @@ impl Edge {
         if let Err(refusal) = &outcome {
             cx.metrics().refused(refusal.code);
         }
-        let Some(answer) = self.pending_answer(connection, sequence) else { return };
+        let is_done = outcome.is_ok();
+        let Some(answer) = self.pending_answer(connection, sequence) else {
+            return bug!(cx, "an answer to a request that nobody waits for");
+        };
         let reply = std::mem::take(&mut answer.awaited).reply(outcome);
+        if is_done && reply.status >= 500 {
+            bug!(cx, "an answer that is none to its request");
+        }
         self.reply(cx, connection, sequence, reply);
     }
 
@@ -294,6 +313,13 @@ impl Edge {
         }
         self.ledger.changed(connection);
         self.send_answers(cx, connection);
+        // Its turn may not have come, and there may be room for the next one all the same.
+        if is_large
+            && let Some(c) = self.connections.get_mut(connection)
+            && c.resume(&cx.settings.limits)
+        {
+            self.resumed.push_back(connection);
+        }
     }
 
     /// Sends the answers that are ready and whose turn it is.
@@ -305,7 +331,7 @@ impl Edge {
             let Some(answer) = active.answers.pop_front() else { break };
             active.first_answer = active.first_answer.wrapping_add(1);
             last = answer.last;
-            active.answer_bytes -= answer.bytes.as_ref().map_or(0, cost);
+            active.answer_bytes -= answer.cost();
             ready.extend(answer.bytes);
         }
         for bytes in ready {

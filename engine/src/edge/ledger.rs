@@ -91,6 +91,26 @@ impl Ledger {
         }
     }
 
+    /// Checks that the books are those of the connections.
+    pub(super) fn check<'a>(
+        &self,
+        connections: impl Iterator<Item = (ConnectionKey, &'a Connection)>,
+    ) {
+        let (mut by_payer, mut heavy) = (HashMap::default(), 0);
+        for (key, connection) in connections {
+            let Account { bytes, payer } = connection.account;
+            if bytes > 0 {
+                *by_payer.entry(payer).or_default() += bytes;
+            }
+            let is_heavy = bytes >= HEAVY_BYTES;
+            assert_eq!(self.heavy.contains_key(key), is_heavy, "the list of those that hold much");
+            heavy += usize::from(is_heavy);
+        }
+        assert_eq!(self.heavy.len(), heavy, "one that is gone holds much");
+        assert_eq!(self.held, by_payer.values().sum::<usize>());
+        assert_eq!(self.by_payer, by_payer, "what the payers hold");
+    }
+
     /// Who holds more than its share of `held_bytes_max`: of several the one that holds most.
     fn debtor(&self, held_bytes_max: usize) -> Option<Option<AppId>> {
         // As long as there is so much room, nobody can.

@@ -14,6 +14,7 @@
 //! * `apps`, `timer`, `drain`: revoked rights, time-outs, leaving in good order
 
 mod apps;
+mod check;
 mod close;
 mod connection;
 mod drain;
@@ -123,7 +124,7 @@ impl Edge {
             ToEdge::BatchResults(results) => self.batch_results(cx, *results),
             ToEdge::ChannelList(list) => self.channel_list(cx, *list),
             ToEdge::ChannelsDescribed(described) => self.channels_described(cx, *described),
-            ToEdge::Message(message) => self.message(message),
+            ToEdge::Message(message) => self.message(cx, message),
             ToEdge::Subscribed(subscribed) => self.subscribed(cx, *subscribed),
             ToEdge::Window(window) => self.window(cx, *window),
             ToEdge::Unsubscribed(subscription) => self.unsubscribed(cx, subscription),

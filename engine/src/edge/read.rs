@@ -37,6 +37,8 @@ impl Edge {
             let phase = self.connections.get(connection).map(|c| c.phase);
             let step = match phase {
                 Some(Phase::Proxy) => self.read_proxy(cx, connection, rest),
+                // Of what comes behind the last request nothing is done (RFC 9112 section 9.6).
+                Some(Phase::Http) if self.is_last_request_read(connection) => return,
                 Some(Phase::Http) => self.read_request(cx, connection, rest),
                 Some(Phase::Open { .. }) => self.read_frame(cx, connection, rest),
                 Some(Phase::Closing { .. }) | None => return,
@@ -86,6 +88,12 @@ impl Edge {
         {
             self.resumed.push_back(connection);
         }
+    }
+
+    /// Whether the connection ends with a request that was read already.
+    fn is_last_request_read(&self, connection: ConnectionKey) -> bool {
+        let active = self.connections.get(connection).and_then(|c| c.active.as_ref());
+        active.and_then(|active| active.answers.back()).is_some_and(|answer| answer.last)
     }
 
     /// Reads what a proxy says of the connection before anything else. `None`: it is not whole, or the

@@ -17,6 +17,7 @@ use super::window::WINDOW_BYTES;
 use crate::accounts::Client;
 use crate::accounts::plan::limit;
 use crate::api;
+use crate::bug::bug;
 use crate::context::Context;
 use crate::ids::{ChannelKey, ConnectionKey, SubscriptionKey, TailKey};
 use crate::mail;
@@ -144,13 +145,15 @@ impl Edge {
     pub(super) fn subscribed(&mut self, cx: &mut Context, subscribed: Subscribed) {
         let Subscribed { subscriber, outcome } = subscribed;
         let (key, tail_key) = (subscriber.subscription, subscriber.tail);
-        if let Some(tail) = self.tails.get_mut(tail_key) {
-            tail.pending = tail.pending.saturating_sub(1);
+        if let Some(tail) = self.tails.get_mut(tail_key).filter(|tail| tail.pending > 0) {
+            tail.pending -= 1;
             if let Ok(start) = &outcome {
                 tail.home = Some(start.home);
                 tail.is_private = start.is_private;
                 tail.head = Some(start.head);
             }
+        } else {
+            bug!(cx, "an answer to a subscription that nobody waits for");
         }
         let Some(subscription) = self.subscriptions.get_mut(key) else {
             // The connection went away in the meantime.
@@ -282,11 +285,13 @@ impl Edge {
         let Some(subscription) = self.subscriptions.remove(key) else { return };
         let (connection, tail_key) = (subscription.connection, subscription.tail);
         let Some(slug) = self.tails.get(tail_key).map(|tail| tail.channel.slug.clone()) else {
-            return;
+            return bug!(cx, "a subscription without a tail");
         };
         self.forget_in_connection(connection, key);
         let farewell = self.connections.get_mut(connection).and_then(|c| c.take_farewell(key));
-        debug_assert!(farewell.is_some(), "a subscription ends without a last word");
+        if farewell.is_none() {
+            bug!(cx, "a subscription ends without a last word");
+        }
         if is_joined {
             self.detach(cx, tail_key, &subscription);
         }
@@ -370,9 +375,13 @@ impl Edge {
     }
 
     /// The next message of a tail.
-    pub(super) fn message(&mut self, message: mail::Message) {
+    pub(super) fn message(&mut self, cx: &Context, message: mail::Message) {
         let mail::Message { tail: key, epoch, record } = message;
         let Some(tail) = self.tails.get_mut(key) else { return };
+        if !tail.subscribers.is_empty() && tail.head.is_some_and(|head| head.offset != record.prev)
+        {
+            bug!(cx, "message {:?} follows {:?}, not {:?}", record.offset, record.prev, tail.head);
+        }
         tail.head = Some(StreamPosition { epoch, offset: record.offset });
         tail.push(record);
         if !tail.is_dirty {
@@ -438,7 +447,9 @@ impl Edge {
         presence: bool,
     ) {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
-        debug_assert_eq!(subscription.state, SubscriptionState::Live);
+        if subscription.state != SubscriptionState::Live {
+            bug!(cx, "a command about a subscription that is {:?}", subscription.state);
+        }
         subscription.wants_presence |= presence;
         let Some(tail) = self.tails.get(subscription.tail) else { return };
         let Some(head) = tail.head else { return };
@@ -545,7 +556,9 @@ impl Edge {
             active.tail_bytes -= charged;
         }
         let slot = subscription.slot as usize;
-        if slot < tail.subscribers.len() {
+        if slot >= tail.subscribers.len() {
+            bug!(cx, "a subscription is not where it stands in its tail");
+        } else {
             tail.subscribers.swap_remove(slot);
             let moved = tail.subscribers.get(slot).and_then(|&key| self.subscriptions.get_mut(key));
             if let Some(moved) = moved {

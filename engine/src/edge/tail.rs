@@ -159,6 +159,27 @@ impl Tail {
         self.first + self.blocks.len() as u64
     }
 
+    /// The oldest cursor whose subscriber gets all that follows.
+    pub(super) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// Checks that blocks follow each other and what is open was told.
+    pub(super) fn check(&self) {
+        let mut start = self.sealed_bytes - self.bytes();
+        for block in &self.blocks {
+            assert_eq!(block.start, start, "blocks that do not follow each other");
+            assert!(block.frames > 0, "a block of nothing");
+            start += block.bytes.len() as u64;
+        }
+        assert_eq!(start, self.sealed_bytes);
+        assert!(self.open.is_empty() || self.is_dirty, "records that nobody looks at");
+        assert!(self.open.is_sorted_by(|one, next| next.prev == one.offset), "a hole in a tail");
+        if let (Some(last), Some(head)) = (self.open.last(), self.head) {
+            assert_eq!(last.offset, head.offset, "the head is not the last record");
+        }
+    }
+
     /// The block at `cursor`: its bytes and how many frames they are.
     pub(super) fn block(&self, cursor: u64) -> Option<(&Bytes, u32)> {
         let index = usize::try_from(cursor.checked_sub(self.first)?).ok()?;

@@ -37,6 +37,12 @@ impl TimerWheel {
         tick
     }
 
+    /// Whether an entry comes up at `tick`.
+    pub(super) fn has(&self, connection: ConnectionKey, tick: u32) -> bool {
+        let slot = self.slots.get(tick as usize % SLOTS);
+        tick > self.tick && slot.is_some_and(|slot| slot.contains(&connection))
+    }
+
     /// Moves on by one tick towards `now` and returns it with what comes up there; `None` once it
     /// is there.
     pub(super) fn advance(&mut self, now: u32) -> Option<(u32, Vec<ConnectionKey>)> {

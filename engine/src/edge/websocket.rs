@@ -19,6 +19,7 @@ use crate::accounts::plan::limit;
 use crate::accounts::token::{self, CLOCK_LEEWAY_MS};
 use crate::accounts::{Access, Client, Grant, Role};
 use crate::api::{self, Admitted, Upgrade};
+use crate::bug::bug;
 use crate::clock::ticks;
 use crate::context::Context;
 use crate::ids::{AppId, ChannelKey, ConnectionKey, RequestId};
@@ -31,6 +32,13 @@ pub(super) struct PendingPublish {
     reference: Option<Box<str>>,
     /// The event that answers it, once it is there.
     answer: Option<Bytes>,
+}
+
+impl PendingPublish {
+    /// Whether its answer is there.
+    pub(super) fn is_ready(&self) -> bool {
+        self.answer.is_some()
+    }
 }
 
 /// How long a token still holds.
@@ -322,20 +330,25 @@ impl Edge {
         outcome: Outcome,
     ) {
         let Some(c) = self.connections.get_mut(connection) else { return };
-        let Some(active) = &mut c.active else { return };
-        let index = sequence.wrapping_sub(active.first_publish) as usize;
-        let Some(publish) = active.publishes.get_mut(index) else { return };
+        let publishes = c.active.as_mut().map(|active| (active.first_publish, active));
+        let publish = publishes.and_then(|(first, active)| {
+            active.publishes.get_mut(sequence.wrapping_sub(first) as usize)
+        });
+        let Some(publish) = publish else {
+            return bug!(cx, "an answer to a publish that nobody waits for");
+        };
         let reference = publish.reference.as_deref();
         publish.answer = Some(match &outcome {
             Ok(Answer::Published(receipt)) => {
                 event::published(&publish.channel, receipt, reference)
             }
             Ok(other) => {
-                debug_assert!(false, "a publish was answered {other:?}");
-                Bytes::new()
+                let refusal = cx.lost(&format!("a publish was answered {other:?}"));
+                event::error(&refusal, Some(&publish.channel), reference)
             }
             Err(refusal) => event::error(refusal, Some(&publish.channel), reference),
         });
+        let Some(active) = &mut c.active else { return };
         let mut ready = Vec::new();
         while active.publishes.front().is_some_and(|publish| publish.answer.is_some()) {
             active.first_publish = active.first_publish.wrapping_add(1);

@@ -4,12 +4,13 @@
 //! asked for when one was handed to its socket. So what it costs is bounded, and it goes at its own pace.
 
 use bytes::Bytes;
-use pushflo_protocol::Record;
+use pushflo_protocol::{Offset, Record};
 
 use super::Edge;
 use super::close::CloseReason;
-use super::connection::HeldWindow;
+use super::connection::{Connection, HeldWindow};
 use super::subscription::{Place, SubscriptionState};
+use crate::bug::bug;
 use crate::context::Context;
 use crate::ids::{ConnectionKey, SubscriptionKey};
 use crate::mail::{NoWindow, ReadWindow, Reader, ToHome, Window};
@@ -60,9 +61,8 @@ impl Edge {
             match read {
                 Some((home, read)) => cx.post_home(home, ToHome::ReadWindow(read)),
                 None => {
-                    if let Some(c) = self.connections.get_mut(connection) {
-                        c.end_window();
-                    }
+                    // It was counted just now.
+                    self.connections.get_mut(connection).map(Connection::end_window);
                 }
             }
         }
@@ -70,10 +70,11 @@ impl Edge {
 
     /// A window that was under way for a connection is there, or will not come.
     pub(super) fn window_ended(&mut self, cx: &mut Context, connection: ConnectionKey) {
-        if let Some(c) = self.connections.get_mut(connection) {
-            c.end_window();
-            self.ask_for_windows(cx, connection);
+        let Some(c) = self.connections.get_mut(connection) else { return };
+        if !c.end_window() {
+            bug!(cx, "a window that nobody counted");
         }
+        self.ask_for_windows(cx, connection);
     }
 
     /// The home's answer to a request for a window.
@@ -85,6 +86,10 @@ impl Edge {
                 && subscription.state != SubscriptionState::Ending
         });
         match records {
+            Ok(records) if is_wanted && !is_run(after, &records) => {
+                bug!(cx, "a window that does not follow {after:?}");
+                self.close_websocket(cx, connection, CloseReason::LEFT_BEHIND);
+            }
             Ok(records) if is_wanted && !records.is_empty() => {
                 self.take_window(connection, key, &records);
             }
@@ -123,6 +128,10 @@ impl Edge {
         key: SubscriptionKey,
         records: &[Record],
     ) {
+        let place = self.subscriptions.get(key).map(|subscription| subscription.place);
+        if !matches!(place, Some(Place::Behind(after)) if is_run(after, records)) {
+            bug!(cx, "a first window that does not follow {place:?}");
+        }
         let Some(bytes) = self.pass_window(key, records) else { return };
         let Some(subscription) = self.subscriptions.get(key) else { return };
         let (connection, is_behind) = (subscription.connection, subscription.holds().is_none());
@@ -139,8 +148,7 @@ impl Edge {
         let subscription = self.subscriptions.get_mut(key)?;
         let Place::Behind(after) = subscription.place else { return None };
         let tail = self.tails.get_mut(subscription.tail)?;
-        let (first, last) = (records.first()?, records.last()?);
-        debug_assert_eq!(first.prev, after, "a window that does not follow");
+        let last = records.last()?;
         if !tail.has_shared() {
             self.shared.push(subscription.tail);
         }
@@ -189,4 +197,10 @@ impl Edge {
             tail.has_shared()
         });
     }
+}
+
+/// Whether the records follow `after` and each other.
+fn is_run(after: Offset, records: &[Record]) -> bool {
+    records.first().is_none_or(|first| first.prev == after)
+        && records.is_sorted_by(|one, next| next.prev == one.offset)
 }

@@ -19,7 +19,6 @@ use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey, LogId, RequestId, ShardId, TailKey};
 use crate::log::{LoadedChannel, StoredAnswer};
 use crate::mail::ChannelInfo;
-use crate::mail::no_room;
 use crate::retention::Durability;
 use crate::share;
 
@@ -145,6 +144,11 @@ impl HomeChannel {
     }
 }
 
+/// The refusal where a channel is not there that a name leads to, which cannot be.
+pub(super) fn lost_channel(cx: &Context) -> Refusal {
+    cx.lost("a name leads to a channel that is not there")
+}
+
 /// A channel's place in the log.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HomeLog {
@@ -234,7 +238,7 @@ impl Home {
     /// # Errors
     /// `QUOTA_EXCEEDED` where the plan has no more.
     pub(super) fn count_channel(&mut self, cx: &mut Context, key: HomeKey) -> Result<(), Refusal> {
-        let home = self.channels.get_mut(key).ok_or_else(no_room)?;
+        let home = self.channels.get_mut(key).ok_or_else(|| lost_channel(cx))?;
         if home.is_counted {
             return Ok(());
         }
@@ -251,8 +255,11 @@ impl Home {
     /// Counts a channel no more that was counted for something that did not come about.
     pub(super) fn uncount_if_unused(&mut self, cx: &mut Context, key: HomeKey) {
         let Some(home) = self.channels.get_mut(key) else { return };
+        // Metadata that are being kept count as well.
+        let is_changing = home.extra.as_ref().is_some_and(|extra| extra.change.is_some());
         if home.next == Offset(1)
             && home.meta().is_none()
+            && !is_changing
             && std::mem::take(&mut home.is_counted)
             && let Some(app) = cx.directory.app(home.channel.app)
         {

@@ -142,6 +142,27 @@ impl Idempotency {
         }
     }
 
+    /// Checks its tables; the publishes with these keys are under way.
+    pub(super) fn check<'a>(&self, under_way: impl Iterator<Item = &'a Keyed>) {
+        let mut of_app: HashMap<AppId, usize> = HashMap::default();
+        let mut pending = 0;
+        for entry in self.entries.values() {
+            *of_app.entry(entry.app).or_default() += 1;
+            pending += usize::from(matches!(entry.state, State::Pending(_)));
+        }
+        assert_eq!(of_app, self.of_app, "keys by app");
+        let mut count = 0;
+        for keyed in under_way {
+            count += 1;
+            let entry = self.entries.get(&(keyed.home, Arc::clone(&keyed.key)));
+            let state = entry.map(|entry| &entry.state);
+            assert!(matches!(state, Some(State::Pending(_))), "a key that nobody holds");
+        }
+        assert_eq!(pending, count, "a key of no publish");
+        assert!(self.order.len() >= self.entries.len(), "a key that is never forgotten");
+        assert!(self.order.iter().is_sorted_by_key(|(until_ms, ..)| until_ms), "out of order");
+    }
+
     /// How many keys there are.
     pub(super) fn len(&self) -> usize {
         self.entries.len()
@@ -190,7 +211,9 @@ impl Idempotency {
         let Keyed { home, key, content, until_ms } = keyed;
         self.order.push_back((*until_ms, *home, Arc::clone(key)));
         let entry = Entry { app, content: *content, until_ms: *until_ms, state };
-        *self.of_app.entry(app).or_default() += 1;
-        self.entries.insert((*home, Arc::clone(key)), entry);
+        // The log may have a key twice, that was taken again when the first time had ended.
+        if self.entries.insert((*home, Arc::clone(key)), entry).is_none() {
+            *self.of_app.entry(app).or_default() += 1;
+        }
     }
 }

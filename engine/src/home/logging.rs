@@ -6,7 +6,9 @@ use pushflo_protocol::time::Month;
 use pushflo_protocol::{ErrorCode, Record, Refusal};
 
 use super::Home;
+use super::check::OnTheirWay;
 use super::idempotency::{Keyed, WINDOW_MS};
+use crate::bug::bug;
 use crate::context::Context;
 use crate::hash::HashMap;
 use crate::ids::{AppId, HomeKey};
@@ -76,6 +78,41 @@ struct UnderWay {
     term: u32,
     messages: Vec<LoggedMessage>,
     deletes: Vec<HomeKey>,
+}
+
+impl Logging {
+    /// Checks its tables. Returns what is on its way of each channel.
+    pub(super) fn check(&self) -> OnTheirWay {
+        let all = self.under_way.iter().flat_map(|append| &append.messages).chain(&self.turn);
+        let bytes: usize = all.map(|logged| logged.record.kept_bytes()).sum();
+        assert_eq!(self.bytes, bytes, "bytes on their way to the log");
+        assert!(self.appends.len() <= self.under_way.len(), "an append that nobody waits for");
+        assert!(self.under_way.iter().is_sorted_by_key(|append| append.term));
+        assert!(self.under_way.back().is_none_or(|append| append.term <= self.term));
+        // What went before an append failed will fail, and has no place any more.
+        let current = self.under_way.iter().filter(|append| append.term == self.term);
+        let current = current.flat_map(|append| &append.messages).chain(&self.turn);
+        let mut on_their_way = OnTheirWay::new();
+        for LoggedMessage { home, record, .. } in current {
+            let (_, last) = on_their_way.entry(*home).or_insert((record.prev, record.prev));
+            assert_eq!(*last, record.prev, "a hole in what is on its way");
+            assert!(record.offset > record.prev);
+            *last = record.offset;
+        }
+        on_their_way
+    }
+
+    /// The keys of publishes that are on their way.
+    pub(super) fn keyed(&self) -> impl Iterator<Item = &Keyed> {
+        let all = self.under_way.iter().flat_map(|append| &append.messages).chain(&self.turn);
+        all.filter_map(|logged| logged.keyed.as_deref())
+    }
+
+    /// Channels whose deletion is on its way, or was.
+    pub(super) fn deletes(&self) -> impl Iterator<Item = HomeKey> {
+        let under_way = self.under_way.iter().flat_map(|append| &append.deletes);
+        under_way.chain(&self.turn_deletes).chain(&self.failed_deletes).copied()
+    }
 }
 
 impl Home {
@@ -187,7 +224,7 @@ impl Home {
     /// The log's answer to the oldest append.
     fn logged(&mut self, cx: &mut Context, outcome: Logged) {
         let Some(UnderWay { term, messages, deletes }) = self.logging.under_way.pop_front() else {
-            return;
+            return bug!(cx, "the log answers an append that nobody waits for");
         };
         match outcome {
             Ok(()) => {

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Home;
-use super::channel::{Change, Extra, HomeChannel};
+use super::channel::{Change, Extra, HomeChannel, lost_channel};
 use super::presence::Presence;
 use crate::accounts::ChannelStored;
 use crate::accounts::{AccountsCall, ChannelMeta};
 use crate::after_all::AfterAll;
+use crate::bug::bug;
 use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey, RequestId};
 use crate::mail::Answer;
@@ -32,7 +33,6 @@ use crate::mail::Outcome;
 use crate::mail::Privacy;
 use crate::mail::Roster;
 use crate::mail::ToEdge;
-use crate::mail::no_room;
 
 /// Names that are copied for one unit of work.
 const NAMES_PER_WORK: usize = 16;
@@ -103,7 +103,7 @@ impl Home {
             Some(&key) => key,
             None => self.new_home(cx, channel)?,
         };
-        let home = self.channels.get(key).ok_or_else(no_room)?;
+        let home = self.channels.get(key).ok_or_else(|| lost_channel(cx))?;
         if home.meta().is_some() {
             let text = format!("there is a channel {} already", channel.slug);
             return Err(Refusal::new(ErrorCode::Conflict, text));
@@ -179,7 +179,7 @@ impl Home {
         if meta.is_some() {
             self.count_channel(cx, key).inspect_err(|_| self.forget_if_untouched(cx, key))?;
         }
-        let Some(home) = self.channels.get_mut(key) else { return Err(no_room()) };
+        let home = self.channels.get_mut(key).ok_or_else(|| lost_channel(cx))?;
         let extra = home.extra.get_or_insert_default();
         if extra.change.is_some() {
             let text = "another change of the channel is under way; try again";
@@ -207,7 +207,9 @@ impl Home {
         let Some(key) = self.by_name.get(channel).copied() else { return };
         let Some(home) = self.channels.get_mut(key) else { return };
         let Extra { meta, presence, change, .. } = &mut **home.extra.get_or_insert_default();
-        let Some((request, kind)) = change.take() else { return };
+        let Some((request, kind)) = change.take() else {
+            return bug!(cx, "a change was kept that nobody asked for");
+        };
         match result {
             Err(refusal) => {
                 self.uncount_if_unused(cx, key);

@@ -10,6 +10,7 @@
 //! * `recent`, `logging`, `reading`: messages in memory, on their way to the log, and back
 
 mod channel;
+mod check;
 mod idempotency;
 mod logging;
 mod metadata;

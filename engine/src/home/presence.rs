@@ -118,6 +118,32 @@ impl Presence {
         }
     }
 
+    /// Whether it stands in the list of those with something to tell.
+    pub(super) fn is_listed(&self) -> bool {
+        self.is_listed
+    }
+
+    /// Checks its tables; the channel has so many subscribers.
+    pub(super) fn check(&self, subscribers: u64) {
+        assert!(!self.is_pending() || self.is_listed, "something to tell, and nobody looks");
+        let (mut announced, mut connections) = (0, 0);
+        for (id, member) in &self.members {
+            announced += u64::from(member.is_announced);
+            connections += u64::from(member.connections);
+            let is_leaving = self.leaving.iter().any(|(due, of)| *due == member.due_ms && of == id);
+            assert!(member.connections > 0 || is_leaving, "a member that never leaves");
+            assert!(member.is_announced || self.joined.contains(id), "never announced");
+        }
+        assert_eq!(announced, self.announced);
+        assert!(connections <= subscribers, "{connections} members of {subscribers} subscribers");
+        assert!(self.leaving.iter().is_sorted_by_key(|(due_ms, _)| due_ms));
+        if let Some(list) = &self.list {
+            let announced = self.members.iter().filter(|(_, member)| member.is_announced);
+            let names = announced.map(|(id, _)| (&id.client_id, id.is_verified));
+            assert!(names.eq(list.members.iter().map(|m| (&m.client_id, m.is_verified))));
+        }
+    }
+
     /// Whether anything is to be told, now or later.
     fn is_pending(&self) -> bool {
         !self.joined.is_empty() || !self.leaving.is_empty()

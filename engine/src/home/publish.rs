@@ -7,6 +7,7 @@ use pushflo_protocol::time::Month;
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Home;
+use super::channel::lost_channel;
 use super::idempotency::{Asked, Keyed, WINDOW_MS};
 use super::logging::LoggedMessage;
 use crate::accounts::plan::limit;
@@ -105,7 +106,7 @@ impl Home {
         self.count_channel(cx, key)?;
         let (now_ms, month) = (cx.now.unix_ms, cx.month());
         let random = cx.random.u128(..);
-        let home = self.channels.get(key).ok_or_else(no_room)?;
+        let home = self.channels.get(key).ok_or_else(|| lost_channel(cx))?;
         let is_logged = home.log.is_some();
         if is_logged {
             self.check_log(channel.app)?;
@@ -124,7 +125,7 @@ impl Home {
                 (ErrorCode::QuotaExceeded, u32::try_from(wait_s).unwrap_or(u32::MAX));
             return Err(Refusal::limit(code, limit::MESSAGES_PER_MONTH, wait_s, text));
         }
-        let home = self.channels.get_mut(key).ok_or_else(no_room)?;
+        let home = self.channels.get_mut(key).ok_or_else(|| lost_channel(cx))?;
         let (prev, offset) = (home.given, home.next);
         home.given = offset;
         home.next = offset.next();
@@ -152,7 +153,10 @@ impl Home {
         reply_to: ReplyTo,
         keyed: Option<Box<Keyed>>,
     ) {
-        let Some(home) = self.channels.get_mut(key) else { return };
+        let Some(home) = self.channels.get_mut(key) else {
+            let refusal = cx.lost("a message of a channel that is not there");
+            return self.publish_failed(cx, reply_to, keyed, &refusal);
+        };
         home.head.offset = record.offset;
         home.messages += 1;
         let receipt = home.receipt(&record, home.subscribers());

@@ -7,7 +7,7 @@
 //! Reads of the log are served in turn, one of each app; few of a shard are under way at a time, so that
 //! none waits long for the others.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use pushflo_protocol::position::Start;
@@ -15,6 +15,7 @@ use pushflo_protocol::{ErrorCode, Offset, Record, Refusal};
 use slotmap::SlotMap;
 
 use super::Home;
+use crate::bug::bug;
 use crate::context::Context;
 use crate::hash::HashMap;
 use crate::ids::{AppId, HomeKey, LogId, ReadKey};
@@ -102,6 +103,35 @@ impl Reading {
         read.or_else(|| may_scan.then(|| self.scans.pop()).flatten())
     }
 
+    /// Checks its tables.
+    pub(super) fn check(&self) {
+        assert!(self.under_way <= UNDER_WAY_MAX && self.scans_under_way <= SCANS_UNDER_WAY_MAX);
+        let asked = self.under_way + self.waiting.len() + self.returned.len();
+        assert!(self.locates.len() + self.windows.len() <= asked, "a read that nobody does");
+        assert_eq!(self.locating.len(), self.locates.len());
+        for ((home, from), read) in &self.locating {
+            let pending = self.locates.get(*read);
+            let is_it = |p: &PendingLocate| p.home == *home && p.from == *from;
+            assert!(pending.is_some_and(|p| is_it(p) && !p.subscribes.is_empty()));
+        }
+        assert_eq!(self.reading.len(), self.windows.len());
+        for ((home, after), read) in &self.reading {
+            let pending = self.windows.get(*read);
+            let is_it = |p: &PendingWindow| p.home == *home && p.after == *after;
+            assert!(pending.is_some_and(|p| is_it(p) && !p.readers.is_empty()));
+        }
+    }
+
+    /// How many reads each channel has under way.
+    pub(super) fn reads(&self) -> BTreeMap<HomeKey, u32> {
+        let mut reads = BTreeMap::new();
+        let located = self.locates.values().map(|pending| pending.home);
+        for home in located.chain(self.windows.values().map(|pending| pending.home)) {
+            *reads.entry(home).or_default() += 1;
+        }
+        reads
+    }
+
     /// Whether an app may have one more read wait.
     fn has_room(&self, app: AppId) -> bool {
         let of_app = self.waiting.len_of(app) + self.scans.len_of(app);
@@ -142,12 +172,21 @@ impl Home {
 
     /// A page that was read.
     pub(super) fn page_read(&mut self, cx: &mut Context, done: PageDone) {
-        if done.is_scan {
-            self.reading.scans_under_way -= 1;
-        } else {
-            self.reading.under_way -= 1;
-        }
+        self.read_ended(cx, done.is_scan);
         cx.answer(done.request, done.outcome.map(Answer::Page));
+    }
+
+    /// The log has answered a read.
+    fn read_ended(&mut self, cx: &Context, is_scan: bool) {
+        let reading = &mut self.reading;
+        let under_way = match is_scan {
+            true => &mut reading.scans_under_way,
+            false => &mut reading.under_way,
+        };
+        match under_way.checked_sub(1) {
+            Some(left) => *under_way = left,
+            None => bug!(cx, "the log answers a read that nobody waits for"),
+        }
     }
 
     /// Finds out where a subscriber starts, and lets it in.
@@ -205,8 +244,10 @@ impl Home {
 
     /// Where subscribers start.
     pub(super) fn located(&mut self, cx: &mut Context, done: LocateDone) {
-        self.reading.under_way -= 1;
-        let Some(pending) = self.reading.locates.remove(done.read) else { return };
+        self.read_ended(cx, false);
+        let Some(pending) = self.reading.locates.remove(done.read) else {
+            return bug!(cx, "the log found a start that nobody waits for");
+        };
         let PendingLocate { home: key, from, messages, subscribes } = pending;
         self.reading.locating.remove(&(key, from));
         let mut more = 0;
@@ -267,8 +308,10 @@ impl Home {
 
     /// A window that was read.
     pub(super) fn window_read(&mut self, cx: &mut Context, done: ReadDone) {
-        self.reading.under_way -= 1;
-        let Some(pending) = self.reading.windows.remove(done.read) else { return };
+        self.read_ended(cx, false);
+        let Some(pending) = self.reading.windows.remove(done.read) else {
+            return bug!(cx, "the log read a window that nobody waits for");
+        };
         let PendingWindow { home: key, after, readers } = pending;
         self.reading.reading.remove(&(key, after));
         if let Some(home) = self.channels.get_mut(key) {

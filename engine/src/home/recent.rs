@@ -192,6 +192,24 @@ impl Recent {
         }
     }
 
+    /// Checks its tables; `head` tells the newest offset of a channel.
+    pub(super) fn check(&self, head: impl Fn(HomeKey) -> Option<Offset>) {
+        let (mut bytes, mut messages) = (0, 0);
+        for (channel, log) in &self.logs {
+            let Some(head) = head(channel) else { panic!("messages of no channel") };
+            let of_log: usize = log.messages.iter().map(Record::kept_bytes).sum();
+            assert_eq!(log.bytes, of_log);
+            bytes += of_log;
+            messages += log.messages.len();
+            let mut all = log.messages.iter().zip(log.messages.iter().skip(1));
+            assert!(all.all(|(one, next)| next.prev == one.offset), "a hole in what is kept");
+            assert!(log.messages.back().is_none_or(|last| last.offset == head), "not the newest");
+        }
+        assert_eq!(self.bytes, bytes);
+        assert!(self.bytes <= self.bytes_max);
+        assert!(self.order.len() >= messages, "a message that is never dropped");
+    }
+
     /// Bytes kept, over all channels.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

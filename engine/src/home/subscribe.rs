@@ -5,6 +5,7 @@ use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Home;
 use super::channel::{Audience, HomeChannel};
+use crate::bug::bug;
 use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey};
 use crate::log::Located;
@@ -114,6 +115,9 @@ impl Home {
         let (now_ms, times) = (cx.now.elapsed_ms, cx.settings.presence);
         let Some(home) = self.channels.get_mut(key) else { return };
         let Some(index) = home.tails.iter().position(|a| a.shard == shard && a.tail == tail) else {
+            if !home.is_closed() {
+                bug!(cx, "a subscriber leaves that was none");
+            }
             return;
         };
         if let Some(audience) = home.tails.get_mut(index) {

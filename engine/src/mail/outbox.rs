@@ -43,6 +43,11 @@ impl Outbox {
         sent
     }
 
+    /// Checks that the bytes are those of the mail.
+    pub(crate) fn check(&self) {
+        assert_eq!(self.bytes, self.queue.iter().map(Mail::kept_bytes).sum::<usize>());
+    }
+
     /// How many wait.
     pub fn len(&self) -> usize {
         self.queue.len()

@@ -4,6 +4,9 @@ use pushflo_protocol::ErrorCode;
 
 use super::{Number, metrics};
 
+/// How many of the things that cannot be a shard logs.
+const BUGS_TOLD_MAX: u64 = 100;
+
 metrics! {
     /// The numbers of one shard. Only the shard writes them; anyone may read them.
     pub struct ShardMetrics as SHARD {
@@ -57,6 +60,8 @@ metrics! {
         gauge mailbox_depth;
         /// Envelopes that wait for room in other shards' mailboxes.
         gauge outbox_depth;
+        /// Things found to be as they cannot be: bugs of the server, told in its log.
+        counter bugs_total;
         /// Wake-ups sent to sleeping shards.
         counter wakeups_total;
         /// Turns of the shard's loop.
@@ -78,6 +83,14 @@ metrics! {
 }
 
 impl ShardMetrics {
+    /// Counts something that is as it cannot be, and logs it; of many only the first.
+    pub(crate) fn bug(&self, what: std::fmt::Arguments<'_>) {
+        self.bugs_total.increment();
+        if self.bugs_total.value() <= BUGS_TOLD_MAX {
+            tracing::error!("a bug of the server: {what}");
+        }
+    }
+
     /// Counts a refusal.
     pub fn refused(&self, code: ErrorCode) {
         let index = ErrorCode::ALL.iter().position(|&c| c == code);

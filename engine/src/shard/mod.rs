@@ -20,12 +20,14 @@
 //! The same calls in the same order give the same results, which is what lets a simulation replay a run
 //! from its seed.
 
+mod check;
 mod stored;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::accounts::{AccountsCall, App, ChannelMeta, News};
+pub use crate::census::Census;
 use crate::clock::Now;
 use crate::context::Context;
 use crate::edge::Edge;
@@ -184,9 +186,15 @@ impl Shard {
 
     /// The next write: all of it, in order. [`Shard::written`] must follow.
     pub fn next_write(&mut self) -> Option<(ConnectionKey, Write)> {
-        let write = self.edge.next_write(&mut self.cx);
-        self.settle();
-        write
+        loop {
+            let write = self.edge.next_write(&mut self.cx);
+            // A subscriber that has sent what it had asks for more, and what comes may be due at once.
+            let is_all = !self.cx.has_local();
+            self.settle();
+            if write.is_some() || is_all {
+                return write;
+            }
+        }
     }
 
     /// The socket took `written` bytes of a write; what it did not take is sent again.

@@ -2,18 +2,27 @@
 //!
 //! The shards are the real cores. The world around them is not: mailboxes fill up, bytes arrive in
 //! pieces, sockets take a part of a write or nothing for long, clients read slowly, leave in the
-//! middle of a frame and come back with the last position they saw, time jumps, the log is slow or
-//! fails, the machine goes down and comes back. Everything is decided by one seed, so a run that
-//! fails can be replayed.
+//! middle of a frame and come back with the last position they saw, time jumps, the log and the accounts
+//! are slow or fail, rights come and go, the machine goes down and comes back. Everything is decided by
+//! one seed, so a run that fails can be replayed.
 //!
-//! * [`world`]: shards, mailboxes, sockets, and what happens next
-//! * [`client`]: subscribers and publishers, byte by byte
-//! * [`log`]: a model of the log on disk
+//! * [`world`]: shards, mailboxes, sockets, and what happens next; [`rest`]: what must hold when nothing
+//!   is under way
+//! * [`client`]: clients over WebSocket; [`backend`]: backends over HTTP; both on a [`network`], byte by
+//!   byte
+//! * [`log`], [`accounts`]: models of the log on disk and of apps, keys and metadata
 //! * [`oracle`]: what must hold of what they saw
+//! * [`trace`], [`tally`]: what happened, in lines and in numbers
 
+pub mod accounts;
+pub mod backend;
 pub mod client;
 pub mod log;
+pub mod network;
 pub mod oracle;
+pub mod rest;
+pub mod tally;
+pub mod trace;
 pub mod world;
 
 pub use world::run;
