@@ -9,6 +9,7 @@ use std::thread;
 
 use pushflo_tests::number;
 use pushflo_tests::simulation::run;
+use pushflo_tests::simulation::scenario;
 use pushflo_tests::simulation::tally::{KINDS, Tally};
 use pushflo_tests::simulation::trace::{self, Trace};
 
@@ -128,4 +129,9 @@ fn a_seed_replays_exactly() {
     for seed in 0..20 {
         assert_eq!(run(seed), run(seed));
     }
+}
+
+#[test]
+fn who_leaves_late_takes_nobody_along() {
+    scenario::who_leaves_late_takes_nobody_along();
 }

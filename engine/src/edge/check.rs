@@ -193,7 +193,7 @@ impl Edge {
         let state = subscription.state;
         if state == SubscriptionState::Pending {
             assert!(!tail.subscribers.contains(&key), "it gets messages before it may");
-            assert!(!subscription.is_behind && !subscription.is_member);
+            assert!(!subscription.is_behind && subscription.roster.is_none());
             return;
         }
         assert!(in_slot, "a subscription is not where it stands in its tail");

@@ -11,6 +11,7 @@ use super::Edge;
 use super::close::CloseReason;
 use super::connection::Connection;
 use super::connection::Farewell;
+use super::session::Session;
 use super::subscription::{Place, Subscription, SubscriptionState};
 use super::tail::Tail;
 use super::window::WINDOW_BYTES;
@@ -24,6 +25,7 @@ use crate::mail;
 use crate::mail::MemberChange;
 use crate::mail::MemberList;
 use crate::mail::Members;
+use crate::mail::Membership;
 use crate::mail::PresenceSnapshot;
 use crate::mail::Roster;
 use crate::mail::Subscribe;
@@ -132,7 +134,7 @@ impl Edge {
                 // The answer will find nobody; it is then that the home shard is told.
                 SubscriptionState::Pending => continue,
                 SubscriptionState::Live => {
-                    let member = client.clone().filter(|_| subscription.is_member);
+                    let member = membership(client.as_ref(), subscription.roster);
                     self.tell_home_of_leaving(cx, tail_key, None, member);
                 }
                 SubscriptionState::Leaving | SubscriptionState::Ending => {}
@@ -158,7 +160,7 @@ impl Edge {
         let Some(subscription) = self.subscriptions.get_mut(key) else {
             // The connection went away in the meantime.
             if let Ok(start) = outcome {
-                let member = start.is_member.then(|| subscriber.client.clone());
+                let member = membership(Some(&subscriber.client), start.roster);
                 self.tell_home_of_leaving(cx, tail_key, None, member);
             }
             self.drop_tail_if_unused(cx, tail_key);
@@ -188,16 +190,15 @@ impl Edge {
         };
         // What was appended so far is not for this subscription: its past comes in windows.
         tail.seal();
-        let mail::Subscription {
-            head, past, after, window, is_member, members, is_private, ..
-        } = start;
+        let mail::Subscription { head, past, after, window, roster, members, is_private, .. } =
+            start;
         let is_at_head = after == head.offset;
         subscription.place =
             if is_at_head { Place::Tail(tail.end()) } else { Place::Behind(after) };
         subscription.slot = tail.subscribers.len() as u32;
         tail.subscribers.push(key);
         subscription.state = SubscriptionState::Live;
-        subscription.is_member = is_member;
+        subscription.roster = roster;
         // Its right may have gone while the answer was under way.
         if is_private && !self.may_stay(connection, &slug, true) {
             self.cut(cx, key, &private_channel());
@@ -233,9 +234,9 @@ impl Edge {
         cx.metrics().refused(refusal.code);
         // The home learns of one that is still pending when its answer finds nobody.
         if subscription.state == SubscriptionState::Live {
-            let (tail, is_member) = (subscription.tail, subscription.is_member);
+            let (tail, roster) = (subscription.tail, subscription.roster);
             let session = self.connections.get(subscription.connection).and_then(|c| c.session());
-            let member = session.map(|session| session.client().clone()).filter(|_| is_member);
+            let member = membership(session.map(Session::client), roster);
             self.tell_home_of_leaving(cx, tail, None, member);
         }
         self.end(cx, key, Some(refusal));
@@ -421,7 +422,7 @@ impl Edge {
             windows: u8::from(window_bytes > 0),
             is_behind: false,
             wants_presence,
-            is_member: false,
+            roster: None,
             state: SubscriptionState::Pending,
         });
         if let Some(tail) = self.tails.get_mut(tail) {
@@ -464,7 +465,7 @@ impl Edge {
     /// Asks the home shard who is there, for one who wants to know that.
     fn want_presence(&mut self, cx: &mut Context, key: SubscriptionKey) {
         let Some(subscription) = self.subscriptions.get(key) else { return };
-        if !subscription.wants_presence || !subscription.is_member {
+        if !subscription.wants_presence || subscription.roster.is_none() {
             return;
         }
         let Some(tail) = self.tails.get(subscription.tail) else { return };
@@ -506,8 +507,8 @@ impl Edge {
         let mut clients = Vec::new();
         for subscription in tail.subscribers.clone() {
             let Some(found) = self.subscriptions.get_mut(subscription) else { continue };
-            found.is_member = roster.is_some() && found.state == SubscriptionState::Live;
-            if found.is_member {
+            found.roster = roster.filter(|_| found.state == SubscriptionState::Live);
+            if found.roster.is_some() {
                 let session = self.connections.get(found.connection).and_then(|c| c.session());
                 clients.extend(session.map(|session| session.client().clone()));
             }
@@ -521,9 +522,9 @@ impl Edge {
     fn leave(&mut self, cx: &mut Context, key: SubscriptionKey) {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
         subscription.state = SubscriptionState::Leaving;
-        let (tail, is_member) = (subscription.tail, subscription.is_member);
+        let (tail, roster) = (subscription.tail, subscription.roster);
         let session = self.connections.get(subscription.connection).and_then(|c| c.session());
-        let member = session.map(|session| session.client().clone()).filter(|_| is_member);
+        let member = membership(session.map(Session::client), roster);
         self.tell_home_of_leaving(cx, tail, Some(key), member);
     }
 
@@ -532,7 +533,7 @@ impl Edge {
         cx: &mut Context,
         tail: TailKey,
         subscription: Option<SubscriptionKey>,
-        member: Option<Client>,
+        member: Option<Membership>,
     ) {
         let Some((home_shard, home)) =
             self.tails.get(tail).and_then(|t| t.home.map(|home| (cx.home_shard(&t.channel), home)))
@@ -598,6 +599,11 @@ impl Edge {
         };
         subscriptions.iter().find(on_tail).copied()
     }
+}
+
+/// What a client is to the other members of a channel, if it counts as one.
+fn membership(client: Option<&Client>, roster: Option<u32>) -> Option<Membership> {
+    Some(Membership { client: client?.clone(), roster: roster? })
 }
 
 fn not_granted() -> Refusal {

@@ -21,8 +21,8 @@ pub(super) struct Subscription {
     pub(super) is_behind: bool,
     /// Whether it is told who else is there.
     pub(super) wants_presence: bool,
-    /// Whether it counts as a member of the channel.
-    pub(super) is_member: bool,
+    /// Which time presence was switched on, if it counts as a member of the channel.
+    pub(super) roster: Option<u32>,
     /// Where it is between asking and leaving.
     pub(super) state: SubscriptionState,
 }

@@ -64,12 +64,12 @@ impl Home {
             None => home.tails.push(Audience { shard, tail, subscribers: 1 }),
         }
         let head = home.head;
-        let (mut is_member, mut members) = (false, None);
+        let (mut roster, mut members) = (None, None);
         if let Some(presence) = home.presence_mut() {
-            is_member = presence.join(&subscriber.client);
+            roster = presence.join(&subscriber.client).then(|| presence.roster());
             members = wants_presence.then(|| presence.list());
         }
-        if is_member {
+        if roster.is_some() {
             self.presence_changed(key);
         }
         match past {
@@ -89,7 +89,7 @@ impl Home {
             _ => Vec::new(),
         };
         let subscription =
-            Subscription { home: key, head, past, after, window, is_member, is_private, members };
+            Subscription { home: key, head, past, after, window, roster, is_private, members };
         self.subscribe_done(cx, subscriber, Ok(subscription));
     }
 
@@ -126,8 +126,11 @@ impl Home {
                 home.tails.swap_remove(index);
             }
         }
-        if let (Some(presence), Some(member)) = (home.presence_mut(), member) {
-            presence.leave(member, now_ms, times);
+        // Presence may have been switched off and on again since it joined.
+        if let (Some(presence), Some(member)) = (home.presence_mut(), member)
+            && presence.roster() == member.roster
+        {
+            presence.leave(&member.client, now_ms, times);
             self.presence_changed(key);
         }
         self.forget_if_untouched(cx, key);

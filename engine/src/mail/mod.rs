@@ -248,8 +248,18 @@ pub struct Unsubscribe {
     pub home: HomeKey,
     /// The subscription that waits for the last word; none if its connection is gone.
     pub subscription: Option<SubscriptionKey>,
-    /// The client, if it counted as a member.
-    pub member: Option<Client>,
+    /// What it was to other members, if it counted as one.
+    pub member: Option<Membership>,
+}
+
+/// A subscriber that counts as a member of a channel.
+#[derive(Clone, Debug)]
+pub struct Membership {
+    /// Who it is.
+    pub client: Client,
+    /// Which time presence was switched on: if it was switched off and on again since, it counts no
+    /// more, or once more.
+    pub roster: u32,
 }
 
 /// Something that is asked of a channel over HTTP.
@@ -530,8 +540,8 @@ pub struct Subscription {
     pub after: Offset,
     /// The first of the messages behind that, where they are at hand.
     pub window: Vec<Record>,
-    /// Whether the subscriber counts as a member.
-    pub is_member: bool,
+    /// Which time presence was switched on, if the subscriber counts as a member.
+    pub roster: Option<u32>,
     /// Whether the channel is private.
     pub is_private: bool,
     /// Who is there, if that was asked for.
@@ -621,7 +631,8 @@ impl ToHome {
                 size_of::<Subscribe>() + name(&channel.slug) + subscriber.client.kept_bytes()
             }
             Self::Unsubscribe(unsubscribe) => {
-                let of_member = unsubscribe.member.as_ref().map_or(0, Client::kept_bytes);
+                let of_member =
+                    unsubscribe.member.as_ref().map_or(0, |member| member.client.kept_bytes());
                 size_of::<Unsubscribe>() + of_member
             }
             Self::Channel(request) => {

@@ -8,6 +8,7 @@
 //!
 //! * [`world`]: shards, mailboxes, sockets, and what happens next; [`rest`]: what must hold when nothing
 //!   is under way
+//! * [`scenario`]: worlds in which nothing is left to the seed
 //! * [`client`]: clients over WebSocket; [`backend`]: backends over HTTP; both on a [`network`], byte by
 //!   byte
 //! * [`log`], [`accounts`]: models of the log on disk and of apps, keys and metadata
@@ -21,6 +22,7 @@ pub mod log;
 pub mod network;
 pub mod oracle;
 pub mod rest;
+pub mod scenario;
 pub mod tally;
 pub mod trace;
 pub mod world;

@@ -74,7 +74,7 @@ pub fn run(seed: u64) -> Tally {
 }
 
 impl World {
-    fn new(seed: u64) -> Self {
+    pub(super) fn new(seed: u64) -> Self {
         let mut random = Rng::with_seed(seed);
         let shards = random.usize(1..=4);
         let keeps_few = random.u8(..) < 64;
@@ -180,6 +180,11 @@ impl World {
         self.shards = shards.collect();
         self.mailboxes = self.shards.iter().map(|_| VecDeque::new()).collect();
         self.tell_oracle_time();
+    }
+
+    /// Where a channel of the first app lives.
+    pub(super) fn home_of(&self, number: usize) -> usize {
+        self.shared.home_shard(&self.oracle.key((0, number))).index()
     }
 
     fn has_log(&self) -> bool {
@@ -346,8 +351,13 @@ impl World {
     }
 
     fn client_connects_to(&mut self, index: usize, app: usize) -> bool {
+        let shard = self.random.usize(..self.shards.len());
+        self.client_connects_on(index, app, shard)
+    }
+
+    pub(super) fn client_connects_on(&mut self, index: usize, app: usize, shard: usize) -> bool {
         let Some(key) = self.clients[index].pick_key(app, &self.oracle) else { return false };
-        let Some(link) = self.connect() else { return false };
+        let Some(link) = self.connect_to(shard) else { return false };
         say(|| format!("client {index} is {}, of app {app}", link.connection_name()));
         self.clients[index].begin(link, app, key, &self.oracle, &mut self.random);
         true
@@ -382,7 +392,12 @@ impl World {
 
     pub(super) fn backend_connects(&mut self, index: usize) -> bool {
         let Some(app) = self.app_of(self.backends[index].slot) else { return false };
-        let Some(link) = self.connect() else { return false };
+        let shard = self.random.usize(..self.shards.len());
+        self.backend_connects_on(index, app, shard)
+    }
+
+    pub(super) fn backend_connects_on(&mut self, index: usize, app: usize, shard: usize) -> bool {
+        let Some(link) = self.connect_to(shard) else { return false };
         say(|| format!("backend {index} is {}, of app {app}", link.connection_name()));
         self.backends[index].begin(link, app);
         true
@@ -463,8 +478,7 @@ impl World {
         })
     }
 
-    fn connect(&mut self) -> Option<Link> {
-        let shard = self.random.usize(..self.shards.len());
+    fn connect_to(&mut self, shard: usize) -> Option<Link> {
         let peer = IpAddr::V4(Ipv4Addr::LOCALHOST);
         let connection = self.shards[shard].accept(peer).ok()?;
         Some(Link::new(shard, connection))
@@ -544,7 +558,7 @@ impl World {
         self.turn(shard);
     }
 
-    fn turn(&mut self, shard: usize) -> bool {
+    pub(super) fn turn(&mut self, shard: usize) -> bool {
         let mut moved = false;
         while self.shards[shard].next_resumed().is_some() {
             moved = true;
@@ -746,6 +760,11 @@ impl World {
 
     /// Lets everything under way arrive.
     pub(super) fn come_to_rest(&mut self) {
+        self.come_to_rest_without(usize::MAX);
+    }
+
+    /// Lets everything under way arrive but what a shard would have to do for it.
+    pub(super) fn come_to_rest_without(&mut self, held: usize) {
         self.oracle.now.step += 1;
         self.log.is_failing = false;
         self.accounts.is_failing = false;
@@ -753,17 +772,19 @@ impl World {
             let mut moved = self.log_answers();
             moved |= self.accounts_act();
             for which in 0..self.links() {
-                moved |= self.deliver(which, usize::MAX);
-                moved |= self.read(which, usize::MAX);
+                if self.link_of(which).as_ref().is_some_and(|link| link.shard != held) {
+                    moved |= self.deliver(which, usize::MAX);
+                    moved |= self.read(which, usize::MAX);
+                }
             }
-            for shard in 0..self.shards.len() {
+            for shard in (0..self.shards.len()).filter(|shard| *shard != held) {
                 while self.apply(shard) {
                     moved = true;
                 }
                 moved |= self.turn(shard);
             }
             let writes: Vec<_> = self.writes.keys().copied().collect();
-            for key in writes {
+            for key in writes.into_iter().filter(|(shard, _)| *shard != held) {
                 if self.writes.contains_key(&key) {
                     moved |= self.finish_write(key, usize::MAX);
                 }
