@@ -1,4 +1,4 @@
-//! What a WebSocket client is told, as encoded frames. Messages are in [`super::message`].
+//! What a WebSocket client is told, as encoded frames. Messages are in `message`.
 
 use std::io::Write as _;
 
