@@ -16,13 +16,14 @@ use pushflo_tests::simulation::trace::{self, Trace};
 const SEEDS: u64 = 10_000;
 
 /// What must happen in ten thousand worlds, besides mail of every kind.
-const EVENTS: [&str; 46] = [
+const EVENTS: [&str; 47] = [
     "accepted",
     "apps changed",
     "apps deleted",
     "apps made",
     "batches",
     "certain changes",
+    "channels forgotten",
     "closed as away or silent",
     "closed as unauthorized",
     "crashes",

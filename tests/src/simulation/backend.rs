@@ -390,6 +390,7 @@ impl Backend {
             assert!(after.is_none_or(|after| timestamp_ms > after), "{item}");
             assert!(before.is_none_or(|before| timestamp_ms < before), "{item}");
             assert_eq!(item["eventType"], format!("e{}", n % 2));
+            assert!(timestamp_ms + oracle.age_ms_max >= asked.sent.ms, "too old: {item}");
             let place = Place { epoch: None, offset, timestamp_ms };
             oracle.know(item["id"].as_str().unwrap(), content, place);
             oracle.assert_not_deleted(content, asked.sent.step);

@@ -681,6 +681,8 @@ impl Client {
         if let Some((left, head)) = &mut view.replaying {
             // What was on its way to the log meanwhile follows as well, however old it is by then.
             assert!(timestamp_ms >= view.since_ms || oracle.has_log, "older than was asked for");
+            let is_kept = timestamp_ms + oracle.age_ms_max >= view.asked.ms;
+            assert!(is_kept || oracle.has_log, "too old to be replayed");
             *left -= 1;
             assert_eq!(*left == 0, offset == *head, "{left} more were announced, at {offset}");
             view.replaying = view.replaying.filter(|(left, _)| *left > 0);

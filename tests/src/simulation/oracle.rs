@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pushflo_engine::accounts::{KeyId, Role};
 use pushflo_engine::ids::{AppId, ChannelKey};
+use pushflo_engine::retention::Retention;
 use pushflo_protocol::{ChannelSlug, MessageId};
 
 use super::accounts::ModelAccounts;
@@ -51,6 +52,8 @@ pub struct Oracle {
     epochs: BTreeMap<Channel, BTreeMap<String, u64>>,
     /// Something expires, or only so many messages are kept.
     pub may_forget: bool,
+    /// How old a message may be that is shown, in milliseconds.
+    pub age_ms_max: u64,
     /// Messages are on their way to a log before they are seen.
     pub has_log: bool,
     /// A right was taken away just now, and that was answered: it is to be tried at once.
@@ -186,8 +189,10 @@ impl ChannelTruth {
 }
 
 impl Oracle {
-    pub fn new(app: AppTruth, may_forget: bool, has_log: bool) -> Self {
-        Self { apps: vec![app], may_forget, has_log, ..Self::default() }
+    pub fn new(app: AppTruth, retention: &Retention, has_log: bool) -> Self {
+        let Retention { age_ms_max, messages_max, .. } = *retention;
+        let may_forget = age_ms_max < 200_000 || messages_max < 100;
+        Self { apps: vec![app], may_forget, age_ms_max, has_log, ..Self::default() }
     }
 
     pub fn count(&mut self, what: &'static str) {

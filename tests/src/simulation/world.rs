@@ -8,8 +8,8 @@ use std::sync::atomic::Ordering;
 use fastrand::Rng;
 use pushflo_engine::accounts::{Plan, Role};
 use pushflo_engine::clock::{Now, TICK_MS};
-use pushflo_engine::ids::{AppId, ConnectionKey, ShardId};
-use pushflo_engine::log::LoadedChannel;
+use pushflo_engine::ids::{AppId, ChannelKey, ConnectionKey, LogId, ShardId};
+use pushflo_engine::log::{LoadedChannel, LogCall};
 use pushflo_engine::proxies::TrustedProxies;
 use pushflo_engine::retention::{Durability, Retention};
 use pushflo_engine::settings::{
@@ -149,7 +149,7 @@ impl World {
             channels,
             window: random.usize(200..40_000),
             next_content: 0,
-            oracle: Oracle::new(default, keeps_few || expires, has_log),
+            oracle: Oracle::new(default, &retention, has_log),
             random,
         };
         world.start(shards, Vec::new());
@@ -587,9 +587,19 @@ impl World {
             });
             moved |= sent > 0;
         }
-        let (log, accounts) = (&mut self.log, &mut self.accounts);
+        let (log, accounts, oracle) = (&mut self.log, &mut self.accounts, &mut self.oracle);
         self.shards[shard].post_log_calls(|call| {
             say(|| format!("shard {shard} asks the log {call:?}"));
+            if let LogCall::Append(append) = &call {
+                // Nobody asked for it: all its messages are too old.
+                let is_forgotten = |(log, channel): &&(LogId, ChannelKey)| {
+                    let is_app = accounts.apps.contains_key(&channel.app);
+                    is_app && !accounts.deleted.contains(log)
+                };
+                for _ in append.deletes.iter().filter(is_forgotten) {
+                    oracle.count("channels forgotten");
+                }
+            }
             log.post(call).inspect(|()| moved = true)
         });
         self.shards[shard].post_accounts_calls(|call| {
