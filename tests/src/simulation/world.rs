@@ -104,7 +104,7 @@ impl World {
         });
         let retention = Retention {
             age_ms_max: if expires { random.u64(5_000..100_000) } else { 1_000_000_000 },
-            messages_max: if keeps_few { 5 } else { 1_000_000 },
+            messages_max: if keeps_few { random.usize(1..=5) } else { 1_000_000 },
             channel_bytes_max: 1_000_000_000,
         };
         let durability = if has_log { Durability::Os } else { Durability::Memory };
@@ -213,6 +213,8 @@ impl World {
         let accounts = &self.accounts;
         let loaded =
             self.log.crash(leap, |app| accounts.apps.contains_key(&app), &accounts.deleted);
+        // They are gone from the log, which may give their places to others.
+        self.accounts.deleted.clear();
         self.oracle.settle(&self.accounts);
         let shards = self.random.usize(1..=4);
         self.start(shards, loaded);
