@@ -81,7 +81,7 @@ pub struct ChannelKey {
 pub struct RequestId {
     /// The shard that holds the connection.
     pub shard: ShardId,
-    /// The connection.
+    /// What the shard knows it by.
     pub connection: ConnectionKey,
     /// Its position among the connection's requests.
     pub sequence: u32,

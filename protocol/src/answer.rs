@@ -182,7 +182,7 @@ pub struct Members<'a> {
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Member<'a> {
-    /// Its client id.
+    /// Whom it says it is.
     pub client_id: &'a str,
     /// What its token carries.
     #[serde(skip_serializing_if = "Option::is_none", serialize_with = "raw_if_given")]
@@ -197,7 +197,7 @@ pub struct Member<'a> {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct App<'a, S> {
-    /// Its id.
+    /// `app_` and its number.
     pub id: String,
     /// What its owner calls it.
     pub name: &'a str,
@@ -275,7 +275,7 @@ pub struct UsageLimits {
 #[derive(Clone, Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Token<'a> {
-    /// The token.
+    /// A JSON Web Token (RFC 7519).
     pub token: &'a str,
     /// When it ends.
     pub expires_at: Iso8601,

@@ -99,7 +99,7 @@ impl Parts {
         self.client_id_bytes
     }
 
-    /// The event type.
+    /// What its publisher calls this kind of message.
     pub fn event_type(&self) -> &str {
         self.part(0, self.event_type_bytes.into())
     }

@@ -85,7 +85,7 @@ pub struct App {
     pub id: AppId,
     /// What is kept of it.
     pub record: AppRecord,
-    /// Its plan.
+    /// What it may use, by the plan that its record names.
     pub plan: Plan,
     /// What it uses, counted by all shards.
     pub usage: Arc<Usage>,

@@ -66,7 +66,7 @@ impl Directory {
         }
     }
 
-    /// An app.
+    /// The app, unless it is gone.
     pub fn app(&self, app: AppId) -> Option<&Arc<App>> {
         self.apps.get(&app)
     }

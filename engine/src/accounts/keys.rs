@@ -123,7 +123,7 @@ impl fmt::Debug for SigningKey {
 /// One key as the server knows it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Key {
-    /// Its digest.
+    /// What is kept instead of it.
     pub digest: KeyDigest,
     /// What its holder signs tokens with.
     pub signing: SigningKey,
@@ -156,7 +156,7 @@ impl Key {
         (Self::new(&key, role, name, created_ms), key)
     }
 
-    /// Its id.
+    /// What it is called where it must not be shown: the beginning of its digest.
     pub fn id(&self) -> KeyId {
         self.digest.id()
     }

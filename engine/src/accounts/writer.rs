@@ -200,7 +200,7 @@ impl NewKey {
 /// What became of a change of a channel.
 #[derive(Clone, Debug)]
 pub struct ChannelStored {
-    /// The channel.
+    /// What was changed.
     pub channel: ChannelKey,
     /// The metadata that are kept now, none of a channel that is deleted; or why they are not.
     pub result: Result<Option<Arc<ChannelMeta>>, Refusal>,

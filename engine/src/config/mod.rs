@@ -57,13 +57,13 @@ pub enum ConfigError {
 /// What the command line or the environment says over the file.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    /// `listen`
+    /// `listen`: the address of the server.
     pub listen: Option<String>,
-    /// `data_dir`
+    /// `data_dir`: the folder of all that is kept.
     pub data_dir: Option<PathBuf>,
-    /// `shards`
+    /// `shards`: how many threads.
     pub shards: Option<usize>,
-    /// `cores`
+    /// `cores`: what they are pinned to, in turn.
     pub cores: Option<Vec<usize>>,
     /// `history.durability`
     pub durability: Option<String>,

@@ -46,7 +46,7 @@ const _: () = assert!(pushflo_protocol::limits::CLIENT_ID_BYTES_MAX < NO_CLIENT_
 /// Counts of a channel's messages up to some place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Messages.
+    /// How many messages.
     pub messages: u64,
     /// Bytes of their parts.
     pub bytes: u64,

@@ -126,9 +126,9 @@ pub struct Publish {
 pub struct PublishBatch {
     /// The shard that holds the batch.
     pub shard: ShardId,
-    /// The batch.
+    /// What the publisher's shard knows it by.
     pub batch: BatchKey,
-    /// The messages.
+    /// Those whose channels are at home there, in the order of the batch.
     pub messages: Vec<BatchMessage>,
 }
 
@@ -144,7 +144,7 @@ pub struct BatchMessage {
 /// A message that has no offset yet.
 #[derive(Clone, Debug)]
 pub struct NewMessage {
-    /// The channel.
+    /// Where it is published.
     pub channel: ChannelKey,
     /// What its publisher gave.
     pub parts: Parts,
@@ -157,7 +157,7 @@ pub struct NewMessage {
 pub struct ReadPage {
     /// Who waits for it.
     pub request: RequestId,
-    /// The channel.
+    /// Whose history is read.
     pub channel: ChannelKey,
     /// Which page.
     pub query: PageQuery,
@@ -168,7 +168,7 @@ pub struct ReadPage {
 pub struct Subscribe {
     /// Who it is.
     pub subscriber: Subscriber,
-    /// The channel.
+    /// What it wants to listen to.
     pub channel: ChannelKey,
     /// What is wanted of the past.
     pub start: Start,
@@ -185,7 +185,7 @@ pub struct Subscriber {
     pub shard: ShardId,
     /// The tail that its messages go to.
     pub tail: TailKey,
-    /// The subscription.
+    /// What its shard knows it by.
     pub subscription: SubscriptionKey,
     /// Who it is.
     pub client: Client,
@@ -198,9 +198,9 @@ pub struct Subscriber {
 pub struct Reader {
     /// Where it is.
     pub shard: ShardId,
-    /// Its connection.
+    /// Whose windows are counted.
     pub connection: ConnectionKey,
-    /// The subscription.
+    /// What its shard knows it by.
     pub subscription: SubscriptionKey,
 }
 
@@ -242,7 +242,7 @@ pub enum NoWindow {
 pub struct Unsubscribe {
     /// Where it was.
     pub shard: ShardId,
-    /// Its tail.
+    /// Where its messages went to.
     pub tail: TailKey,
     /// The channel at its home.
     pub home: HomeKey,
@@ -267,7 +267,7 @@ pub struct Membership {
 pub struct ChannelRequest {
     /// Who waits for the answer.
     pub request: RequestId,
-    /// The channel.
+    /// Of which it is asked.
     pub channel: ChannelKey,
     /// What is asked.
     pub call: ChannelCall,
@@ -313,9 +313,9 @@ pub struct ChannelChange {
 pub struct ListChannels {
     /// The shard that puts the list together.
     pub shard: ShardId,
-    /// The list.
+    /// What that shard knows it by.
     pub list: ListKey,
-    /// The app.
+    /// Whose channels are listed.
     pub app: AppId,
     /// Only those behind this name.
     pub after: Option<ChannelSlug>,
@@ -328,11 +328,11 @@ pub struct ListChannels {
 pub struct DescribeChannels {
     /// The shard that puts the list together.
     pub shard: ShardId,
-    /// The list.
+    /// What that shard knows it by.
     pub list: ListKey,
-    /// The app.
+    /// Whose channels they are.
     pub app: AppId,
-    /// The channels.
+    /// Those of the page whose home is there.
     pub channels: Vec<ListedChannel>,
 }
 
@@ -361,7 +361,7 @@ pub struct Members {
 pub struct WantPresence {
     /// Where it is.
     pub shard: ShardId,
-    /// The subscription.
+    /// What its shard knows it by.
     pub subscription: SubscriptionKey,
     /// The channel at its home.
     pub home: HomeKey,
@@ -370,7 +370,7 @@ pub struct WantPresence {
 /// The answer to a request.
 #[derive(Clone, Debug)]
 pub struct Answered {
-    /// The request.
+    /// What is answered.
     pub request: RequestId,
     /// What became of it.
     pub outcome: Outcome,
@@ -432,7 +432,7 @@ pub struct MembersPage {
 /// backend vouched for, and takes nothing from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Member {
-    /// Its client id.
+    /// Whom it says it is.
     pub client_id: Arc<str>,
     /// Whether somebody vouched for the client id.
     pub is_verified: bool,
@@ -463,9 +463,9 @@ pub struct MemberChange {
 /// What became of messages of a batch.
 #[derive(Clone, Debug)]
 pub struct BatchResults {
-    /// The batch.
+    /// What the publisher's shard knows it by.
     pub batch: BatchKey,
-    /// The results.
+    /// As many as are known by now, in any order.
     pub results: Vec<BatchResult>,
 }
 
@@ -481,7 +481,7 @@ pub struct BatchResult {
 /// The first channels of an app on one shard.
 #[derive(Clone, Debug)]
 pub struct ChannelList {
-    /// The list.
+    /// What the shard that asked knows it by.
     pub list: ListKey,
     /// As many as were asked for, in order.
     pub slugs: Vec<ChannelSlug>,
@@ -492,9 +492,9 @@ pub struct ChannelList {
 /// Channels that were described.
 #[derive(Clone, Debug)]
 pub struct ChannelsDescribed {
-    /// The list.
+    /// What the shard that asked knows it by.
     pub list: ListKey,
-    /// The channels.
+    /// In the order in which they were asked for.
     pub channels: Vec<DescribedChannel>,
 }
 
@@ -510,7 +510,7 @@ pub struct DescribedChannel {
 /// A message of a channel.
 #[derive(Clone, Debug)]
 pub struct Message {
-    /// The tail it is for.
+    /// The channel's on the shard that it is sent to.
     pub tail: TailKey,
     /// The incarnation of the channel's log.
     pub epoch: Epoch,
@@ -551,7 +551,7 @@ pub struct Subscription {
 /// Whether a channel is private.
 #[derive(Clone, Debug)]
 pub struct Privacy {
-    /// The tail.
+    /// The channel's on the shard that is told.
     pub tail: TailKey,
     /// Whether it is private.
     pub is_private: bool,
@@ -563,7 +563,7 @@ pub struct Privacy {
 /// to be told.
 #[derive(Clone, Copy, Debug)]
 pub struct Roster {
-    /// The tail.
+    /// The channel's on the shard that is told.
     pub tail: TailKey,
     /// The channel at its home.
     pub home: HomeKey,
@@ -574,7 +574,7 @@ pub struct Roster {
 /// Who is there, for one subscriber.
 #[derive(Clone, Debug)]
 pub struct PresenceSnapshot {
-    /// The subscription.
+    /// Whose client is told.
     pub subscription: SubscriptionKey,
     /// Who they are.
     pub members: Arc<MemberList>,
@@ -583,7 +583,7 @@ pub struct PresenceSnapshot {
 /// What is told those who want to know who is there.
 #[derive(Clone, Debug)]
 pub struct Presence {
-    /// The tail.
+    /// The channel's on the shard that is told.
     pub tail: TailKey,
     /// What changed.
     pub change: Arc<MemberChange>,

@@ -8,7 +8,7 @@ pub struct Metric<Source> {
     pub kind: &'static str,
     /// What it tells: sentences, each line with a blank before it.
     pub help: &'static str,
-    /// Reads it.
+    /// Tells its value now.
     pub read: fn(&Source) -> u64,
 }
 

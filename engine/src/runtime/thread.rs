@@ -50,7 +50,7 @@ pub struct ShardPlan {
     pub core: core_affinity::CoreId,
     /// Where it listens.
     pub address: SocketAddr,
-    /// Settings.
+    /// Limits, time-outs and what else the server was told.
     pub settings: Arc<Settings>,
     /// What the shards share.
     pub shared: Arc<Shared>,

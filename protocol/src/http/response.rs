@@ -14,7 +14,7 @@ pub struct Response<'a> {
     pub content_type: Option<&'a str>,
     /// Further header fields, each `Name: value` without line end.
     pub headers: &'a [&'a str],
-    /// The body.
+    /// What follows the head; empty for none.
     pub body: &'a [u8],
     /// Whether the connection goes on after this answer.
     pub keep_alive: bool,
