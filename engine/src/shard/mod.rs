@@ -19,6 +19,45 @@
 //!
 //! The same calls in the same order give the same results, which is what lets a simulation replay a run
 //! from its seed.
+//!
+//! A shard with one connection and no socket:
+//!
+//! ```
+//! use std::net::{IpAddr, Ipv4Addr};
+//! use std::sync::Arc;
+//!
+//! use pushflo_engine::clock::Now;
+//! use pushflo_engine::ids::ShardId;
+//! use pushflo_engine::proxies::TrustedProxies;
+//! use pushflo_engine::settings::{
+//!     AllowedOrigins, HistoryLimits, Limits, PresenceTimes, Settings, Timeouts,
+//! };
+//! use pushflo_engine::shard::Shard;
+//! use pushflo_engine::shared::Shared;
+//!
+//! let settings = Settings {
+//!     origins: AllowedOrigins::All,
+//!     limits: Limits::default(),
+//!     timeouts: Timeouts::default(),
+//!     has_log: false,
+//!     history: HistoryLimits::default(),
+//!     presence: PresenceTimes::default(),
+//!     proxies: TrustedProxies::default(),
+//!     metrics_on_main_port: true,
+//! };
+//! let (shared, seed, now) = (Arc::new(Shared::new(1, 1)), 1, Now::start(1_700_000_000_000));
+//! let mut shard = Shard::new(ShardId(0), Arc::new(settings), shared, seed, now);
+//!
+//! let connection = shard.accept(IpAddr::V4(Ipv4Addr::LOCALHOST)).unwrap();
+//! shard.received(connection, &mut b"GET /health HTTP/1.1\r\nHost: h\r\n\r\n".to_vec());
+//! shard.flush();
+//! let (to, write) = shard.next_write().unwrap();
+//! assert_eq!(to, connection);
+//! let bytes: Vec<u8> = write.segments().iter().flatten().copied().collect();
+//! assert!(bytes.starts_with(b"HTTP/1.1 200 OK\r\n"));
+//! shard.written(connection, write, bytes.len());
+//! assert!(shard.next_write().is_none());
+//! ```
 
 mod check;
 mod stored;
