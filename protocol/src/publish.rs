@@ -73,6 +73,12 @@ impl<'a> Publish<'a> {
         Parts::new(&self.event_type, client_id, self.content)
     }
 
+    /// Whether these are what [`Publish::parts`] makes.
+    pub fn has(&self, parts: &Parts, client_id: Option<&str>) -> bool {
+        let of_parts = (parts.event_type(), parts.client_id(), parts.content());
+        of_parts == (&*self.event_type, client_id, self.content)
+    }
+
     /// Parses the body of `POST /api/v1/publish/batch`: a JSON array of publishes, one publish, or
     /// one a line. A publish may name several `channels` in place of its `channel`. Each message
     /// comes with its own verdict, in the order of the body.

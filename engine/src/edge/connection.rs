@@ -146,7 +146,7 @@ pub(super) fn cost(bytes: &Bytes) -> usize {
 /// What a piece of bytes costs besides itself.
 const PIECE_BYTES: usize = 128;
 
-/// Requests of a connection under way whose answers may be large.
+/// Requests of a connection under way that are large, or whose answers may be.
 const LARGE_ANSWERS_MAX: usize = 1;
 
 /// Windows of a connection that are under way or held: with its other channels, and what it does not

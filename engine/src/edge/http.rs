@@ -190,7 +190,10 @@ impl Edge {
                 cx.post_home(home, mail);
             }
             Action::Accounts(app, call) => cx.ask_accounts(app, call)?,
-            Action::Batch(messages) => self.publish_batch(cx, id, messages),
+            Action::Batch(messages) => {
+                self.expect_large(id);
+                self.publish_batch(cx, id, messages);
+            }
             Action::List(query) => {
                 self.list_channels(cx, id, query)?;
                 self.expect_large(id);
@@ -223,7 +226,7 @@ impl Edge {
         self.reply(cx, connection, sequence, reply);
     }
 
-    /// The answer to a request may be large: few of a connection are under way.
+    /// A request or its answer may be large: few of a connection are under way.
     fn expect_large(&mut self, id: RequestId) {
         let Some(answer) = self.pending_answer(id.connection, id.sequence) else { return };
         answer.is_large = true;
