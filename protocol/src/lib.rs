@@ -24,9 +24,9 @@
 //! let bytes = b"POST /api/v1/publish HTTP/1.1\r\nHost: h\r\nContent-Length: 36\r\n\r\n\
 //!               {\"channel\":\"orders\",\"data\":{\"id\":7}}";
 //! // The head is there and half of the body.
-//! let body_bytes_max = |_: &_, _| Ok(1024);
-//! assert!(matches!(reader.read(&bytes[..80], body_bytes_max)?, Progress::More { .. }));
-//! let Progress::Request(request, taken) = reader.read(bytes, body_bytes_max)? else { panic!() };
+//! let half = reader.read(&bytes[..80], |_, _| Ok(1024))?;
+//! assert!(matches!(half, Progress::More { .. }));
+//! let Progress::Request(request, taken) = reader.read(bytes, |_, _| Ok(1024))? else { panic!() };
 //! assert_eq!((request.method, request.path, taken), ("POST", "/api/v1/publish", bytes.len()));
 //! let publish = Publish::parse(&request.body, 1024)?;
 //! assert_eq!((publish.channel.as_str(), publish.content), ("orders", r#"{"id":7}"#));
