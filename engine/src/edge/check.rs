@@ -209,7 +209,10 @@ impl Edge {
     }
 
     fn check_tail(&self, key: TailKey, tail: &Tail) {
-        tail.check();
+        let is_live = |key: &SubscriptionKey| {
+            self.subscriptions.get(*key).is_some_and(|found| found.state == SubscriptionState::Live)
+        };
+        tail.check(tail.subscribers.iter().any(is_live));
         assert_eq!(self.tail_of.get(&tail.channel), Some(&key));
         assert!(!tail.is_unused(), "a tail that nobody needs");
         assert_eq!(tail.is_dirty, self.dirty.contains(&key), "in the list of dirty tails");

@@ -30,6 +30,8 @@ pub struct ModelLog {
     /// The largest id it was given.
     last_log: u64,
     pub is_failing: bool,
+    /// Now and then a read fails.
+    pub is_shaky: bool,
 }
 
 #[derive(Debug)]
@@ -81,7 +83,8 @@ impl ModelLog {
             let append = self.appends.pop_front()?;
             return Some((append.shard, Envelope::Log(Answer::Logged(self.append(append)))));
         }
-        let is_failing = self.is_failing && random.bool();
+        let is_failing =
+            (self.is_failing && random.bool()) || (self.is_shaky && random.u8(..) < 20);
         let (shard, answer) = match self.questions.pop_front()? {
             LogCall::Locate(locate) => {
                 let found = self.locate(&locate, now_ms);

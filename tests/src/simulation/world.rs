@@ -54,6 +54,8 @@ pub struct World {
     /// How many bytes the network holds for a client before it takes no more.
     window: usize,
     next_content: u64,
+    /// Publishes have idempotency keys, which keep their channels from being forgotten.
+    has_keys: bool,
     pub(super) oracle: Oracle,
 }
 
@@ -149,6 +151,7 @@ impl World {
             channels,
             window: random.usize(200..40_000),
             next_content: 0,
+            has_keys: random.u8(..) < 200,
             oracle: Oracle::new(default, &retention, has_log),
             random,
         };
@@ -230,6 +233,7 @@ impl World {
             0..200 => self.log.is_failing = true,
             200..500 => self.crash(),
             _ => {
+                self.log.is_shaky = true;
                 self.log_answers();
             }
         }
@@ -306,8 +310,8 @@ impl World {
         match random.u8(0..50) {
             0..=21 => {
                 let past = match random.u8(0..8) {
-                    0..=4 => Past::Recover,
-                    5 => Past::Last(random.u64(1..20)),
+                    0..=3 => Past::Recover,
+                    4..=5 => Past::Last(random.u64(1..20)),
                     6 => Past::Since(oracle.now.ms.saturating_sub(random.u64(..50_000))),
                     _ => Past::Nothing,
                 };
@@ -330,7 +334,8 @@ impl World {
                 }
                 for _ in 0..random.usize(1..4) {
                     self.next_content += 1;
-                    let (padding, is_keyed) = (random.usize(0..60), random.bool());
+                    let padding = random.usize(0..60);
+                    let is_keyed = self.has_keys && random.bool();
                     let n = self.next_content;
                     client.publish(channel, n, padding, is_keyed, oracle, mask);
                 }
@@ -420,7 +425,8 @@ impl World {
         Some(match random.u8(0..100) {
             0..=51 => {
                 let padding = if random.u8(..) < 20 { 1_500 } else { random.usize(0..80) };
-                let (is_keyed, is_message) = (random.bool(), random.u8(..) < 60);
+                let is_keyed = self.has_keys && random.bool();
+                let is_message = random.u8(..) < 60;
                 Call::Publish { content, padding, is_keyed, is_message }
             }
             52..=61 => {
@@ -432,7 +438,7 @@ impl World {
                         contents.push(((app, number), self.next_content));
                     }
                 }
-                let key = random.bool().then_some(self.next_content);
+                let key = (self.has_keys && random.bool()).then_some(self.next_content);
                 Call::Batch { contents, key }
             }
             62..=69 => {
@@ -779,6 +785,7 @@ impl World {
     pub(super) fn come_to_rest_without(&mut self, held: usize) {
         self.oracle.now.step += 1;
         self.log.is_failing = false;
+        self.log.is_shaky = false;
         self.accounts.is_failing = false;
         for _ in 0..REST_ROUNDS {
             let mut moved = self.log_answers();
