@@ -1,7 +1,7 @@
 //! Channels whose home is this shard: what is known of them, how they are found, made and loaded.
 //!
-//! What is published to them is in `publish`, who subscribes in `join`, what the API does to them in
-//! `channels`.
+//! What is published to them is in `publish`, who subscribes in `subscribe`, what the API does to them in
+//! `metadata`.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
