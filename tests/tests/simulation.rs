@@ -8,10 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use pushflo_tests::number;
-use pushflo_tests::simulation::run;
-use pushflo_tests::simulation::scenario;
 use pushflo_tests::simulation::tally::{KINDS, Tally};
 use pushflo_tests::simulation::trace::{self, Trace};
+use pushflo_tests::simulation::{run, scenario};
 
 const SEEDS: u64 = 10_000;
 

@@ -30,8 +30,7 @@ use crate::clock::{self, Clock};
 use crate::hash::HashMap;
 use crate::ids::{AppId, ChannelKey, LogId, RequestId, ShardId};
 use crate::port::Port;
-use crate::retention::Durability;
-use crate::retention::Retentions;
+use crate::retention::{Durability, Retentions};
 
 /// Calls that wait, of those about keys and of the others, on their way and in the queue each; a shard
 /// keeps what does not fit.

@@ -14,8 +14,7 @@ use super::http;
 use super::websocket::TokenTime;
 use crate::clock::TICK_MS;
 use crate::context::Context;
-use crate::edge::Closing;
-use crate::edge::Edge;
+use crate::edge::{Closing, Edge};
 use crate::ids::ConnectionKey;
 
 /// Code and reason of a WebSocket close.

@@ -5,12 +5,11 @@
 
 use pushflo_protocol::dialect::pushflo::event;
 use pushflo_protocol::position::{Recovered, Start};
-use pushflo_protocol::{ChannelSlug, ErrorCode, Offset, Refusal};
+use pushflo_protocol::{ChannelSlug, ErrorCode, Offset, Refusal, StreamPosition};
 
 use super::Edge;
 use super::close::CloseReason;
-use super::connection::Connection;
-use super::connection::Farewell;
+use super::connection::{Connection, Farewell};
 use super::session::Session;
 use super::subscription::{Place, Subscription, SubscriptionState};
 use super::tail::Tail;
@@ -22,20 +21,10 @@ use crate::bug::bug;
 use crate::context::Context;
 use crate::ids::{ChannelKey, ConnectionKey, SubscriptionKey, TailKey};
 use crate::mail;
-use crate::mail::MemberChange;
-use crate::mail::MemberList;
-use crate::mail::Members;
-use crate::mail::Membership;
-use crate::mail::PresenceSnapshot;
-use crate::mail::Roster;
-use crate::mail::Subscribe;
-use crate::mail::Subscribed;
-use crate::mail::Subscriber;
-use crate::mail::ToHome;
-use crate::mail::Unsubscribe;
-use crate::mail::WantPresence;
-use crate::mail::private_channel;
-use pushflo_protocol::StreamPosition;
+use crate::mail::{
+    MemberChange, MemberList, Members, Membership, PresenceSnapshot, Roster, Subscribe, Subscribed,
+    Subscriber, ToHome, Unsubscribe, WantPresence, private_channel,
+};
 use std::sync::Arc;
 
 impl Edge {

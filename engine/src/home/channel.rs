@@ -6,15 +6,13 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use pushflo_protocol::{ErrorCode, Offset, Refusal, StreamPosition};
-use pushflo_protocol::{Receipt, Record};
+use pushflo_protocol::{ErrorCode, Offset, Receipt, Record, Refusal, StreamPosition};
 use smallvec::SmallVec;
 
 use super::Home;
 use super::idempotency::WINDOW_MS;
 use super::presence::Presence;
-use crate::accounts::{App, ChannelMeta};
-use crate::accounts::{plan::UNLIMITED, plan::limit};
+use crate::accounts::{App, ChannelMeta, plan::UNLIMITED, plan::limit};
 use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey, LogId, RequestId, ShardId, TailKey};
 use crate::log::{LoadedChannel, StoredAnswer};

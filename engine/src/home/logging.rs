@@ -13,9 +13,7 @@ use crate::context::Context;
 use crate::hash::HashMap;
 use crate::ids::{AppId, HomeKey};
 use crate::log::{self, Append, Entry, LogCall, Logged, NewChannel, StoredAnswer};
-use crate::mail::Answer;
-use crate::mail::ReplyTo;
-use crate::mail::no_room;
+use crate::mail::{Answer, ReplyTo, no_room};
 use crate::retention::Durability;
 use crate::share;
 

@@ -11,28 +11,16 @@ use pushflo_protocol::{ErrorCode, Refusal};
 use super::Home;
 use super::channel::{Change, Extra, HomeChannel, lost_channel};
 use super::presence::Presence;
-use crate::accounts::ChannelStored;
-use crate::accounts::{AccountsCall, ChannelMeta};
+use crate::accounts::{AccountsCall, ChannelMeta, ChannelStored};
 use crate::after_all::AfterAll;
 use crate::bug::bug;
 use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey, RequestId};
-use crate::mail::Answer;
-use crate::mail::Answered;
-use crate::mail::ChannelCall;
-use crate::mail::ChannelChange;
-use crate::mail::ChannelList;
-use crate::mail::ChannelRequest;
-use crate::mail::ChannelsDescribed;
-use crate::mail::DescribeChannels;
-use crate::mail::DescribedChannel;
-use crate::mail::ListChannels;
-use crate::mail::ListedChannel;
-use crate::mail::MembersPage;
-use crate::mail::Outcome;
-use crate::mail::Privacy;
-use crate::mail::Roster;
-use crate::mail::ToEdge;
+use crate::mail::{
+    Answer, Answered, ChannelCall, ChannelChange, ChannelList, ChannelRequest, ChannelsDescribed,
+    DescribeChannels, DescribedChannel, ListChannels, ListedChannel, MembersPage, Outcome, Privacy,
+    Roster, ToEdge,
+};
 
 /// Names that are copied for one unit of work.
 const NAMES_PER_WORK: usize = 16;

@@ -14,13 +14,9 @@ use crate::accounts::Client;
 use crate::context::Context;
 use crate::ids::HomeKey;
 use crate::mail;
-use crate::mail::Member;
-use crate::mail::MemberChange;
-use crate::mail::MemberList;
-use crate::mail::Members;
-use crate::mail::PresenceSnapshot;
-use crate::mail::ToEdge;
-use crate::mail::WantPresence;
+use crate::mail::{
+    Member, MemberChange, MemberList, Members, PresenceSnapshot, ToEdge, WantPresence,
+};
 use crate::settings::PresenceTimes;
 
 /// Most members of a channel; who comes beyond gets its messages and is not a member.

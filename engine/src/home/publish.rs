@@ -4,7 +4,7 @@
 //! log has it, or at once where there is no log. Whether they all have room is asked first.
 
 use pushflo_protocol::time::Month;
-use pushflo_protocol::{ErrorCode, Refusal};
+use pushflo_protocol::{ErrorCode, MessageId, Parts, Receipt, Record, Refusal};
 
 use super::Home;
 use super::channel::lost_channel;
@@ -13,20 +13,10 @@ use super::logging::LoggedMessage;
 use crate::accounts::plan::limit;
 use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey};
-use crate::mail::Answer;
-use crate::mail::BatchMessage;
-use crate::mail::BatchResult;
-use crate::mail::BatchResults;
-use crate::mail::Message;
-use crate::mail::NewMessage;
-use crate::mail::PublishBatch;
-use crate::mail::ReplyTo;
-use crate::mail::ToEdge;
-use crate::mail::no_room;
-use pushflo_protocol::MessageId;
-use pushflo_protocol::Parts;
-use pushflo_protocol::Receipt;
-use pushflo_protocol::Record;
+use crate::mail::{
+    Answer, BatchMessage, BatchResult, BatchResults, Message, NewMessage, PublishBatch, ReplyTo,
+    ToEdge, no_room,
+};
 
 /// A message that got its offset.
 struct Given {

@@ -9,13 +9,9 @@ use crate::bug::bug;
 use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey};
 use crate::log::Located;
-use crate::mail::Subscribe;
-use crate::mail::Subscribed;
-use crate::mail::Subscriber;
-use crate::mail::Subscription;
-use crate::mail::ToEdge;
-use crate::mail::Unsubscribe;
-use crate::mail::private_channel;
+use crate::mail::{
+    Subscribe, Subscribed, Subscriber, Subscription, ToEdge, Unsubscribe, private_channel,
+};
 
 impl Home {
     pub(super) fn subscribe(&mut self, cx: &mut Context, subscribe: Subscribe) {

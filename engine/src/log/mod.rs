@@ -34,8 +34,7 @@ use thiserror::Error;
 pub use record::Totals;
 
 use crate::hash::HashMap;
-use crate::ids::LogId;
-use crate::ids::{AppId, ChannelKey, EpochSlot, ReadKey, RequestId, ShardId};
+use crate::ids::{AppId, ChannelKey, EpochSlot, LogId, ReadKey, RequestId, ShardId};
 use crate::metrics::metrics;
 use crate::port::Port;
 use crate::retention::{Retention, Retentions};

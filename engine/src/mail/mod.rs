@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use pushflo_protocol::position::{Recovered, Start};
 use pushflo_protocol::{
-    ChannelSlug, Epoch, ErrorCode, Parts, Receipt, Record, Refusal, StreamPosition,
+    ChannelSlug, Epoch, ErrorCode, Offset, Parts, Receipt, Record, Refusal, StreamPosition,
 };
 use serde_json::value::RawValue;
 
@@ -21,12 +21,11 @@ pub use outbox::Outbox;
 
 use crate::accounts::{Changed, ChannelMeta, Client};
 use crate::after_all::AfterAll;
-use crate::ids::ConnectionKey;
 use crate::ids::{
-    AppId, BatchKey, ChannelKey, HomeKey, ListKey, RequestId, ShardId, SubscriptionKey, TailKey,
+    AppId, BatchKey, ChannelKey, ConnectionKey, HomeKey, ListKey, RequestId, ShardId,
+    SubscriptionKey, TailKey,
 };
 use crate::log::{Page, PageQuery};
-use pushflo_protocol::Offset;
 
 /// A piece of mail.
 #[derive(Clone, Debug)]

@@ -22,8 +22,7 @@ use crate::clock::{Clock, Now, ticks};
 use crate::edge::Closing;
 use crate::ids::{ConnectionKey, ShardId};
 use crate::log::LogHandle;
-use crate::shard::Shard;
-use crate::shard::Write;
+use crate::shard::{Shard, Write};
 use crate::shared::Shared;
 
 /// Envelopes taken in one turn; more wait for the next, so that sockets get their turn too.
