@@ -482,16 +482,7 @@ impl Store {
         }
         tell(&cuts);
         let (private, listed) = files.open_list(Some(seal.private_list_bytes))?;
-        let mut store = Self {
-            path: path.to_owned(),
-            database: Some(tables),
-            seal,
-            seal_file,
-            is_seal_in_doubt: false,
-            written,
-            private,
-            failed_ms: 0,
-        };
+        let mut store = Self::of(path, tables, (seal, seal_file), written, private);
         if listed.is_whole {
             let needed = store.tables()?.private_lines()?.len();
             store.private.need(needed as u64);
@@ -517,7 +508,17 @@ impl Store {
         let seal_file = SealFile::create(&Files::of(path).seal, &seal);
         let seal_file = seal_file.map_err(|error| DirectoryError::from_io("the seal", &error))?;
         let written = tables.last_change()?.number;
-        Ok(Self {
+        Ok(Self::of(path, tables, (seal, seal_file), written, private))
+    }
+
+    fn of(
+        path: &Path,
+        tables: Tables,
+        (seal, seal_file): (Seal, SealFile),
+        written: u64,
+        private: PrivateList,
+    ) -> Self {
+        Self {
             path: path.to_owned(),
             database: Some(tables),
             seal,
@@ -526,7 +527,7 @@ impl Store {
             written,
             private,
             failed_ms: 0,
-        })
+        }
     }
 
     /// Makes changes, all or none of them. When it returns they are on the disk.

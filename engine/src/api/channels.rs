@@ -57,8 +57,7 @@ pub(super) fn create_channel(cx: &mut Context, call: &Call<'_>) -> Result<Action
     let body: Body<'_> = json::parse(&call.request.body, "the body")?;
     let slug = body.slug.as_deref();
     let slug = slug.ok_or_else(|| Refusal::field("slug", "slug is required"))?;
-    let slug =
-        ChannelSlug::parse(slug).map_err(|error| Refusal::field("slug", error.to_string()))?;
+    let slug = slug_in("slug", slug)?;
     if body.name.is_none() {
         return Err(Refusal::field("name", "name is required"));
     }
@@ -91,11 +90,14 @@ pub(super) fn list_channels(cx: &mut Context, call: &Call<'_>) -> Result<Action,
     let app = call.authorize(cx, Role::Secret)?.app.id;
     let page_size = page_size(call.request, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
     let after = call.request.query_parameter("after");
-    let after = after.map(|after| {
-        ChannelSlug::parse(&after).map_err(|error| Refusal::field("after", error.to_string()))
-    });
+    let after = after.map(|after| slug_in("after", &after));
     let (after, page) = (after.transpose()?, page(call.request)?);
     Ok(Action::List(ListQuery { app, after, page, page_size }))
+}
+
+/// A channel's name in a field of a request.
+fn slug_in(field: &'static str, slug: &str) -> Result<ChannelSlug, Refusal> {
+    ChannelSlug::parse(slug).map_err(|error| Refusal::field(field, error.to_string()))
 }
 
 /// The answer to a list; what is gone meanwhile is left out. `next` is the name to go on behind.

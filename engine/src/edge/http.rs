@@ -82,9 +82,6 @@ impl Edge {
         connection: ConnectionKey,
         bytes: &[u8],
     ) -> Option<usize> {
-        if bytes.is_empty() {
-            return None;
-        }
         let limits = cx.settings.limits;
         let c = self.connections.get_mut(connection)?;
         if !c.may_read(&limits) {

@@ -36,9 +36,10 @@ impl Edge {
             let rest = input.get_mut(taken..).unwrap_or_default();
             let phase = self.connections.get(connection).map(|c| c.phase);
             let step = match phase {
-                Some(Phase::Proxy) => self.read_proxy(cx, connection, rest),
                 // Of what comes behind the last request nothing is done (RFC 9112 section 9.6).
                 Some(Phase::Http) if self.is_last_request_read(connection) => return,
+                Some(Phase::Proxy | Phase::Http) if rest.is_empty() => None,
+                Some(Phase::Proxy) => self.read_proxy(cx, connection, rest),
                 Some(Phase::Http) => self.read_request(cx, connection, rest),
                 Some(Phase::Open { .. }) => self.read_frame(cx, connection, rest),
                 Some(Phase::Closing { .. }) | None => return,
@@ -104,9 +105,6 @@ impl Edge {
         connection: ConnectionKey,
         bytes: &[u8],
     ) -> Option<usize> {
-        if bytes.is_empty() {
-            return None;
-        }
         let given = bytes.len();
         match proxy::read_prefix(bytes) {
             Prefix::More => None,

@@ -20,15 +20,14 @@ impl Store {
         until: Offset,
         keep: &Keep,
     ) -> Result<Option<Located>, LogError> {
+        let at_end = Located { after: until, messages: 0 };
         let Some(end) = self.totals_at(log, until)? else {
             let is_at_end = matches!(from, ReadFrom::After(offset) if offset == until);
             let is_recent = matches!(from, ReadFrom::Recent { .. });
-            return Ok((is_at_end || is_recent).then_some(Located { after: until, messages: 0 }));
+            return Ok((is_at_end || is_recent).then_some(at_end));
         };
         match from {
-            ReadFrom::After(offset) if offset == until => {
-                Ok(Some(Located { after: offset, messages: 0 }))
-            }
+            ReadFrom::After(offset) if offset == until => Ok(Some(at_end)),
             ReadFrom::After(offset) => {
                 let Some((record, skip)) = self.behind(log, offset)? else { return Ok(None) };
                 let messages = end.messages - (record.before.messages + skip);
@@ -45,18 +44,18 @@ impl Store {
                 let Some(newest) = self.at(log, until)? else { return Ok(None) };
                 let first = self.first_not(log, &newest, |record| floor.is_above(record))?;
                 let Some(first) = first.filter(|record| record.first <= until) else {
-                    return Ok(Some(Located { after: until, messages: 0 }));
+                    return Ok(Some(at_end));
                 };
                 let number = first.number_of(|before, ms| floor.has(before, ms))?;
                 if number >= end.messages {
-                    return Ok(Some(Located { after: until, messages: 0 }));
+                    return Ok(Some(at_end));
                 }
                 let skip = number - first.before.messages;
                 let after = if skip == 0 { first.prev } else { Offset(first.first.0 + skip - 1) };
                 let after = after.max(self.hole(log));
                 // Behind a hole there are fewer than the numbers say.
                 let Some((record, skip)) = self.behind(log, after)? else {
-                    return Ok(Some(Located { after: until, messages: 0 }));
+                    return Ok(Some(at_end));
                 };
                 let messages = end.messages - (record.before.messages + skip);
                 Ok(Some(Located { after, messages }))
