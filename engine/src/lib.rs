@@ -4,6 +4,7 @@
 //!
 //! * [`ids`], [`clock`], [`hash`], [`port`], [`retention`], [`metrics`]: names, time, what others are
 //!   made of
+//! * `database_files`: what must be known of the files of a database
 //! * [`accounts`], [`log`]: apps, keys, plans and tokens; what is kept of channels on disk
 //! * [`settings`], [`exposition`], [`shared`]: what a shard is told, the text that tells what it
 //!   counts, what all share
@@ -23,6 +24,7 @@ mod census;
 pub mod clock;
 pub mod config;
 mod context;
+mod database_files;
 mod edge;
 pub mod exposition;
 pub mod hash;

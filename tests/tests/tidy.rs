@@ -9,10 +9,21 @@ use pushflo_tests::pages::root;
 
 /// The rooms of the engine, from the bottom up; those of a floor know nothing of each other.
 const FLOORS: [&[&str]; 11] = [
-    &["after_all", "bug", "clock", "hash", "ids", "metrics", "port", "proxies", "share"],
+    &[
+        "after_all",
+        "bug",
+        "clock",
+        "database_files",
+        "hash",
+        "ids",
+        "metrics",
+        "port",
+        "proxies",
+        "share",
+    ],
     &["census", "in_turn", "retention", "settings"],
-    &["log"],
-    &["accounts", "shared"],
+    &["accounts", "log"],
+    &["shared"],
     &["config", "exposition", "mail"],
     &["context"],
     &["api", "home"],

@@ -26,8 +26,8 @@ use super::private_list::{self, Listed, PrivateList};
 use super::seal::{Content, Seal, SealFile};
 use super::usage::Usage;
 use crate::clock;
+use crate::database_files::{self, Cut};
 use crate::ids::{AppId, ChannelKey, LogId};
-use crate::log::{journal, journal::Cut};
 
 /// Why apps and keys cannot be read or written.
 #[derive(Debug, Error)]
@@ -411,10 +411,13 @@ impl Store {
             }
             Some((file, Some(seal))) => Some((file, seal)),
         };
-        if sealed.as_ref().is_some_and(|(_, seal)| seal.change > 0) {
-            check_is_there(path)?;
+        if sealed.as_ref().is_some_and(|(_, seal)| seal.change > 0)
+            && let Some(missing) = database_files::first_missing(path)
+        {
+            let lost = format!("{} is missing or empty", missing.display());
+            return Err(DirectoryError::Lost(lost));
         }
-        let journals = journal::Copies::of(path);
+        let journals = database_files::Copies::of(path);
         let journals = journals.map_err(|error| DirectoryError::from_io("the journal", &error))?;
         let opened = match sealed {
             None => Self::begin(path, &files),
@@ -654,7 +657,7 @@ impl Store {
             return Err(DirectoryError::Lost("the disk has lost what it had taken".into()));
         }
         // A sync that failed leaves what it did not write for written.
-        journal::rewrite(&self.path).map_err(io)?;
+        database_files::rewrite(&self.path).map_err(io)?;
         self.database = Some(tables);
         Ok(())
     }
@@ -739,28 +742,6 @@ fn tell(cuts: &[Cut]) {
     }
 }
 
-/// Opening makes what is missing and deletes what looks half made, so what must be there is looked
-/// for before.
-fn check_is_there(path: &Path) -> Result<(), DirectoryError> {
-    let missing = |path: &Path| {
-        let lost = format!("{} is missing or empty", path.display());
-        Err(DirectoryError::Lost(lost))
-    };
-    let version = path.join("version");
-    if !version.is_file() {
-        return missing(&version);
-    }
-    let keyspaces = path.join("keyspaces");
-    let Ok(entries) = fs::read_dir(&keyspaces) else { return missing(&keyspaces) };
-    for entry in entries.filter_map(Result::ok) {
-        let current = entry.path().join("current");
-        if entry.path().is_dir() && !current.is_file() {
-            return missing(&current);
-        }
-    }
-    Ok(())
-}
-
 /// The database.
 struct Tables {
     apps: Keyspace,
@@ -803,7 +784,7 @@ impl Tables {
     fn open_whole(path: &Path) -> Result<(Self, Vec<Cut>), DirectoryError> {
         match Self::open(path) {
             Err(DirectoryError::Damaged { what, reason }) => {
-                let cut = journal::cut_to_whole(path);
+                let cut = database_files::cut_to_whole(path);
                 let cuts = cut.map_err(|error| DirectoryError::from_io("the journal", &error))?;
                 if cuts.is_empty() {
                     return Err(DirectoryError::Damaged { what, reason });

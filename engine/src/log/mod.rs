@@ -9,7 +9,6 @@
 //! is missing.
 
 mod frames;
-pub(crate) mod journal;
 mod keep;
 #[cfg(test)]
 mod model;
@@ -18,7 +17,6 @@ mod reader;
 mod record;
 mod repair;
 mod store;
-mod tables;
 mod window;
 mod writer;
 
@@ -33,6 +31,7 @@ use thiserror::Error;
 
 pub use record::Totals;
 
+use crate::database_files::FilesError;
 use crate::hash::HashMap;
 use crate::ids::{AppId, ChannelKey, EpochSlot, LogId, ReadKey, RequestId, ShardId};
 use crate::metrics::metrics;
@@ -80,6 +79,15 @@ impl From<fjall::Error> for LogError {
             fjall::Error::Poisoned => Self::Stopped,
             fjall::Error::Locked => Self::Store("another process has it open".into()),
             other => Self::Damaged(format!("{other:?}")),
+        }
+    }
+}
+
+impl From<FilesError> for LogError {
+    fn from(error: FilesError) -> Self {
+        match error {
+            FilesError::Disk(error) => Self::Store(error.to_string()),
+            FilesError::Damaged { .. } => Self::Damaged(error.to_string()),
         }
     }
 }

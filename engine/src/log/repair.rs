@@ -6,15 +6,15 @@
 //! not help, the log is set aside and an empty one begun. In each case it is said what happened, and
 //! nothing is deleted.
 
-use std::fs::{self, File};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::FileExt as _;
+use std::fs;
+use std::io;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use fjall::Database;
-
 use super::store::{Found, Store, open_database};
-use super::{LoadedChannel, LogError, tables};
+use super::{LoadedChannel, LogError};
+use crate::database_files::{self, Cut, JournalEnd, Mended};
+use crate::ids::LogId;
 
 /// A log that was opened, with what was lost on the way.
 pub(super) struct Repaired {
@@ -31,21 +31,18 @@ const NAMES_MAX: usize = 20;
 
 /// Opens the log, and repairs it where that is needed.
 pub(super) fn open(path: &Path, seed: u64) -> Result<Repaired, LogError> {
-    let written = active_journal(path).map(|journal| (written_bytes(&journal), journal));
+    let end = JournalEnd::of(path);
     let open = || {
         let database = open_database(path)?;
-        // Before anything is written again.
-        let is_cut = written.is_some_and(|(written, journal)| {
-            let left = fs::metadata(&journal).map_or(written, |about| about.len());
-            if left < written {
-                tracing::warn!(
-                    bytes = written - left,
-                    "the end of the log was torn and is cut off: a write that was under way when the \
-                     server ended"
-                );
-            }
-            left < written
-        });
+        let bytes = end.torn_bytes();
+        let is_cut = bytes > 0;
+        if is_cut {
+            tracing::warn!(
+                bytes,
+                "the end of the log was torn and is cut off: a write that was under way when the server \
+                 ended"
+            );
+        }
         let (store, found) = Store::of(database, seed)?;
         Ok((store, found, is_cut))
     };
@@ -66,9 +63,9 @@ pub(super) fn open(path: &Path, seed: u64) -> Result<Repaired, LogError> {
 /// Makes damaged tables anew and opens the log. Channels whose end cannot be read even so are left as
 /// they are.
 pub(super) fn mend(path: &Path, seed: u64) -> Result<Repaired, LogError> {
-    let mended = tables::mend(path, &free_name(path))?;
+    let mended = database_files::mend(path, &free_name(path))?;
     let (store, found) = Store::open(path, seed)?;
-    for logs in mended.iter().filter_map(|table| table.logs(store.records_path())) {
+    for logs in mended.iter().filter_map(|table| lost_logs(table, store.records_path())) {
         let is_lost = |loaded: &&LoadedChannel| logs.contains(&loaded.log);
         let channels = found.channels.iter().filter(is_lost);
         let names: Vec<_> =
@@ -84,30 +81,22 @@ pub(super) fn mend(path: &Path, seed: u64) -> Result<Repaired, LogError> {
     Ok(Repaired { store, found, is_cut: true, damaged })
 }
 
-/// Writes the journal onto itself. When a sync fails, the kernel takes what it could not write for
-/// written, and the next sync succeeds without it: only what is written again gets to the disk.
-/// Nobody else may write to the log meanwhile.
-pub(super) fn rewrite(path: &Path) -> Result<(), LogError> {
-    const STEP: u64 = 1 << 20;
-    let Some(journal) = active_journal(path) else { return Ok(()) };
-    let rewrite = || -> io::Result<()> {
-        let file = File::options().read(true).write(true).open(journal)?;
-        let (mut at, bytes) = (0, file.metadata()?.len());
-        let mut chunk = Vec::new();
-        while at < bytes {
-            chunk.resize(STEP.min(bytes - at) as usize, 0);
-            file.read_exact_at(&mut chunk, at)?;
-            file.write_all_at(&chunk, at)?;
-            at += chunk.len() as u64;
-        }
-        file.sync_data()
-    };
-    rewrite().map_err(|error| LogError::Store(error.to_string()))
+/// The channels that may have lost messages with a table; none if it is not one of `records`, a keyspace's
+/// folder.
+fn lost_logs(table: &Mended, records: &Path) -> Option<RangeInclusive<LogId>> {
+    if table.keyspace.file_name() != records.file_name() {
+        return None;
+    }
+    let log = |key: &[u8]| key.first_chunk().copied().map(u64::from_be_bytes).map(LogId);
+    let (first, last) = table.lost.as_ref()?;
+    let first = first.as_deref().and_then(log).unwrap_or(LogId(0));
+    let last = last.as_deref().and_then(log).unwrap_or(LogId(u64::MAX));
+    Some(first..=last)
 }
 
 fn repair(path: &Path, seed: u64) -> Result<Repaired, LogError> {
     let io = |error: io::Error| LogError::Store(error.to_string());
-    for Cut { journal, copy, whole } in cut_to_whole(path).map_err(io)? {
+    for Cut { journal, copy, whole } in database_files::cut_to_whole(path).map_err(io)? {
         tracing::error!(
             journal = %journal.display(),
             copy = %copy.display(),
@@ -135,97 +124,6 @@ fn repair(path: &Path, seed: u64) -> Result<Repaired, LogError> {
     );
     let (store, found) = Store::open(path, seed)?;
     Ok(Repaired { store, found, is_cut: false, damaged: 1 })
-}
-
-/// A journal that was cut back to its last whole write.
-#[derive(Debug)]
-pub(crate) struct Cut {
-    pub(crate) journal: PathBuf,
-    /// What it was.
-    pub(crate) copy: PathBuf,
-    /// Its bytes now.
-    pub(crate) whole: u64,
-}
-
-/// Cuts journals with damage in their middle back to the last whole write, and keeps copies of them as
-/// they were.
-pub(super) fn cut_to_whole(path: &Path) -> io::Result<Vec<Cut>> {
-    let mut cuts = Vec::new();
-    for journal in journals(path) {
-        let bytes = fs::metadata(&journal)?.len();
-        let whole = whole_bytes(&journal, path)?;
-        if whole < bytes {
-            let copy = journal.with_extension("jnl.damaged");
-            fs::copy(&journal, &copy)?;
-            File::options().write(true).open(&journal).and_then(|f| f.set_len(whole))?;
-            cuts.push(Cut { journal, copy, whole });
-        }
-    }
-    Ok(cuts)
-}
-
-/// How much of a journal, from its start, the store can read. It is asked, with copies of ever
-/// better guesses in a folder of its own: the format is its own affair.
-fn whole_bytes(journal: &Path, path: &Path) -> io::Result<u64> {
-    let scratch = path.with_extension("repair");
-    let reads = |bytes: u64| -> io::Result<bool> {
-        let _ = fs::remove_dir_all(&scratch);
-        let make = Database::builder(&scratch).worker_threads(1).open();
-        drop(make.map_err(|error| io::Error::other(error.to_string()))?);
-        let name = scratch.join("0.jnl");
-        let mut copy = File::create(&name)?;
-        io::copy(&mut File::open(journal)?.take(bytes), &mut copy)?;
-        copy.flush()?;
-        Ok(Database::builder(&scratch).worker_threads(1).open().is_ok())
-    };
-    let (mut good, mut bad) = (0, fs::metadata(journal)?.len() + 1);
-    while bad - good > 1 {
-        let guess = if good == 0 && bad == fs::metadata(journal)?.len() + 1 {
-            bad - 1
-        } else {
-            good + (bad - good) / 2
-        };
-        if reads(guess)? {
-            good = guess;
-        } else {
-            bad = guess;
-        }
-    }
-    let _ = fs::remove_dir_all(&scratch);
-    Ok(good)
-}
-
-pub(super) fn journals(path: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(path) else { return Vec::new() };
-    let files = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    files.filter(|path| path.extension().is_some_and(|e| e == "jnl")).collect()
-}
-
-fn active_journal(path: &Path) -> Option<PathBuf> {
-    let number = |path: &PathBuf| path.file_stem()?.to_str()?.parse::<u64>().ok();
-    journals(path).into_iter().max_by_key(number)
-}
-
-/// Where the last byte stands that is not zero: journals are longer than what is written in them.
-pub(super) fn written_bytes(path: &Path) -> u64 {
-    const STEP: u64 = 1 << 20;
-    let find = || -> io::Result<u64> {
-        let mut file = File::open(path)?;
-        let mut end = file.metadata()?.len();
-        let mut chunk = Vec::new();
-        while end > 0 {
-            let start = end.saturating_sub(STEP);
-            file.seek(SeekFrom::Start(start))?;
-            chunk.clear();
-            (&mut file).take(end - start).read_to_end(&mut chunk)?;
-            if let Some(last) = chunk.iter().rposition(|&byte| byte != 0) {
-                return Ok(start + last as u64 + 1);
-            }
-            end = start;
-        }
-        Ok(0)
-    };
-    find().unwrap_or(0)
 }
 
 /// `log.damaged-1`, `log.damaged-2` and so on, beside the log.

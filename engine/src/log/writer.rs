@@ -25,6 +25,7 @@ use super::{
     Logged, NewChannel, Shelf, StoredAnswer, repair,
 };
 use crate::clock::Clock;
+use crate::database_files::{self, FilesError};
 use crate::hash::HashMap;
 use crate::ids::{AppId, ChannelKey, LogId, ShardId};
 use crate::retention::SLACK;
@@ -386,7 +387,7 @@ impl Writer {
         }
         // Room enough to sync what is there is room enough to go on.
         store.sync()?;
-        repair::rewrite(&self.plan.path)?;
+        database_files::rewrite(&self.plan.path).map_err(FilesError::Disk)?;
         if std::mem::take(&mut self.is_suspect) {
             self.shelf.note_mended();
         }

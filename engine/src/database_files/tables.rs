@@ -6,93 +6,60 @@
 //! and another of the same number takes its place, with all items outside of the damaged block. That
 //! keeps their sequence numbers and the marks of what was removed.
 //!
-//! The store must be closed meanwhile. What it reads and writes here is the library's own format,
-//! through the library's own reader and writer.
+//! What is read and written here is the library's own format, through the library's own reader and writer.
 
 use std::fs::{self, File};
 use std::io;
-use std::ops::{Bound, RangeInclusive};
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use lsm_tree::table::{Scanner, Writer};
 use lsm_tree::{Cache, Checksum, CompressionType, InternalValue, Table, UserKey, ValueType};
 
-use super::LogError;
-use crate::ids::LogId;
-
-/// Where the store keeps what it knows of itself. Without that it takes its keyspaces for leftovers
-/// and removes them, so a table of it is never made anew.
-const STORE_KEYSPACE: &str = "0";
+use super::{FilesError, STORE_KEYSPACE, entries, table_folders};
 
 /// A table that was made anew.
-pub(super) struct Mended {
+#[derive(Debug)]
+pub(crate) struct Mended {
     /// The folder of its keyspace.
-    keyspace: PathBuf,
+    pub(crate) keyspace: PathBuf,
     /// The last key before what was lost, and the first behind it; `None` if all of it was read.
-    lost: Option<(Option<UserKey>, Option<UserKey>)>,
+    pub(crate) lost: Option<(Option<UserKey>, Option<UserKey>)>,
 }
 
-impl Mended {
-    /// The channels that may have lost messages; none if `records` is another keyspace's folder.
-    pub(super) fn logs(&self, records: &Path) -> Option<RangeInclusive<LogId>> {
-        if self.keyspace.file_name() != records.file_name() {
-            return None;
-        }
-        let log = |key: &UserKey| key.first_chunk().copied().map(u64::from_be_bytes).map(LogId);
-        let (first, last) = self.lost.as_ref()?;
-        let first = first.as_ref().and_then(log).unwrap_or(LogId(0));
-        let last = last.as_ref().and_then(log).unwrap_or(LogId(u64::MAX));
-        Some(first..=last)
-    }
-}
-
-/// Looks through all tables of the store in `path` and makes those anew that are damaged. Each is kept
+/// Looks through all tables of the database in `path` and makes those anew that are damaged. Each is kept
 /// in `aside`, which is made if there is one.
 ///
 /// # Errors
-/// The disk takes no writes, or what the store knows of itself is damaged.
-pub(super) fn mend(path: &Path, aside: &Path) -> Result<Vec<Mended>, LogError> {
+/// The disk takes no writes, or what the database knows of itself is damaged.
+pub(crate) fn mend(path: &Path, aside: &Path) -> Result<Vec<Mended>, FilesError> {
     let mut mended = Vec::new();
-    let keyspaces = path.join("keyspaces");
-    for keyspace in entries(&keyspaces)? {
-        let tables = entries(&keyspace.join("tables"))?;
+    for folder in table_folders(path)? {
+        let keyspace = folder.parent().unwrap_or(path);
+        let tables = entries(&folder)?;
         for table in &tables {
             // What the store passes over at its start as well.
             let name = table.file_name().and_then(|name| name.to_str());
             let Some(number) = name.and_then(|name| name.parse().ok()) else { continue };
             let Err(reason) = check(table) else { continue };
+            let damaged =
+                |reason| Err(FilesError::Damaged { path: table.display().to_string(), reason });
             if keyspace.file_name().is_some_and(|name| name == STORE_KEYSPACE) {
-                return Err(LogError::Damaged(format!("{}: {reason}", table.display())));
+                return damaged(reason);
             }
             let readable = readable(table);
             if readable.is_empty() && readable.min.is_none() && tables.len() > 1 {
                 // Nobody knows its place among the others.
-                return Err(LogError::Damaged(format!("{}: {reason}", table.display())));
+                return damaged(reason);
             }
-            keep(table, &keyspace, aside, &reason, &readable)?;
+            keep(table, keyspace, aside, &reason, &readable)?;
             let lost = readable.lost();
-            replace(table, number, readable).map_err(|error| LogError::Store(error.to_string()))?;
-            mended.push(Mended { keyspace: keyspace.clone(), lost });
+            replace(table, number, readable).map_err(io::Error::other)?;
+            mended.push(Mended { keyspace: keyspace.to_owned(), lost });
         }
     }
     Ok(mended)
-}
-
-/// The entries of a folder, or none if it is not there.
-fn entries(folder: &Path) -> Result<Vec<PathBuf>, LogError> {
-    match fs::read_dir(folder) {
-        Ok(entries) => {
-            let paths: io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
-            Ok(paths.map_err(refused)?)
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
-        Err(error) => Err(refused(error)),
-    }
-}
-
-fn refused(error: io::Error) -> LogError {
-    LogError::Store(error.to_string())
 }
 
 fn open(table: &Path) -> lsm_tree::Result<Table> {
@@ -168,11 +135,11 @@ fn keep(
     aside: &Path,
     reason: &str,
     readable: &Readable,
-) -> Result<(), LogError> {
-    fs::create_dir_all(aside).map_err(refused)?;
+) -> io::Result<()> {
+    fs::create_dir_all(aside)?;
     let name = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let kept = aside.join(format!("{}-table-{}", name(keyspace), name(table)));
-    fs::hard_link(table, &kept).map_err(refused)?;
+    fs::hard_link(table, &kept)?;
     tracing::error!(
         table = %table.display(),
         kept = %kept.display(),
