@@ -74,7 +74,9 @@ impl Edge {
         let is_open = matches!(connection.phase, Phase::Open { .. });
         assert_eq!(connection.session.is_some(), is_open, "a session is that of a WebSocket");
         assert!(is_open || connection.subscriptions.is_empty(), "who is no client subscribes");
-        assert_each_once("subscriptions of a connection", &connection.subscriptions);
+        let tail = |key: &SubscriptionKey| self.subscriptions.get(*key).map(|found| found.tail);
+        let tails: Vec<_> = connection.subscriptions.iter().map(tail).collect();
+        assert!(tails.is_sorted_by(|one, next| one < next), "subscriptions out of order");
         for subscription in &connection.subscriptions {
             let found = self.subscriptions.get(*subscription);
             assert_eq!(found.map(|found| found.connection), Some(key), "of another connection");

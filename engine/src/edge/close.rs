@@ -133,11 +133,8 @@ impl Edge {
     /// Goes on with a closing connection once its last bytes are written, and reads on where that
     /// had to wait for the write.
     pub(crate) fn after_write(&mut self, cx: &mut Context, connection: ConnectionKey) {
-        let (limits, draining) = (cx.settings.limits, self.is_draining());
-        let Some(c) = self.connections.get_mut(connection) else { return };
-        if c.resume(&limits) {
-            self.resumed.push_back(connection);
-        }
+        self.end_pause(cx, connection);
+        let draining = self.is_draining();
         let Some(c) = self.connections.get_mut(connection) else { return };
         let idle = c.active.as_ref().is_none_or(|active| {
             !active.is_writing && active.out.is_empty() && active.unfinished.is_none()

@@ -40,7 +40,7 @@ pub(super) struct Connection {
     pub(super) timer_tick: u32,
     /// When the peer was last heard, or, while a request is read, when that began.
     pub(super) heard_tick: u32,
-    /// What it is subscribed to.
+    /// What it is subscribed to, in the order of the tails.
     pub(super) subscriptions: Vec<SubscriptionKey>,
     /// What the ledger has of it.
     pub(super) account: Account,

@@ -314,11 +314,8 @@ impl Edge {
         self.ledger.changed(connection);
         self.send_answers(cx, connection);
         // Its turn may not have come, and there may be room for the next one all the same.
-        if is_large
-            && let Some(c) = self.connections.get_mut(connection)
-            && c.resume(&cx.settings.limits)
-        {
-            self.resumed.push_back(connection);
+        if is_large {
+            self.end_pause(cx, connection);
         }
     }
 

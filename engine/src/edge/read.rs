@@ -91,6 +91,15 @@ impl Edge {
         }
     }
 
+    /// Ends a connection's pause if there is room for what its bytes may bring: they are read on.
+    pub(super) fn end_pause(&mut self, cx: &Context, connection: ConnectionKey) {
+        if let Some(c) = self.connections.get_mut(connection)
+            && c.resume(&cx.settings.limits)
+        {
+            self.resumed.push_back(connection);
+        }
+    }
+
     /// Whether the connection ends with a request that was read already.
     fn is_last_request_read(&self, connection: ConnectionKey) -> bool {
         let active = self.connections.get(connection).and_then(|c| c.active.as_ref());

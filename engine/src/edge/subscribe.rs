@@ -95,14 +95,12 @@ impl Edge {
     }
 
     /// A subscription of a connection waits for its home no more.
-    fn subscribe_answered(&mut self, connection: ConnectionKey) {
+    fn subscribe_answered(&mut self, cx: &Context, connection: ConnectionKey) {
         if let Some(active) = self.connections.get_mut(connection).and_then(|c| c.active.as_mut()) {
             debug_assert!(active.subscribes > 0, "an answer that nobody waits for");
             active.subscribes -= 1;
-            if active.is_paused {
-                self.resumed.push_back(connection);
-            }
         }
+        self.end_pause(cx, connection);
     }
 
     /// The home shard has answered: a command that waited for it is read on.
@@ -156,7 +154,7 @@ impl Edge {
             return;
         };
         let connection = subscription.connection;
-        self.subscribe_answered(connection);
+        self.subscribe_answered(cx, connection);
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
         // Room for a first window was kept for one who asked for the past.
         if std::mem::take(&mut subscription.windows) > 0 {
@@ -168,8 +166,8 @@ impl Edge {
         let start = match outcome {
             Ok(start) => start,
             Err(refusal) => {
+                self.forget_in_connection(connection, tail_key);
                 self.subscriptions.remove(key);
-                self.forget_in_connection(connection, key);
                 self.drop_tail_if_unused(cx, tail_key);
                 cx.metrics().refused(refusal.code);
                 self.send(connection, event::error(&refusal, Some(&slug), None));
@@ -258,7 +256,7 @@ impl Edge {
         c.active().farewells.push(Farewell { subscription: key, until, reason });
         if is_pending {
             // The answer will find nobody; it is then that the home is told.
-            self.subscribe_answered(connection);
+            self.subscribe_answered(cx, connection);
             self.finish(cx, key, false);
         } else if is_done {
             self.finish(cx, key, true);
@@ -272,12 +270,13 @@ impl Edge {
 
     /// All that came before the end of a subscription is sent, or on its way.
     pub(super) fn finish(&mut self, cx: &mut Context, key: SubscriptionKey, is_joined: bool) {
-        let Some(subscription) = self.subscriptions.remove(key) else { return };
+        let Some(subscription) = self.subscriptions.get(key) else { return };
         let (connection, tail_key) = (subscription.connection, subscription.tail);
+        self.forget_in_connection(connection, tail_key);
+        let Some(subscription) = self.subscriptions.remove(key) else { return };
         let Some(slug) = self.tails.get(tail_key).map(|tail| tail.channel.slug.clone()) else {
             return bug!(cx, "a subscription without a tail");
         };
-        self.forget_in_connection(connection, key);
         let farewell = self.connections.get_mut(connection).and_then(|c| c.take_farewell(key));
         if farewell.is_none() {
             bug!(cx, "a subscription ends without a last word");
@@ -403,6 +402,7 @@ impl Edge {
         let is_room = start != Start::Live
             && self.connections.get_mut(connection).is_some_and(Connection::begin_window);
         let window_bytes = if is_room { WINDOW_BYTES } else { 0 };
+        let (Ok(index) | Err(index)) = self.position(connection, tail);
         let subscription = self.subscriptions.insert(Subscription {
             connection,
             tail,
@@ -418,7 +418,7 @@ impl Edge {
             tail.pending += 1;
         }
         if let Some(c) = self.connections.get_mut(connection) {
-            c.subscriptions.push(subscription);
+            c.subscriptions.insert(index, subscription);
             c.active().subscribes += 1;
         }
         let (shard, home) = (cx.shard, cx.home_shard(&channel));
@@ -570,9 +570,11 @@ impl Edge {
         }
     }
 
-    fn forget_in_connection(&mut self, connection: ConnectionKey, key: SubscriptionKey) {
-        if let Some(c) = self.connections.get_mut(connection) {
-            c.subscriptions.retain(|&subscription| subscription != key);
+    fn forget_in_connection(&mut self, connection: ConnectionKey, tail: TailKey) {
+        if let Ok(index) = self.position(connection, tail)
+            && let Some(c) = self.connections.get_mut(connection)
+        {
+            c.subscriptions.remove(index);
         }
     }
 
@@ -581,12 +583,16 @@ impl Edge {
         connection: ConnectionKey,
         channel: &ChannelKey,
     ) -> Option<SubscriptionKey> {
-        let tail = self.tail_of.get(channel)?;
-        let subscriptions = &self.connections.get(connection)?.subscriptions;
-        let on_tail = |key: &&SubscriptionKey| {
-            self.subscriptions.get(**key).is_some_and(|subscription| subscription.tail == *tail)
-        };
-        subscriptions.iter().find(on_tail).copied()
+        let tail = *self.tail_of.get(channel)?;
+        let index = self.position(connection, tail).ok()?;
+        self.connections.get(connection)?.subscriptions.get(index).copied()
+    }
+
+    /// Where the subscription to a tail stands among those of its connection, or where it would.
+    fn position(&self, connection: ConnectionKey, tail: TailKey) -> Result<usize, usize> {
+        let of = |key: &SubscriptionKey| self.subscriptions.get(*key).map(|found| found.tail);
+        let c = self.connections.get(connection).ok_or(0usize)?;
+        c.subscriptions.binary_search_by_key(&Some(tail), of)
     }
 }
 
