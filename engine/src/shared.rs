@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use pushflo_protocol::Epoch;
+use thiserror::Error;
 
 use crate::hash::Placement;
 use crate::ids::{ChannelKey, EpochSlot, LogId, ShardId};
@@ -13,13 +14,16 @@ use crate::metrics::ShardMetrics;
 use crate::settings::Limits;
 
 /// Why a connection is not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum Refused {
     /// As many connections as the server takes.
+    #[error("the server has as many as it takes")]
     Full,
     /// As many connections as one address may have.
+    #[error("the address has as many as it may")]
     Address,
     /// The server is going away.
+    #[error("the server drains")]
     Draining,
 }
 

@@ -82,6 +82,14 @@ pub(crate) enum Awaited {
 }
 
 impl Awaited {
+    /// The channel that it is about, where that was noted.
+    pub(crate) fn channel(&self) -> Option<&ChannelSlug> {
+        match self {
+            Self::Publish { channel, .. } | Self::History { channel, .. } => Some(channel),
+            Self::Members { .. } | Self::Nothing => None,
+        }
+    }
+
     /// Whether the answer may be large.
     pub(crate) fn is_large(&self) -> bool {
         matches!(self, Self::History { .. } | Self::Members { .. })

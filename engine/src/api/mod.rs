@@ -190,6 +190,9 @@ pub(crate) fn route(cx: &mut Context, call: &Call<'_>) -> Result<Action, Refusal
         (method, route) => {
             let (refusal, headers) = no_route(method, request.path, route.as_ref());
             cx.metrics().refused(refusal.code);
+            let (shard, connection) = (call.id.shard.0, call.id.connection);
+            let (code, path) = (refusal.code.as_str(), request.path);
+            tracing::debug!(shard, ?connection, code, method, path, "refused: no route");
             let mut reply = Reply::refusal(&refusal);
             reply.headers.extend(headers);
             Ok(Action::Reply(reply))

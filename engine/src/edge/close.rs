@@ -62,6 +62,7 @@ impl Edge {
         if !c.is_websocket() {
             return;
         }
+        self.note_close_frame(cx, connection, &reason);
         self.end_session(cx, connection);
         self.close_after(cx, connection, close_frame(reason.code, &reason.reason));
     }
@@ -94,13 +95,16 @@ impl Edge {
     }
 
     /// Closes a quiet HTTP connection.
-    pub(crate) fn half_close(&mut self, cx: &mut Context, connection: ConnectionKey) {
+    pub(super) fn half_close(&mut self, cx: &mut Context, connection: ConnectionKey, why: &str) {
+        self.note_closing(cx, connection, why);
         self.close_after(cx, connection, Bytes::new());
     }
 
     /// The peer sent its close frame, which is answered with the same code. The server closes the
     /// connection first (RFC 6455 section 7.1.1).
     pub(super) fn close_echo(&mut self, cx: &mut Context, connection: ConnectionKey, code: u16) {
+        let why = CloseReason { code, reason: "the peer said so".into() };
+        self.note_close_frame(cx, connection, &why);
         self.end_session(cx, connection);
         self.close_after(cx, connection, close_frame(code, ""));
         self.peer_is_done(cx, connection);
@@ -110,14 +114,15 @@ impl Edge {
     pub(crate) fn input_ended(&mut self, cx: &mut Context, connection: ConnectionKey) {
         let Some(c) = self.connections.get_mut(connection) else { return };
         match c.phase {
-            Phase::Open { .. } => self.forget_connection(cx, connection),
             Phase::Closing { .. } => self.peer_is_done(cx, connection),
-            Phase::Proxy => self.forget_connection(cx, connection),
+            Phase::Open { .. } | Phase::Proxy => {
+                self.forget_connection(cx, connection, "the peer closed it");
+            }
             Phase::Http => {
                 c.peer_done = true;
                 match c.active.as_mut().and_then(|active| active.answers.back_mut()) {
                     Some(answer) => answer.last = true,
-                    None => self.half_close(cx, connection),
+                    None => self.half_close(cx, connection, "the peer closed it"),
                 }
             }
         }
@@ -140,19 +145,25 @@ impl Edge {
             !active.is_writing && active.out.is_empty() && active.unfinished.is_none()
         });
         if draining && c.phase == Phase::Http && c.is_quiet() {
-            self.half_close(cx, connection);
+            self.half_close(cx, connection, "the server drains");
             return;
         }
         let Phase::Closing { half_closed, .. } = &mut c.phase else { return };
         if idle && c.peer_done {
-            self.forget_connection(cx, connection);
+            self.forget_connection(cx, connection, "both sides are done");
         } else if idle && !std::mem::replace(half_closed, true) {
             self.closings.push_back(Closing::HalfClose(connection));
         }
     }
 
     /// Forgets a connection and has its socket closed.
-    pub(crate) fn forget_connection(&mut self, cx: &mut Context, connection: ConnectionKey) {
+    pub(crate) fn forget_connection(
+        &mut self,
+        cx: &mut Context,
+        connection: ConnectionKey,
+        why: &str,
+    ) {
+        self.note_end(cx, connection, why);
         self.end_session(cx, connection);
         if let Some(c) = self.connections.remove(connection) {
             self.ledger.close(connection, c.account);
@@ -170,7 +181,7 @@ impl Edge {
         if let Some(active) = c.active.as_ref().filter(|active| active.is_writing) {
             write_left = timeouts.write.saturating_sub(now.saturating_sub(active.writing_since));
             if write_left == 0 {
-                self.forget_connection(cx, connection);
+                self.forget_connection(cx, connection, "its write was stuck");
                 return;
             }
         }
@@ -183,7 +194,7 @@ impl Edge {
         let next = match &mut c.phase {
             Phase::Closing { until, .. } => {
                 if now >= *until {
-                    self.forget_connection(cx, connection);
+                    self.forget_connection(cx, connection, "it did not close in time");
                     return;
                 }
                 *until - now
@@ -211,7 +222,7 @@ impl Edge {
             }
             Phase::Proxy | Phase::Http if !c.is_heard => {
                 if silent >= timeouts.head {
-                    self.half_close(cx, connection);
+                    self.half_close(cx, connection, "nothing was heard");
                     return;
                 }
                 timeouts.head - silent
@@ -246,7 +257,7 @@ impl Edge {
             self.arm(cx, connection, cx.settings.timeouts.keep_alive);
             self.refuse_request(cx, connection, http::too_late());
         } else {
-            self.half_close(cx, connection);
+            self.half_close(cx, connection, "nothing was asked for a while");
         }
     }
 

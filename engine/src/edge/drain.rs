@@ -41,7 +41,7 @@ impl Edge {
             }
         }
         for connection in idle {
-            self.half_close(cx, connection);
+            self.half_close(cx, connection, "the server drains");
         }
         cx.random.shuffle(&mut waiting);
         let until = cx.now.tick.saturating_add(if spread_ms == 0 { 0 } else { ticks(spread_ms) });
@@ -79,7 +79,11 @@ impl Edge {
             self.close_websocket(cx, connection, CloseReason::going_away(retry_ms));
         }
         for connection in overdue {
-            self.forget_connection(cx, connection);
+            self.forget_connection(
+                cx,
+                connection,
+                "the server drains, and it did not leave in time",
+            );
         }
     }
 }

@@ -98,7 +98,7 @@ impl Edge {
             let (home, message) = match message {
                 Ok(message) => message,
                 Err(refusal) => {
-                    cx.metrics().refused(refusal.code);
+                    self.refused(cx, request.connection, &refusal, None);
                     pending.push(PendingMessage::Done(api::batch_refusal(&refusal)));
                     continue;
                 }
@@ -129,6 +129,8 @@ impl Edge {
         let Some(batch) = self.batches.get_mut(key) else {
             return bug!(cx, "results of a batch that nobody waits for");
         };
+        let connection = batch.request.connection;
+        let mut refused = Vec::new();
         for BatchResult { position, result } in results {
             let message = batch.messages.get_mut(position as usize);
             let Some(message @ PendingMessage::Waiting(..)) = message else {
@@ -138,12 +140,16 @@ impl Edge {
             let PendingMessage::Waiting(slug, parts) = message else { continue };
             match &result {
                 Ok(_) => batch.published += 1,
-                Err(refusal) => cx.metrics().refused(refusal.code),
+                Err(refusal) => refused.push((slug.clone(), refusal.clone())),
             }
             *message = PendingMessage::Done(api::batch_result(slug, parts, result));
             batch.waiting -= 1;
         }
-        if batch.waiting == 0 {
+        let is_done = batch.waiting == 0;
+        for (slug, refusal) in refused {
+            self.refused(cx, connection, &refusal, Some(&slug));
+        }
+        if is_done {
             self.batch_done(cx, key);
         }
     }

@@ -124,7 +124,7 @@ impl Edge {
                         refused
                     }
                     None => {
-                        cx.metrics().protocol_errors_total.increment();
+                        self.protocol_error(cx, connection, &refusal.message);
                         (AllowOrigin::None, false)
                     }
                 };
@@ -153,12 +153,13 @@ impl Edge {
             origin: AllowOrigin::of(&cx.settings.origins, request),
         });
         let id = RequestId { shard: cx.shard, connection, sequence };
+        self.note_request(cx, id, request.method, request.path);
         let call = Call { id, peer, is_pipelined, request, payer: Cell::default() };
         let action = api::route(cx, &call);
         self.set_payer(connection, call.payer.get());
         let done = action.and_then(|action| self.act(cx, id, action));
         if let Err(refusal) = done {
-            cx.metrics().refused(refusal.code);
+            self.refused(cx, connection, &refusal, None);
             self.reply(cx, connection, sequence, Reply::refusal(&refusal));
         }
     }
@@ -209,13 +210,15 @@ impl Edge {
             Phase::Proxy | Phase::Closing { .. } => return,
             Phase::Http => {}
         }
-        if let Err(refusal) = &outcome {
-            cx.metrics().refused(refusal.code);
-        }
         let is_done = outcome.is_ok();
         let Some(answer) = self.pending_answer(connection, sequence) else {
             return bug!(cx, "an answer to a request that nobody waits for");
         };
+        if let Err(refusal) = &outcome {
+            let channel = answer.awaited.channel().cloned();
+            self.refused(cx, connection, refusal, channel.as_ref());
+        }
+        let Some(answer) = self.pending_answer(connection, sequence) else { return };
         let reply = std::mem::take(&mut answer.awaited).reply(outcome);
         if is_done && reply.status >= 500 {
             bug!(cx, "an answer that is none to its request");
@@ -260,7 +263,7 @@ impl Edge {
         refusal: &Refusal,
         answer: PendingAnswer,
     ) {
-        cx.metrics().refused(refusal.code);
+        self.refused(cx, connection, refusal, None);
         let Some(c) = self.connections.get_mut(connection) else { return };
         let active = c.active();
         active.inbound = Vec::new();

@@ -141,7 +141,6 @@ impl Edge {
                 debug_assert!(false, "nobody holds what is held");
                 break;
             };
-            tracing::debug!(?payer, "a connection that holds too much is cut off");
             cx.metrics().shed_connections_total.increment();
             self.shed(cx, connection);
         }
@@ -172,7 +171,7 @@ impl Edge {
             c.held_bytes() >= HEAVY_BYTES || !matches!(c.phase, Phase::Closing { .. })
         });
         if still_holds {
-            self.forget_connection(cx, connection);
+            self.forget_connection(cx, connection, "it held most of what its app may hold");
         } else if let Some(c) = self.connections.get_mut(connection) {
             let now = Account::of(c);
             self.ledger.book(connection, &mut c.account, now);

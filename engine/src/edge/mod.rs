@@ -11,12 +11,14 @@
 //! * `window`: subscribers that are behind their tail
 //! * `tail`, `write`, `flush`: recent frames, cursors, one write for each connection and turn
 //! * `ledger`: what waits on behalf of peers, and who pays
+//! * `diagnostics`: what the debug log has of connections
 //! * `apps`, `timer`, `drain`: revoked rights, time-outs, leaving in good order
 
 mod apps;
 mod check;
 mod close;
 mod connection;
+mod diagnostics;
 mod drain;
 mod flush;
 mod gather;
@@ -178,13 +180,15 @@ impl Edge {
         }
         let is_proxy = cx.settings.proxies.trusts(peer);
         let slot = (!is_proxy).then(|| cx.shared.address_slot(peer));
-        cx.shared.admit(slot, &cx.settings.limits).inspect_err(|_| {
+        cx.shared.admit(slot, &cx.settings.limits).inspect_err(|refused| {
             cx.metrics().connections_refused_total.increment();
+            tracing::debug!(shard = cx.shard.0, %peer, "a connection is refused: {refused}");
         })?;
         let proxy = is_proxy.then_some(cx.settings.proxies.protocol);
         let connection = self.connections.insert(Connection::new(slot, proxy, cx.now.tick));
         cx.metrics().connections.increment();
         cx.metrics().connections_accepted_total.increment();
+        tracing::trace!(shard = cx.shard.0, ?connection, %peer, "accepted");
         self.arm(cx, connection, cx.settings.timeouts.head);
         Ok(connection)
     }

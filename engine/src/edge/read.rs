@@ -119,7 +119,8 @@ impl Edge {
             Prefix::More => None,
             Prefix::Header { client, bytes } => {
                 if client.is_some_and(|client| !self.count_client(cx, connection, client)) {
-                    self.forget_connection(cx, connection);
+                    let why = "its address has as many connections as it may";
+                    self.forget_connection(cx, connection, why);
                     return None;
                 }
                 let c = self.connections.get_mut(connection)?;
@@ -129,8 +130,8 @@ impl Edge {
                 Some(bytes)
             }
             Prefix::Invalid => {
-                cx.metrics().protocol_errors_total.increment();
-                self.forget_connection(cx, connection);
+                self.protocol_error(cx, connection, "no header of the PROXY protocol");
+                self.forget_connection(cx, connection, "a protocol error");
                 None
             }
         }

@@ -169,7 +169,7 @@ impl Edge {
                 self.forget_in_connection(connection, tail_key);
                 self.subscriptions.remove(key);
                 self.drop_tail_if_unused(cx, tail_key);
-                cx.metrics().refused(refusal.code);
+                self.refused(cx, connection, &refusal, Some(&slug));
                 self.send(connection, event::error(&refusal, Some(&slug), None));
                 self.settled(connection);
                 return;
@@ -218,7 +218,8 @@ impl Edge {
         if subscription.state == SubscriptionState::Ending {
             return;
         }
-        cx.metrics().refused(refusal.code);
+        let slug = self.tails.get(subscription.tail).map(|tail| &tail.channel.slug);
+        self.refused(cx, subscription.connection, refusal, slug);
         // The home learns of one that is still pending when its answer finds nobody.
         if subscription.state == SubscriptionState::Live {
             let (tail, roster) = (subscription.tail, subscription.roster);

@@ -125,7 +125,7 @@ impl Edge {
                 self.arm(cx, connection, due);
             }
             Err((refusal, code)) => {
-                cx.metrics().refused(refusal.code);
+                self.refused(cx, connection, &refusal, None);
                 self.send(connection, event::error(&refusal, None, None));
                 let frame =
                     pushflo_protocol::websocket::close_frame(code.value(), &refusal.message);
@@ -164,7 +164,7 @@ impl Edge {
             }
             Ok(None) => None,
             Err(error) => {
-                cx.metrics().protocol_errors_total.increment();
+                self.protocol_error(cx, connection, error.reason);
                 self.close_websocket(cx, connection, CloseReason::new(error.code, error.reason));
                 return None;
             }
@@ -337,7 +337,7 @@ impl Edge {
         let Some(publish) = publish else {
             return bug!(cx, "an answer to a publish that nobody waits for");
         };
-        let reference = publish.reference.as_deref();
+        let (channel, reference) = (publish.channel.clone(), publish.reference.as_deref());
         publish.answer = Some(match &outcome {
             Ok(Answer::Published(receipt)) => {
                 event::published(&publish.channel, receipt, reference)
@@ -355,7 +355,7 @@ impl Edge {
             ready.extend(active.publishes.pop_front().and_then(|publish| publish.answer));
         }
         if let Err(refusal) = outcome {
-            cx.metrics().refused(refusal.code);
+            self.refused(cx, connection, &refusal, Some(&channel));
         }
         for event in ready {
             self.send(connection, event);
@@ -420,7 +420,7 @@ impl Edge {
         };
         if now >= token.end_tick {
             let refusal = Refusal::new(ErrorCode::Unauthorized, "the token has expired");
-            cx.metrics().refused(refusal.code);
+            self.refused(cx, connection, &refusal, None);
             self.send(connection, event::error(&refusal, None, None));
             let reason = CloseReason::new(CloseCode::Unauthorized, "token expired");
             self.close_websocket(cx, connection, reason);
@@ -444,7 +444,7 @@ impl Edge {
     ) {
         let RefusedCommand { refusal, channel, reference } = refused;
         debug_assert_ne!(refusal.code, ErrorCode::ServerError);
-        cx.metrics().refused(refusal.code);
+        self.refused(cx, connection, refusal, channel.as_ref());
         self.send(connection, event::error(refusal, channel.as_ref(), reference.as_deref()));
     }
 }

@@ -173,7 +173,7 @@ impl Shard {
 
     /// The socket failed.
     pub fn failed(&mut self, connection: ConnectionKey) {
-        self.edge.forget_connection(&mut self.cx, connection);
+        self.edge.forget_connection(&mut self.cx, connection, "its socket failed");
         self.settle();
     }
 
