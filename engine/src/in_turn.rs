@@ -45,6 +45,11 @@ impl<T> InTurn<T> {
         Some(entry)
     }
 
+    /// All entries, those of an app in their order.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.by_app.values().flatten()
+    }
+
     /// How many entries there are.
     pub(crate) fn len(&self) -> usize {
         self.len

@@ -12,16 +12,23 @@ use crate::bug::bug;
 use crate::context::Context;
 use crate::hash::HashMap;
 use crate::ids::{AppId, HomeKey};
+use crate::in_turn::InTurn;
 use crate::log::{self, Append, Entry, LogCall, Logged, NewChannel, StoredAnswer};
 use crate::mail::{Answer, ReplyTo, no_room};
 use crate::retention::Durability;
 use crate::share;
 
-/// Most bytes of messages on their way to the log before publishes are refused; the apps share them.
+/// Most bytes of messages that wait for the log or are on their way to it before publishes are refused;
+/// the apps share them.
 const LOGGING_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Most appends that wait for room at the log before publishes are refused.
-const APPENDS_MAX: usize = 4096;
+/// With the message that goes past so many bytes, an append ends.
+const APPEND_BYTES_MAX: usize = 1024 * 1024;
+
+/// Most appends that are on their way to the log, and, with the one that goes past them, most bytes. Apps
+/// take turns for what comes behind, so nobody waits for more than this of another app's messages.
+const UNDER_WAY_MAX: usize = 64;
+const UNDER_WAY_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// A message on its way to the log.
 #[derive(Debug)]
@@ -36,24 +43,48 @@ pub(super) struct LoggedMessage {
     pub(super) keyed: Option<Box<Keyed>>,
 }
 
+/// A channel to be deleted from the log, behind all messages of it that are on their way.
+#[derive(Clone, Copy, Debug)]
+struct Deletion {
+    home: HomeKey,
+    app: AppId,
+}
+
+/// What waits for its turn at the log.
+#[derive(Debug)]
+enum Waiting {
+    Message(LoggedMessage),
+    Deletion(Deletion),
+}
+
 /// What a shard has at the log.
 #[derive(Debug, Default)]
 pub(super) struct Logging {
-    /// Messages of this turn.
-    turn: Vec<LoggedMessage>,
-    /// Channels deleted in this turn.
-    turn_deletes: Vec<HomeKey>,
+    /// What was not sent yet.
+    waiting: InTurn<Waiting>,
     /// Channels whose deletion failed; it is tried again at the next tick.
-    failed_deletes: Vec<HomeKey>,
-    /// What earlier turns sent, oldest first.
+    failed_deletions: Vec<Deletion>,
+    /// What was sent, oldest first.
     under_way: VecDeque<UnderWay>,
-    /// Bytes of messages under way, in all and by app.
+    /// Bytes of its messages.
+    under_way_bytes: usize,
+    /// Bytes of all messages that wait or are under way, and by app.
     bytes: usize,
     bytes_of: HashMap<AppId, usize>,
     /// Raised when an append fails.
     term: u32,
     /// Appends that were not handed over yet.
     appends: VecDeque<Append>,
+}
+
+/// What became an append.
+#[derive(Debug)]
+struct UnderWay {
+    term: u32,
+    messages: Vec<LoggedMessage>,
+    deletions: Vec<Deletion>,
+    /// What the messages keep in memory.
+    bytes: usize,
 }
 
 impl Logging {
@@ -68,30 +99,70 @@ impl Logging {
             }
         }
     }
-}
 
-/// What became an append.
-#[derive(Debug)]
-struct UnderWay {
-    term: u32,
-    messages: Vec<LoggedMessage>,
-    deletes: Vec<HomeKey>,
-}
+    /// What goes into the next append, if there is something and room for it.
+    fn next(&mut self) -> Option<(Vec<LoggedMessage>, Vec<Deletion>)> {
+        let is_room =
+            self.under_way.len() < UNDER_WAY_MAX && self.under_way_bytes < UNDER_WAY_BYTES_MAX;
+        if self.waiting.is_empty() || !is_room {
+            return None;
+        }
+        let (mut messages, mut deletions, mut bytes) = (Vec::new(), Vec::new(), 0);
+        while bytes < APPEND_BYTES_MAX
+            && let Some(next) = self.waiting.pop()
+        {
+            match next {
+                Waiting::Message(message) => {
+                    bytes += message.record.kept_bytes();
+                    messages.push(message);
+                }
+                Waiting::Deletion(deletion) => deletions.push(deletion),
+            }
+        }
+        Some((messages, deletions))
+    }
 
-impl Logging {
+    /// Takes back all messages that were not sent yet.
+    fn take_messages(&mut self) -> Vec<LoggedMessage> {
+        let mut messages = Vec::new();
+        let mut waiting = std::mem::take(&mut self.waiting);
+        while let Some(next) = waiting.pop() {
+            match next {
+                Waiting::Message(message) => messages.push(message),
+                Waiting::Deletion(deletion) => self.wait_to_delete(deletion),
+            }
+        }
+        messages
+    }
+
+    fn wait_to_delete(&mut self, deletion: Deletion) {
+        self.waiting.push(deletion.app, Waiting::Deletion(deletion));
+    }
+
+    /// All messages on their way, those of a channel in their order, with the term they were sent in.
+    fn messages(&self) -> impl Iterator<Item = (u32, &LoggedMessage)> {
+        let under_way = self.under_way.iter();
+        let under_way = under_way.flat_map(|a| a.messages.iter().map(|message| (a.term, message)));
+        let waiting = self.waiting.iter().filter_map(|waiting| match waiting {
+            Waiting::Message(message) => Some((self.term, message)),
+            Waiting::Deletion(_) => None,
+        });
+        under_way.chain(waiting)
+    }
+
     /// Checks its tables. Returns what is on its way of each channel.
     pub(super) fn check(&self) -> OnTheirWay {
-        let all = self.under_way.iter().flat_map(|append| &append.messages).chain(&self.turn);
-        let bytes: usize = all.map(|logged| logged.record.kept_bytes()).sum();
+        let bytes: usize = self.messages().map(|(_, logged)| logged.record.kept_bytes()).sum();
         assert_eq!(self.bytes, bytes, "bytes on their way to the log");
+        let under_way: usize = self.under_way.iter().map(|append| append.bytes).sum();
+        assert_eq!(self.under_way_bytes, under_way, "bytes of appends under way");
         assert!(self.appends.len() <= self.under_way.len(), "an append that nobody waits for");
         assert!(self.under_way.iter().is_sorted_by_key(|append| append.term));
         assert!(self.under_way.back().is_none_or(|append| append.term <= self.term));
         // What went before an append failed will fail, and has no place any more.
-        let current = self.under_way.iter().filter(|append| append.term == self.term);
-        let current = current.flat_map(|append| &append.messages).chain(&self.turn);
+        let current = self.messages().filter(|(term, _)| *term == self.term);
         let mut on_their_way = OnTheirWay::new();
-        for LoggedMessage { home, record, .. } in current {
+        for (_, LoggedMessage { home, record, .. }) in current {
             let (_, last) = on_their_way.entry(*home).or_insert((record.prev, record.prev));
             assert_eq!(*last, record.prev, "a hole in what is on its way");
             assert!(record.offset > record.prev);
@@ -102,14 +173,17 @@ impl Logging {
 
     /// The keys of publishes that are on their way.
     pub(super) fn keyed(&self) -> impl Iterator<Item = &Keyed> {
-        let all = self.under_way.iter().flat_map(|append| &append.messages).chain(&self.turn);
-        all.filter_map(|logged| logged.keyed.as_deref())
+        self.messages().filter_map(|(_, logged)| logged.keyed.as_deref())
     }
 
     /// Channels whose deletion is on its way, or was.
     pub(super) fn deletes(&self) -> impl Iterator<Item = HomeKey> {
-        let under_way = self.under_way.iter().flat_map(|append| &append.deletes);
-        under_way.chain(&self.turn_deletes).chain(&self.failed_deletes).copied()
+        let under_way = self.under_way.iter().flat_map(|append| &append.deletions);
+        let waiting = self.waiting.iter().filter_map(|waiting| match waiting {
+            Waiting::Deletion(deletion) => Some(deletion),
+            Waiting::Message(_) => None,
+        });
+        under_way.chain(waiting).chain(&self.failed_deletions).map(|deletion| deletion.home)
     }
 }
 
@@ -131,45 +205,50 @@ impl Home {
 
     /// Whether the log takes another message of an app.
     pub(super) fn check_log(&self, app: AppId) -> Result<(), Refusal> {
-        let Logging { bytes, bytes_of, appends, .. } = &self.logging;
+        let Logging { bytes, bytes_of, .. } = &self.logging;
         let of_app = bytes_of.get(&app).copied().unwrap_or_default();
-        if !share::has_room(of_app, *bytes, LOGGING_BYTES_MAX) || appends.len() >= APPENDS_MAX {
-            return Err(no_room());
+        match share::has_room(of_app, *bytes, LOGGING_BYTES_MAX) {
+            true => Ok(()),
+            false => Err(no_room()),
         }
-        Ok(())
     }
 
     pub(super) fn log_message(&mut self, message: LoggedMessage) {
         let bytes = message.record.kept_bytes();
         self.logging.bytes += bytes;
         *self.logging.bytes_of.entry(message.app).or_default() += bytes;
-        self.logging.turn.push(message);
+        self.logging.waiting.push(message.app, Waiting::Message(message));
     }
 
-    /// Deletes a channel's records, behind all messages that are on their way.
+    /// Deletes a channel's records, behind all messages of it that are on their way.
     pub(super) fn log_delete(&mut self, home: HomeKey) {
-        self.logging.turn_deletes.push(home);
+        let Some(app) = self.channels.get(home).map(|home| home.channel.app) else { return };
+        self.logging.wait_to_delete(Deletion { home, app });
     }
 
     /// Tries again to delete what could not be deleted.
     pub(super) fn retry_deletes(&mut self) {
-        let Logging { turn_deletes, failed_deletes, .. } = &mut self.logging;
-        turn_deletes.append(failed_deletes);
+        for deletion in std::mem::take(&mut self.logging.failed_deletions) {
+            self.logging.wait_to_delete(deletion);
+        }
     }
 
-    /// Hands the messages of the turn over to the log.
+    /// Has as much of what waits go to the log as may be on its way.
     pub(crate) fn flush(&mut self, cx: &mut Context) {
-        if self.logging.turn.is_empty() && self.logging.turn_deletes.is_empty() {
-            return;
+        while let Some((messages, deletions)) = self.logging.next() {
+            self.append(cx, messages, deletions);
         }
-        let messages = std::mem::take(&mut self.logging.turn);
-        let deletes = std::mem::take(&mut self.logging.turn_deletes);
+        let Logging { waiting, under_way, .. } = &self.logging;
+        debug_assert!(waiting.is_empty() || !under_way.is_empty(), "it would wait for ever");
+    }
+
+    fn append(&mut self, cx: &Context, messages: Vec<LoggedMessage>, deletions: Vec<Deletion>) {
         // One that is merely forgotten may come back after a power loss: nobody misses it.
-        let is_awaited = |key: &HomeKey| {
-            let home = self.channels.get(*key);
+        let is_awaited = |deletion: &Deletion| {
+            let home = self.channels.get(deletion.home);
             home.and_then(|home| home.extra.as_ref()).is_some_and(|extra| extra.change.is_some())
         };
-        let mut sync = deletes.iter().any(is_awaited);
+        let mut sync = deletions.iter().any(is_awaited);
         let mut entries = Vec::with_capacity(messages.len());
         for logged in &messages {
             let Some(home) = self.channels.get(logged.home) else { continue };
@@ -190,23 +269,26 @@ impl Home {
             });
             entries.push(Entry { log: log.id, record, new, answer });
         }
-        let deleted = |key: &HomeKey| {
-            let home = self.channels.get(*key)?;
+        let deleted = |deletion: &Deletion| {
+            let home = self.channels.get(deletion.home)?;
             Some((home.log?.id, home.channel.clone()))
         };
-        let generation =
-            |key: &HomeKey| Some(cx.shared.generation(&self.channels.get(*key)?.channel));
+        let generation = |deletion: &Deletion| {
+            Some(cx.shared.generation(&self.channels.get(deletion.home)?.channel))
+        };
         let (shard, term) = (cx.shard, self.logging.term);
         let append = Append {
             shard,
             term,
             entries,
-            deletes: deletes.iter().filter_map(deleted).collect(),
-            generations: deletes.iter().filter_map(generation).collect(),
+            deletes: deletions.iter().filter_map(deleted).collect(),
+            generations: deletions.iter().filter_map(generation).collect(),
             sync,
         };
         self.logging.appends.push_back(append);
-        self.logging.under_way.push_back(UnderWay { term, messages, deletes });
+        let bytes = messages.iter().map(|logged| logged.record.kept_bytes()).sum();
+        self.logging.under_way_bytes += bytes;
+        self.logging.under_way.push_back(UnderWay { term, messages, deletions, bytes });
     }
 
     /// The log's answer to a call.
@@ -221,9 +303,11 @@ impl Home {
 
     /// The log's answer to the oldest append.
     fn logged(&mut self, cx: &mut Context, outcome: Logged) {
-        let Some(UnderWay { term, messages, deletes }) = self.logging.under_way.pop_front() else {
+        let Some(append) = self.logging.under_way.pop_front() else {
             return bug!(cx, "the log answers an append that nobody waits for");
         };
+        let UnderWay { term, messages, deletions, bytes } = append;
+        self.logging.under_way_bytes -= bytes;
         match outcome {
             Ok(()) => {
                 for LoggedMessage { home, app, record, reply_to, keyed, .. } in messages {
@@ -233,7 +317,7 @@ impl Home {
                     }
                     self.deliver(cx, home, record, reply_to, keyed);
                 }
-                for home in deletes {
+                for Deletion { home, .. } in deletions {
                     self.channel_deleted(cx, home, Ok(Answer::Deleted));
                 }
             }
@@ -249,11 +333,11 @@ impl Home {
                     self.return_message(cx, home, month);
                     self.publish_failed(cx, reply_to, keyed, &refusal);
                 }
-                for home in deletes {
-                    let text =
-                        format!("the channel is closed, its history goes later: {}", failure.0);
-                    self.channel_deleted(cx, home, Err(Refusal::new(ErrorCode::Overloaded, text)));
-                    self.logging.failed_deletes.push(home);
+                let text = format!("the channel is closed, its history goes later: {}", failure.0);
+                let refusal = Refusal::new(ErrorCode::Overloaded, text);
+                for deletion in deletions {
+                    self.channel_deleted(cx, deletion.home, Err(refusal.clone()));
+                    self.logging.failed_deletions.push(deletion);
                 }
             }
         }
@@ -263,7 +347,7 @@ impl Home {
     /// is added to `failed`. What follows comes behind the head of its channel, with a leap.
     fn begin_term(&mut self, failed: &mut Vec<LoggedMessage>) {
         self.logging.term += 1;
-        failed.append(&mut self.logging.turn);
+        failed.append(&mut self.logging.take_messages());
         let under_way = self.logging.under_way.iter().flat_map(|append| &append.messages);
         let homes: Vec<HomeKey> =
             failed.iter().chain(under_way).map(|logged| logged.home).collect();

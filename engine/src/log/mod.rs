@@ -167,7 +167,7 @@ impl LogCall {
     }
 }
 
-/// Messages of one turn of a shard.
+/// Messages of one turn of a shard, or some of them.
 #[derive(Debug)]
 pub struct Append {
     /// Whose they are.
@@ -183,6 +183,13 @@ pub struct Append {
     pub generations: Vec<(EpochSlot, u32)>,
     /// Whether it is to reach the disk before it is answered.
     pub sync: bool,
+}
+
+impl Append {
+    /// What its messages keep in memory.
+    fn bytes(&self) -> usize {
+        self.entries.iter().map(|entry| entry.record.kept_bytes()).sum()
+    }
 }
 
 /// One message on its way to the log.

@@ -10,6 +10,7 @@ use std::path::Path;
 use std::sync::PoisonError;
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use lsm_tree::AbstractTree as _;
 use pushflo_protocol::{ChannelSlug, Epoch, MessageId, Offset, Receipt, Record};
 use rkyv::rancor::Error as ArchiveError;
 use rkyv::{Archive, Deserialize, Serialize};
@@ -36,6 +37,10 @@ pub(super) const LEAP: u64 = 1 << 24;
 
 /// Blocks of tables kept in memory.
 const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+
+/// When so much was written to a keyspace it goes into a table. At most four more wait for that; then
+/// writing does.
+const MEMTABLE_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The log on disk.
 pub(super) struct Store {
@@ -355,7 +360,19 @@ impl Store {
             let value = [&month.to_be_bytes()[..], &messages.to_be_bytes()].concat();
             batch.insert(&self.usage, app.0.to_be_bytes(), value);
         }
-        Ok(batch.commit()?)
+        batch.commit()?;
+        self.seal_memtables()
+    }
+
+    /// Has what was written be put into tables where it is much. The database does so too, but a worker
+    /// that compacts is late with it, and then there is no bound.
+    fn seal_memtables(&self) -> Result<(), LogError> {
+        for keyspace in [&self.records, &self.channels, &self.answers] {
+            if keyspace.tree.active_memtable().size() > MEMTABLE_BYTES {
+                keyspace.rotate_memtable()?;
+            }
+        }
+        Ok(())
     }
 
     fn entry(&self, channel: &ChannelKey) -> Result<Option<ChannelEntry>, LogError> {

@@ -33,6 +33,10 @@ use crate::retention::SLACK;
 /// Most messages of a group. More wait for the next, so that a group does not take too long.
 const GROUP_MESSAGES_MAX: usize = 16 * 1024;
 
+/// With the append that goes past so many bytes, a group ends: it is in memory several times over while it
+/// is written.
+const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// How often it looks after what has become too old, and syncs.
 const TICK: Duration = Duration::from_millis(1000);
 
@@ -168,12 +172,14 @@ impl Writer {
 
     /// Writes `first` and all that waits behind it, then answers.
     fn write(&mut self, first: Append, appends: &Receiver<Append>) {
+        let (mut messages, mut bytes) = (first.entries.len(), first.bytes());
         let mut group = vec![first];
-        let mut messages = group.iter().map(|append| append.entries.len()).sum::<usize>();
         while messages < GROUP_MESSAGES_MAX
+            && bytes < GROUP_BYTES_MAX
             && let Ok(append) = appends.try_recv()
         {
             messages += append.entries.len();
+            bytes += append.bytes();
             group.push(append);
         }
         if self.failure.is_some() {
