@@ -173,7 +173,18 @@ fn main() -> ExitCode {
 fn check_config(arguments: &ServerArguments) -> Result<(), Box<dyn std::error::Error>> {
     let config = arguments.load()?;
     log_filter::parse(arguments.log.as_deref())?;
-    say(format_args!("The configuration is good. PushFlo would listen on {}.", config.listen))?;
+    let mib = config.memory_bytes >> 20;
+    let mut text = format!(
+        "The configuration is good. PushFlo would listen on {} and may use {mib} MiB of memory.",
+        config.listen
+    );
+    if !config.fitted.is_empty() {
+        text += "\n\nWith more memory these defaults would be higher:\n";
+    }
+    for (key, default) in &config.fitted {
+        text += &format!("\n  {key} = {default}");
+    }
+    say(text)?;
     Ok(())
 }
 

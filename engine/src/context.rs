@@ -14,7 +14,7 @@ use crate::accounts::{AccountsCall, CHANGES_PER_SECOND_MAX, Directory, Rate};
 use crate::bug::bug;
 use crate::clock::Now;
 use crate::ids::{AppId, ChannelKey, RequestId, ShardId};
-use crate::mail::{Answered, Mail, Outbox, Outcome, ToEdge, ToHome, no_room};
+use crate::mail::{Answered, Mail, Outboxes, Outcome, ToEdge, ToHome, no_room};
 use crate::metrics::ShardMetrics;
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -47,7 +47,7 @@ pub(crate) struct Context {
     work: u32,
     /// Mail from this shard to itself.
     local: VecDeque<Mail>,
-    outboxes: Vec<Outbox>,
+    outboxes: Outboxes,
     /// Calls that were not handed over to the accounts yet, urgent ones first, at most
     /// [`ACCOUNTS_CALLS_MAX`] of either kind.
     accounts_calls: VecDeque<AccountsCall>,
@@ -72,7 +72,7 @@ impl Context {
             month: Month::of(now.steady_ms),
             work: 0,
             local: VecDeque::new(),
-            outboxes: (0..shared.metrics.len()).map(|_| Outbox::default()).collect(),
+            outboxes: Outboxes::new(shared.metrics.len()),
             accounts_calls: VecDeque::new(),
             shared,
         }
@@ -112,7 +112,7 @@ impl Context {
 
     /// All shards.
     pub(crate) fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
-        (0..self.outboxes.len()).map(|index| ShardId(index as u16))
+        self.outboxes.shards()
     }
 
     /// The shard that gives a channel's offsets.
@@ -122,8 +122,7 @@ impl Context {
 
     /// Whether a publish that needs the way to `shard` must be refused.
     pub(crate) fn is_way_full(&self, shard: ShardId) -> bool {
-        let outbox = self.outboxes.get(shard.index());
-        shard != self.shard && outbox.is_none_or(|outbox| outbox.is_full(&self.settings.limits))
+        shard != self.shard && self.outboxes.is_full(shard, &self.settings.limits)
     }
 
     /// Sends mail to a home, also to that of this shard.
@@ -144,9 +143,7 @@ impl Context {
     fn send(&mut self, to: ShardId, mail: Mail) {
         if to == self.shard {
             self.local.push_back(mail);
-        } else if let Some(outbox) = self.outboxes.get_mut(to.index()) {
-            outbox.push(mail);
-        } else {
+        } else if self.outboxes.push(to, mail).is_err() {
             bug!(self, "there is no shard {to}");
         }
     }
@@ -164,20 +161,24 @@ impl Context {
     /// Checks that what is counted is there.
     pub(crate) fn check(&self) {
         assert!(self.local.is_empty(), "mail to itself is not delivered");
-        self.outboxes.iter().for_each(Outbox::check);
+        self.outboxes.check();
         let (urgent, all) = (AccountsCall::is_urgent, &self.accounts_calls);
         let is_first = all.iter().skip_while(|call| urgent(call)).all(|call| !urgent(call));
         assert!(is_first, "an urgent call behind others");
     }
 
-    /// What waits to go to another shard.
-    pub(crate) fn outbox(&mut self, to: ShardId) -> Option<&mut Outbox> {
-        self.outboxes.get_mut(to.index())
+    /// Hands mail to another shard over in order, until `post` gives one back. Returns how many went.
+    pub(crate) fn post_mail(
+        &mut self,
+        to: ShardId,
+        post: impl FnMut(Mail) -> Result<(), Mail>,
+    ) -> usize {
+        self.outboxes.drain(to, post)
     }
 
     /// How much mail waits to go to other shards.
     pub(crate) fn outbox_depth(&self) -> usize {
-        self.outboxes.iter().map(Outbox::len).sum()
+        self.outboxes.len()
     }
 
     /// Hands calls over to the accounts, as far as `post` takes them. Returns whether some are left.

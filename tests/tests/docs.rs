@@ -227,21 +227,34 @@ fn setting(key: &str, value: impl std::fmt::Display) -> String {
 #[test]
 fn defaults_and_ranges_are_those_of_the_server() {
     let number = |text: &str| text.trim().replace('_', "").parse::<i64>().ok();
-    let without = format!("{:?}", load("").unwrap());
+    // `4_096, or memory / 262_144 / shards`: the lesser of both.
+    let on = |default: &str, memory: i64, shards: i64| {
+        let (default, share) = default.split_once(", or memory / ").unwrap_or((default, "1"));
+        let (divisor, parts) = match share.split_once(" / shards") {
+            Some((divisor, _)) => (divisor, shards),
+            None => (share, 1),
+        };
+        number(default).unwrap().min(memory / number(divisor).unwrap() / parts)
+    };
+    let machines: [(i64, i64); 2] = [(1 << 50, 2), (256 << 20, 4)];
     let mut told = 0;
     for row in rows(&page(CONFIGURING)) {
         let [key, default, range, _] = &row[..] else { continue };
         let Some((least, most)) = range.split_once(" … ") else { continue };
         let (least, most) = (number(least).unwrap(), number(most).unwrap());
         let key = key.trim().trim_matches('`');
-        let default = load(&setting(key, number(default).unwrap()));
-        assert_eq!(format!("{:?}", default.unwrap()), without, "the default of {key}");
+        for (memory, shards) in machines {
+            let machine = format!("memory_bytes = {memory}\nshards = {shards}\n");
+            let without = format!("{:?}", load(&machine).unwrap());
+            let default = load(&(machine + &setting(key, on(default, memory, shards))));
+            assert_eq!(format!("{:?}", default.unwrap()), without, "the default of {key}");
+        }
         let beyond = if least > 0 { least - 1 } else { most + 1 };
         let error = load(&setting(key, beyond)).unwrap_err();
         assert!(error.contains(&format!("must be from {least} to {most}")), "{key}: {error}");
         told += 1;
     }
-    assert!(told >= 27, "{told} keys are told with a range");
+    assert!(told >= 30, "{told} keys are told with a range");
 }
 
 #[test]

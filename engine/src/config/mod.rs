@@ -1,6 +1,7 @@
 //! Configuration: what the file, the environment and the command line say becomes one validated
 //! [`Config`], once. The command line wins over the environment, which wins over the file.
 
+mod machine;
 mod sections;
 
 use std::net::{SocketAddr, ToSocketAddrs};
@@ -13,7 +14,8 @@ use crate::accounts::{Plans, Role};
 use crate::proxies::TrustedProxies;
 use crate::retention::Durability;
 use crate::settings::{
-    AllowedOrigins, DRAIN_SPREAD_MS, HistoryLimits, Limits, OutOfRange, PresenceTimes, Timeouts,
+    self, AllowedOrigins, DRAIN_SPREAD_MS, HistoryLimits, Limits, OutOfRange, PresenceTimes,
+    Timeouts,
 };
 use sections::{File, KeysSection, value};
 
@@ -84,6 +86,10 @@ pub struct Config {
     pub shards: Option<usize>,
     /// The cores that shards are pinned to, in turn; empty: all this process may use.
     pub cores: Vec<usize>,
+    /// Bytes of memory that the server may use.
+    pub memory_bytes: u64,
+    /// Defaults that are less than on a machine with more memory: key and value.
+    pub fitted: Vec<(&'static str, u64)>,
     /// How long a drain spreads its closes.
     pub drain_spread_ms: u64,
     /// Configured keys; a role without one gets a generated key.
@@ -138,7 +144,13 @@ impl Config {
         if shards.is_some_and(|n| n == 0 || n > 1024) {
             return Err(value("shards", shards.unwrap_or(0), "must be from 1 to 1024"));
         }
-        let (limits, history) = (file.limits.check()?, file.history.check()?);
+        let cores = overrides.cores.or(file.cores).unwrap_or_default();
+        if file.memory_bytes.is_some_and(|bytes| bytes < MEMORY_BYTES_MIN) {
+            let reason = format!("must be at least {MEMORY_BYTES_MIN}");
+            return Err(value("memory_bytes", file.memory_bytes.unwrap_or(0), reason));
+        }
+        let machine = machine::find(shards, &cores, file.memory_bytes);
+        let (limits, history) = (file.limits.check(&machine)?, file.history.check(&machine)?);
         let durability = overrides.durability.as_ref().or(file.history.durability.as_ref());
         let durability =
             durability.map(|text| sections::durability("history.durability", text)).transpose()?;
@@ -151,12 +163,17 @@ impl Config {
                 .transpose()?,
             data_dir: data_dir(overrides.data_dir.or(file.data_dir))?,
             shards,
-            cores: overrides.cores.or(file.cores).unwrap_or_default(),
-            drain_spread_ms: DRAIN_SPREAD_MS.check(file.drain_spread_ms)?,
+            cores,
+            memory_bytes: machine.memory_bytes,
+            fitted: settings::all()
+                .filter(|setting| setting.default_on(&machine) < setting.default)
+                .map(|setting| (setting.key, setting.default_on(&machine)))
+                .collect(),
+            drain_spread_ms: DRAIN_SPREAD_MS.check(file.drain_spread_ms, &machine)?,
             keys: keys(file.keys, overrides.keys)?,
             origins: origins(file.allowed_origins.as_deref())?,
             limits,
-            timeouts: file.timeouts.check()?,
+            timeouts: file.timeouts.check(&machine)?,
             plans: sections::plans(
                 &file.plans,
                 &limits,
@@ -164,7 +181,7 @@ impl Config {
                 durability,
             )?,
             history,
-            presence: file.presence.check()?,
+            presence: file.presence.check(&machine)?,
             proxies: file.proxy.validate()?,
             durability,
         })
@@ -218,6 +235,9 @@ fn data_dir(given: Option<PathBuf>) -> Result<PathBuf, ConfigError> {
         given => Ok(given.unwrap_or_else(|| DATA_DIR_DEFAULT.into())),
     }
 }
+
+/// With less, not even an idle server runs well.
+const MEMORY_BYTES_MIN: u64 = 64 * 1024 * 1024;
 
 /// Shorter keys can be guessed.
 const KEY_BYTES_MIN: usize = 16;

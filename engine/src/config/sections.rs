@@ -21,6 +21,7 @@ pub(super) struct File {
     pub(super) data_dir: Option<PathBuf>,
     pub(super) shards: Option<usize>,
     pub(super) cores: Option<Vec<usize>>,
+    pub(super) memory_bytes: Option<u64>,
     pub(super) drain_spread_ms: Option<u64>,
     pub(super) allowed_origins: Option<Vec<String>>,
     pub(super) keys: KeysSection,

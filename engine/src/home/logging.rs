@@ -18,17 +18,14 @@ use crate::mail::{Answer, ReplyTo, no_room};
 use crate::retention::Durability;
 use crate::share;
 
-/// Most bytes of messages that wait for the log or are on their way to it before publishes are refused;
-/// the apps share them.
-const LOGGING_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// With the message that goes past so many bytes, an append ends.
-const APPEND_BYTES_MAX: usize = 1024 * 1024;
-
-/// Most appends that are on their way to the log, and, with the one that goes past them, most bytes. Apps
-/// take turns for what comes behind, so nobody waits for more than this of another app's messages.
+/// Most appends that are on their way to the log, and, with the one that goes past it, what part of the
+/// bytes that may wait. Apps take turns for what comes behind, so nobody waits for more than this of
+/// another app's messages.
 const UNDER_WAY_MAX: usize = 64;
-const UNDER_WAY_BYTES_MAX: usize = 8 * 1024 * 1024;
+const UNDER_WAY_PARTS: usize = 8;
+
+/// With the message that goes past this part of the bytes that may wait, an append ends.
+const APPEND_PARTS: usize = 64;
 
 /// A message on its way to the log.
 #[derive(Debug)]
@@ -58,8 +55,10 @@ enum Waiting {
 }
 
 /// What a shard has at the log.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Logging {
+    /// Most bytes of messages before publishes are refused; the apps share them.
+    bytes_max: usize,
     /// What was not sent yet.
     waiting: InTurn<Waiting>,
     /// Channels whose deletion failed; it is tried again at the next tick.
@@ -88,6 +87,26 @@ struct UnderWay {
 }
 
 impl Logging {
+    /// With room for messages of so many bytes.
+    pub(super) fn new(bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            waiting: InTurn::default(),
+            failed_deletions: Vec::new(),
+            under_way: VecDeque::new(),
+            under_way_bytes: 0,
+            bytes: 0,
+            bytes_of: HashMap::default(),
+            term: 0,
+            appends: VecDeque::new(),
+        }
+    }
+
+    /// Bytes of messages that wait for the log or are on their way to it.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// A message is not on its way any more.
     fn arrived(&mut self, app: AppId, record: &Record) {
         let bytes = record.kept_bytes();
@@ -102,13 +121,13 @@ impl Logging {
 
     /// What goes into the next append, if there is something and room for it.
     fn next(&mut self) -> Option<(Vec<LoggedMessage>, Vec<Deletion>)> {
-        let is_room =
-            self.under_way.len() < UNDER_WAY_MAX && self.under_way_bytes < UNDER_WAY_BYTES_MAX;
+        let is_room = self.under_way.len() < UNDER_WAY_MAX
+            && self.under_way_bytes < self.bytes_max / UNDER_WAY_PARTS;
         if self.waiting.is_empty() || !is_room {
             return None;
         }
         let (mut messages, mut deletions, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while bytes < APPEND_BYTES_MAX
+        while bytes < self.bytes_max / APPEND_PARTS
             && let Some(next) = self.waiting.pop()
         {
             match next {
@@ -205,9 +224,9 @@ impl Home {
 
     /// Whether the log takes another message of an app.
     pub(super) fn check_log(&self, app: AppId) -> Result<(), Refusal> {
-        let Logging { bytes, bytes_of, .. } = &self.logging;
+        let Logging { bytes_max, bytes, bytes_of, .. } = &self.logging;
         let of_app = bytes_of.get(&app).copied().unwrap_or_default();
-        match share::has_room(of_app, *bytes, LOGGING_BYTES_MAX) {
+        match share::has_room(of_app, *bytes, *bytes_max) {
             true => Ok(()),
             false => Err(no_room()),
         }

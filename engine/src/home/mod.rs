@@ -66,7 +66,7 @@ impl Home {
             presences: Vec::new(),
             idempotency: Idempotency::new(limits.idempotency_keys_max),
             recent: Recent::new(cx.settings.history.recent_bytes_max),
-            logging: Logging::default(),
+            logging: Logging::new(limits.logging_bytes_max),
             reading: Reading::default(),
             batch_results: Vec::new(),
         }
@@ -99,6 +99,7 @@ impl Home {
         let metrics = cx.metrics();
         metrics.history_bytes.set(self.recent.bytes() as u64);
         metrics.idempotency_keys.set(self.idempotency.len() as u64);
+        metrics.logging_bytes.set(self.logging.bytes() as u64);
         metrics.channels.set(self.channels.len() as u64);
     }
 

@@ -20,7 +20,7 @@ mod store;
 mod window;
 mod writer;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -517,13 +517,21 @@ impl Shelf {
     }
 }
 
-/// Opens the log in `path`, or makes it; `seed` names a new one. A damaged log is repaired as far as
-/// that goes.
+/// Where a log is.
+#[derive(Clone, Debug)]
+pub struct LogFolder {
+    /// Where its database is, which is made if it is not there.
+    pub path: PathBuf,
+    /// What the log may keep in memory of what was written and read lately, about.
+    pub memory_bytes: u64,
+}
+
+/// Opens a log, or makes it; `seed` names a new one. A damaged log is repaired as far as that goes.
 ///
 /// # Errors
 /// [`LogError`] with the cause.
-pub fn open(path: &Path, seed: u64) -> Result<Opened, LogError> {
-    let repair::Repaired { store, mut found, is_cut, damaged } = repair::open(path, seed)?;
+pub fn open(folder: &LogFolder, seed: u64) -> Result<Opened, LogError> {
+    let repair::Repaired { store, mut found, is_cut, damaged } = repair::open(folder, seed)?;
     if found.after_power_loss {
         tracing::warn!(
             "the machine went down without warning; messages of the last moments that were not \
@@ -544,7 +552,7 @@ pub fn open(path: &Path, seed: u64) -> Result<Opened, LogError> {
 #[derive(Clone, Debug)]
 pub struct LogPlan {
     /// Where the log is, to open it again after a failure.
-    pub path: PathBuf,
+    pub folder: LogFolder,
     /// What is kept of each app's channels.
     pub retentions: Arc<Retentions>,
     /// Where answers go, by the shard that asked.

@@ -3,6 +3,7 @@
 
 use pushflo_protocol::{ChannelSlug, Epoch, MessageId, Offset, Parts, Record};
 
+use super::LogFolder;
 use super::keep::Keep;
 use super::page::Paged;
 use super::record::Totals;
@@ -25,7 +26,8 @@ struct Channel {
 
 impl Channel {
     fn new(path: &std::path::Path) -> Self {
-        let (store, _) = Store::open(path, 1).unwrap();
+        let (store, _) =
+            Store::open(&LogFolder { path: path.to_owned(), memory_bytes: 8 << 20 }, 1).unwrap();
         let key = ChannelKey { app: AppId(1), slug: ChannelSlug::parse("c").unwrap() };
         // Neighbours, so that a look beyond the channel's own records would show.
         let (all, totals, now_ms) = (Vec::new(), Totals::default(), 1_000);

@@ -12,7 +12,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use super::store::{Found, Store, open_database};
-use super::{LoadedChannel, LogError};
+use super::{LoadedChannel, LogError, LogFolder};
 use crate::database_files::{self, Cut, JournalEnd, Mended};
 use crate::ids::LogId;
 
@@ -30,10 +30,10 @@ pub(super) struct Repaired {
 const NAMES_MAX: usize = 20;
 
 /// Opens the log, and repairs it where that is needed.
-pub(super) fn open(path: &Path, seed: u64) -> Result<Repaired, LogError> {
-    let end = JournalEnd::of(path);
+pub(super) fn open(folder: &LogFolder, seed: u64) -> Result<Repaired, LogError> {
+    let end = JournalEnd::of(&folder.path);
     let open = || {
-        let database = open_database(path)?;
+        let database = open_database(folder)?;
         let bytes = end.torn_bytes();
         let is_cut = bytes > 0;
         if is_cut {
@@ -43,7 +43,7 @@ pub(super) fn open(path: &Path, seed: u64) -> Result<Repaired, LogError> {
                  ended"
             );
         }
-        let (store, found) = Store::of(database, seed)?;
+        let (store, found) = Store::of(database, folder, seed)?;
         Ok((store, found, is_cut))
     };
     let reason = match open() {
@@ -57,14 +57,14 @@ pub(super) fn open(path: &Path, seed: u64) -> Result<Repaired, LogError> {
         Err(error) => return Err(error),
     };
     tracing::error!(reason, "the log is damaged; looking for what of it is whole");
-    repair(path, seed)
+    repair(folder, seed)
 }
 
 /// Makes damaged tables anew and opens the log. Channels whose end cannot be read even so are left as
 /// they are.
-pub(super) fn mend(path: &Path, seed: u64) -> Result<Repaired, LogError> {
-    let mended = database_files::mend(path, &free_name(path))?;
-    let (store, found) = Store::open(path, seed)?;
+pub(super) fn mend(folder: &LogFolder, seed: u64) -> Result<Repaired, LogError> {
+    let mended = database_files::mend(&folder.path, &free_name(&folder.path))?;
+    let (store, found) = Store::open(folder, seed)?;
     for logs in mended.iter().filter_map(|table| lost_logs(table, store.records_path())) {
         let is_lost = |loaded: &&LoadedChannel| logs.contains(&loaded.log);
         let channels = found.channels.iter().filter(is_lost);
@@ -94,9 +94,9 @@ fn lost_logs(table: &Mended, records: &Path) -> Option<RangeInclusive<LogId>> {
     Some(first..=last)
 }
 
-fn repair(path: &Path, seed: u64) -> Result<Repaired, LogError> {
+fn repair(folder: &LogFolder, seed: u64) -> Result<Repaired, LogError> {
     let io = |error: io::Error| LogError::Store(error.to_string());
-    for Cut { journal, copy, whole } in database_files::cut_to_whole(path).map_err(io)? {
+    for Cut { journal, copy, whole } in database_files::cut_to_whole(&folder.path).map_err(io)? {
         tracing::error!(
             journal = %journal.display(),
             copy = %copy.display(),
@@ -105,7 +105,7 @@ fn repair(path: &Path, seed: u64) -> Result<Repaired, LogError> {
              and kept in the copy"
         );
     }
-    let reason = match mend(path, seed) {
+    let reason = match mend(folder, seed) {
         Ok(mut repaired) => {
             repaired.store.begin_anew(&mut repaired.found, seed)?;
             return Ok(repaired);
@@ -114,15 +114,15 @@ fn repair(path: &Path, seed: u64) -> Result<Repaired, LogError> {
         // A disk that cannot be read or written now may have all of it.
         Err(error) => return Err(error),
     };
-    let aside = free_name(path);
-    fs::rename(path, &aside).map_err(io)?;
+    let aside = free_name(&folder.path);
+    fs::rename(&folder.path, &aside).map_err(io)?;
     tracing::error!(
         aside = %aside.display(),
         reason,
         "the log cannot be repaired: it is set aside and an empty one begun; channels begin a new \
          epoch"
     );
-    let (store, found) = Store::open(path, seed)?;
+    let (store, found) = Store::open(folder, seed)?;
     Ok(Repaired { store, found, is_cut: false, damaged: 1 })
 }
 

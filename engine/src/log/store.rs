@@ -18,7 +18,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 use super::frames;
 use super::keep::Keep;
 use super::record::{self, Stored, Totals};
-use super::{LoadedAnswer, LoadedChannel, LogError, NewChannel, StoredAnswer};
+use super::{LoadedAnswer, LoadedChannel, LogError, LogFolder, NewChannel, StoredAnswer};
 use crate::clock;
 use crate::hash::HashMap;
 use crate::ids::{AppId, ChannelKey, EpochSlot, LogId};
@@ -35,12 +35,12 @@ const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// syncs.
 pub(super) const LEAP: u64 = 1 << 24;
 
-/// Blocks of tables kept in memory.
-const CACHE_BYTES: u64 = 32 * 1024 * 1024;
+/// The part of the log's memory that has blocks of tables.
+const CACHE_PARTS: u64 = 8;
 
-/// When so much was written to a keyspace it goes into a table. At most four more wait for that; then
-/// writing does.
-const MEMTABLE_BYTES: u64 = 32 * 1024 * 1024;
+/// The part of the log's memory that a keyspace takes before what was written goes into a table. At most
+/// four more wait for that; then writing does.
+const MEMTABLE_PARTS: u64 = 8;
 
 /// The log on disk.
 pub(super) struct Store {
@@ -59,6 +59,7 @@ pub(super) struct Store {
     /// By channel: messages before this offset are cut off from the later ones by a hole that a reader
     /// met.
     holes: OldestOffsets,
+    memtable_bytes: u64,
     /// Last, so that its lock is held until nothing has the journal open any more.
     database: Database,
 }
@@ -139,13 +140,17 @@ pub(super) struct Group<'a> {
 }
 
 impl Store {
-    /// Opens the log in `path`, or makes it. `seed` names it if it is new.
-    pub(super) fn open(path: &Path, seed: u64) -> Result<(Self, Found), LogError> {
-        Self::of(open_database(path)?, seed)
+    /// Opens the log, or makes it. `seed` names it if it is new.
+    pub(super) fn open(folder: &LogFolder, seed: u64) -> Result<(Self, Found), LogError> {
+        Self::of(open_database(folder)?, folder, seed)
     }
 
     /// The log that is in a database.
-    pub(super) fn of(database: Database, seed: u64) -> Result<(Self, Found), LogError> {
+    pub(super) fn of(
+        database: Database,
+        folder: &LogFolder,
+        seed: u64,
+    ) -> Result<(Self, Found), LogError> {
         check_format(&database)?;
         let keyspace = |name: &str| -> Result<Keyspace, LogError> {
             let name = format!("{name}-{FORMAT}");
@@ -162,6 +167,7 @@ impl Store {
             state: keyspace("state")?,
             oldest: OldestOffsets::default(),
             holes: OldestOffsets::default(),
+            memtable_bytes: folder.memory_bytes / MEMTABLE_PARTS,
             database,
         };
         let stored = store.state.get("incarnation")?;
@@ -368,7 +374,7 @@ impl Store {
     /// that compacts is late with it, and then there is no bound.
     fn seal_memtables(&self) -> Result<(), LogError> {
         for keyspace in [&self.records, &self.channels, &self.answers] {
-            if keyspace.tree.active_memtable().size() > MEMTABLE_BYTES {
+            if keyspace.tree.active_memtable().size() > self.memtable_bytes {
                 keyspace.rotate_memtable()?;
             }
         }
@@ -604,9 +610,9 @@ fn boot() -> Vec<u8> {
 }
 
 /// Opens the database in `path`, or makes it. What is torn at the end of its journal is cut off.
-pub(super) fn open_database(path: &Path) -> Result<Database, LogError> {
-    let database = Database::builder(path)
-        .cache_size(CACHE_BYTES)
+pub(super) fn open_database(folder: &LogFolder) -> Result<Database, LogError> {
+    let database = Database::builder(&folder.path)
+        .cache_size(folder.memory_bytes / CACHE_PARTS)
         .max_journaling_size(JOURNAL_BYTES_MAX)
         .worker_threads(1)
         .open()?;

@@ -332,7 +332,7 @@ impl Writer {
             return;
         }
         self.tried_ms = now_ms;
-        let opened = has_room(&self.plan.path).and_then(|()| {
+        let opened = has_room(&self.plan.folder.path).and_then(|()| {
             self.shelf.clone().renew(|store| {
                 if let Some(store) = store {
                     // If that takes longer the log is still locked, and the next tick tries again.
@@ -365,17 +365,17 @@ impl Writer {
     }
 
     fn reopen(&mut self) -> Result<Store, LogError> {
-        let path = &self.plan.path;
+        let folder = &self.plan.folder;
         let (store, found) = if self.is_suspect {
             let seed = fastrand::u64(..);
-            let repair::Repaired { store, mut found, damaged, .. } = repair::mend(path, seed)?;
+            let repair::Repaired { store, mut found, damaged, .. } = repair::mend(folder, seed)?;
             LogStatus::add(&self.status.damaged_total, damaged);
             if damaged > 0 {
                 self.leap(&store, &mut found, seed)?;
             }
             (store, found)
         } else {
-            Store::open(path, 0)?
+            Store::open(folder, 0)?
         };
         for loaded in found.channels {
             let known = self.known.get(&loaded.log).map_or(0, |known| known.totals.messages);
@@ -393,7 +393,7 @@ impl Writer {
         }
         // Room enough to sync what is there is room enough to go on.
         store.sync()?;
-        database_files::rewrite(&self.plan.path).map_err(FilesError::Disk)?;
+        database_files::rewrite(&self.plan.folder.path).map_err(FilesError::Disk)?;
         if std::mem::take(&mut self.is_suspect) {
             self.shelf.note_mended();
         }

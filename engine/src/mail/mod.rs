@@ -17,7 +17,7 @@ use pushflo_protocol::{
 };
 use serde_json::value::RawValue;
 
-pub use outbox::Outbox;
+pub(crate) use outbox::Outboxes;
 
 use crate::accounts::{Changed, ChannelMeta, Client};
 use crate::after_all::AfterAll;

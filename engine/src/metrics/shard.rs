@@ -54,6 +54,8 @@ metrics! {
         counter recovery_gaps_total;
         /// Bytes of history in memory.
         gauge history_bytes;
+        /// Bytes of messages that wait for the log.
+        gauge logging_bytes;
         /// Bytes of recent messages kept for subscribers that are behind.
         gauge tail_bytes;
         /// Envelopes waiting in this shard's mailbox at its last turn.

@@ -300,18 +300,16 @@ impl Turns {
 
     /// Hands over what waits for others. Returns whether some of it found no room.
     fn post_envelopes(&mut self) -> bool {
-        let mut left = false;
-        for (index, mailbox) in self.mailboxes.iter().enumerate() {
-            let Some(outbox) = self.shard.outbox(ShardId(index as u16)) else { continue };
-            if outbox.is_empty() {
-                continue;
-            }
-            let sent = outbox.drain(|mail| mailbox.post_mail(mail));
-            left |= !outbox.is_empty();
-            if sent > 0 && mailbox.wake() {
-                self.shard.metrics().wakeups_total.increment();
+        if self.shard.outbox_depth() > 0 {
+            for (index, mailbox) in self.mailboxes.iter().enumerate() {
+                let to = ShardId(index as u16);
+                let sent = self.shard.post_mail(to, |mail| mailbox.post_mail(mail));
+                if sent > 0 && mailbox.wake() {
+                    self.shard.metrics().wakeups_total.increment();
+                }
             }
         }
+        let mut left = self.shard.outbox_depth() > 0;
         if let Some(log) = &self.log {
             left |= self.shard.post_log_calls(|call| log.post(call));
         }

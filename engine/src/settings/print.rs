@@ -1,6 +1,6 @@
 //! The table for people: in Markdown, aligned so that it reads well in a terminal too.
 
-use super::{Setting, all};
+use super::{MemoryShare, Setting, all};
 
 /// All settings with default, range and meaning. The last line has no end.
 pub fn table() -> String {
@@ -24,10 +24,19 @@ pub fn table() -> String {
 fn cells(setting: &Setting) -> [String; 4] {
     [
         format!("`{}`", setting.key),
-        number(setting.default),
+        default(setting),
         format!("{} … {}", number(setting.least), number(setting.most)),
         setting.meaning.trim().into(),
     ]
+}
+
+fn default(setting: &Setting) -> String {
+    let Setting { default, of_memory, .. } = setting;
+    let share = of_memory.map(|MemoryShare { divisor, is_shared }| {
+        let shards = if is_shared { " / shards" } else { "" };
+        format!(", or memory / {}{shards}", number(divisor))
+    });
+    number(*default) + &share.unwrap_or_default()
 }
 
 /// A number as TOML reads it too: 1_000_000.

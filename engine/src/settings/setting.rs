@@ -9,12 +9,44 @@ pub struct Setting {
     pub key: &'static str,
     /// What it is if nothing is said, in the unit of the key.
     pub default: u64,
+    /// Where there is little memory it is this much of it, if nothing is said.
+    pub of_memory: Option<MemoryShare>,
     /// The least it may be.
     pub least: u64,
     /// The most it may be.
     pub most: u64,
     /// What it means: sentences, each line with a blank before it.
     pub meaning: &'static str,
+}
+
+/// A part of the memory that the server may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MemoryShare {
+    /// One part in so many.
+    pub divisor: u64,
+    /// All shards together have it.
+    pub is_shared: bool,
+}
+
+/// What the server runs on, as far as defaults go by it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Bytes of memory that the server may use.
+    pub memory_bytes: u64,
+    /// How many shards share it.
+    pub shards: usize,
+}
+
+impl Machine {
+    /// One on which every default is as the table has it.
+    pub const LARGE: Self = Self { memory_bytes: u64::MAX, shards: 1 };
+}
+
+impl MemoryShare {
+    fn on(self, machine: &Machine) -> u64 {
+        let parts = if self.is_shared { machine.shards.max(1) as u64 } else { 1 };
+        machine.memory_bytes / self.divisor.saturating_mul(parts)
+    }
 }
 
 /// A setting was given a value that it may not have.
@@ -28,12 +60,18 @@ pub struct OutOfRange {
 }
 
 impl Setting {
+    /// What it is on a machine if nothing is said.
+    pub fn default_on(&self, machine: &Machine) -> u64 {
+        let fitted = self.of_memory.map_or(self.default, |share| share.on(machine));
+        fitted.min(self.default).max(self.least)
+    }
+
     /// What was given, or the default.
     ///
     /// # Errors
     /// [`OutOfRange`]
-    pub fn check(&'static self, given: Option<u64>) -> Result<u64, OutOfRange> {
-        let given = given.unwrap_or(self.default);
+    pub fn check(&'static self, given: Option<u64>, machine: &Machine) -> Result<u64, OutOfRange> {
+        let given = given.unwrap_or_else(|| self.default_on(machine));
         if given < self.least || given > self.most {
             return Err(OutOfRange { setting: self, given });
         }
@@ -58,8 +96,9 @@ impl OutOfRange {
 ///
 /// An entry is its meaning as documentation, then
 /// `key_in_the_file => field: type = default, from least, to most;`, where `ticks` as a type is a
-/// number of milliseconds in the file and of ticks in the server. `with` names what else the section
-/// has.
+/// number of milliseconds in the file and of ticks in the server. A default that goes by the machine is
+/// `default, or memory / divisor, ` or `default, or memory / divisor / shards, `: the lesser of both.
+/// `with` names what else the section has.
 macro_rules! settings {
     ($(
         $(#[doc = $about:literal])+
@@ -67,7 +106,8 @@ macro_rules! settings {
             $(
                 $(#[doc = $meaning:literal])+
                 $key:ident => $field:ident: $kind:ident
-                    = $default:expr, from $least:expr, to $most:expr;
+                    = $default:expr, $(or memory / $divisor:literal $(/ $shards:ident)?,)?
+                    from $least:expr, to $most:expr;
             )+
         }
     )+) => {
@@ -99,7 +139,8 @@ macro_rules! settings {
             impl $Values {
                 /// Its rows of the table.
                 pub const SETTINGS: &[Setting] = &[$(
-                    settings!(@setting $section, $key, $default, $least, $most, $($meaning),+),
+                    settings!(@setting $section, $key, $default,
+                        [$($divisor $($shards)?)?], $least, $most, $($meaning),+),
                 )+];
             }
 
@@ -108,13 +149,14 @@ macro_rules! settings {
                 ///
                 /// # Errors
                 /// [`OutOfRange`]
-                pub fn check(&self) -> Result<$Values, OutOfRange> {
+                pub fn check(&self, machine: &Machine) -> Result<$Values, OutOfRange> {
                     Ok($Values {
                         $($field: {
                             const SETTING: Setting =
-                                settings!(@setting $section, $key, $default, $least, $most, $($meaning),+);
+                                settings!(@setting $section, $key, $default,
+                                    [$($divisor $($shards)?)?], $least, $most, $($meaning),+);
                             const _: () = assert!(SETTING.is_sound(<settings!(@type $kind)>::MAX as u64));
-                            settings!(@from $kind, SETTING.check(self.$key)?)
+                            settings!(@from $kind, SETTING.check(self.$key, machine)?)
                         },)+
                     })
                 }
@@ -130,15 +172,23 @@ macro_rules! settings {
         /// The rows of all sections.
         const SECTIONS: &[&[Setting]] = &[$($Values::SETTINGS),+];
     };
-    (@setting $section:literal, $key:ident, $default:expr, $least:expr, $most:expr,
-        $($meaning:literal),+) => {
+    (@setting $section:literal, $key:ident, $default:expr, [$($share:tt)*], $least:expr,
+        $most:expr, $($meaning:literal),+) => {
         Setting {
             key: concat!($section, ".", stringify!($key)),
             default: $default,
+            of_memory: settings!(@share $($share)*),
             least: $least,
             most: $most,
             meaning: concat!($($meaning),+),
         }
+    };
+    (@share) => { None };
+    (@share $divisor:literal) => {
+        Some(MemoryShare { divisor: $divisor, is_shared: false })
+    };
+    (@share $divisor:literal shards) => {
+        Some(MemoryShare { divisor: $divisor, is_shared: true })
     };
     (@type ticks) => { u32 };
     (@type $kind:ident) => { $kind };

@@ -13,7 +13,7 @@
 //!   [`Shard::end_of_input`] and [`Shard::failed`], in any order; bytes only while
 //!   [`Shard::may_read`] allows it.
 //! * [`Shard::flush`] ends a turn. What is to be done then is asked for by [`Shard::next_write`],
-//!   [`Shard::outbox`], [`Shard::post_log_calls`], [`Shard::post_accounts_calls`] and
+//!   [`Shard::post_mail`], [`Shard::post_log_calls`], [`Shard::post_accounts_calls`] and
 //!   [`Shard::next_closing`]; each write is answered by [`Shard::written`] or [`Shard::failed`].
 //! * [`Shard::next_resumed`] names connections whose bytes are wanted again.
 //!
@@ -74,7 +74,7 @@ pub use crate::edge::{Closing, Write};
 use crate::home::Home;
 use crate::ids::{ChannelKey, ConnectionKey, ShardId};
 use crate::log::{self, LoadedChannel, LogCall, StoredAnswer};
-use crate::mail::{Answer, Mail, Outbox};
+use crate::mail::{Answer, Mail};
 use crate::metrics::ShardMetrics;
 use crate::settings::Settings;
 use crate::shared::{Refused, Shared};
@@ -242,9 +242,15 @@ impl Shard {
         self.settle();
     }
 
-    /// What waits to go to another shard.
-    pub fn outbox(&mut self, to: ShardId) -> Option<&mut Outbox> {
-        self.cx.outbox(to)
+    /// Hands mail to another shard over in order, until `post` gives one back because there is no room.
+    /// Returns how many went.
+    pub fn post_mail(&mut self, to: ShardId, post: impl FnMut(Mail) -> Result<(), Mail>) -> usize {
+        self.cx.post_mail(to, post)
+    }
+
+    /// How much mail waits to go to other shards.
+    pub fn outbox_depth(&self) -> usize {
+        self.cx.outbox_depth()
     }
 
     /// Hands calls over to the log, as far as `post` takes them. Returns whether some are left.

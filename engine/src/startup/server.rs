@@ -19,7 +19,7 @@ use crate::clock::{Clock, unix_ms};
 use crate::config::Config;
 use crate::exposition;
 use crate::ids::ShardId;
-use crate::log::{self, Contents, Log, LogPlan};
+use crate::log::{self, Contents, Log, LogFolder, LogPlan};
 use crate::retention::{Durability, Retentions};
 use crate::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use crate::runtime::{
@@ -249,12 +249,14 @@ fn open_log(
     mailboxes: &[Mailbox],
     retentions: Arc<Retentions>,
 ) -> Result<(Log, Contents), StartupError> {
-    let path = config.data_dir.join("log");
-    let opened = log::open(&path, random_seed());
-    let opened = opened.map_err(|source| StartupError::Log { path: path.clone(), source })?;
+    let memory_bytes = config.history.log_memory_bytes;
+    let folder = LogFolder { path: config.data_dir.join("log"), memory_bytes };
+    let opened = log::open(&folder, random_seed());
+    let opened =
+        opened.map_err(|source| StartupError::Log { path: folder.path.clone(), source })?;
     let contents = opened.contents.clone();
     let ports = mailboxes.iter().map(|mailbox| mailbox.port(Envelope::Log)).collect();
-    let plan = LogPlan { path, retentions, ports };
+    let plan = LogPlan { folder, retentions, ports };
     Ok((Log::start(opened, plan)?, contents))
 }
 

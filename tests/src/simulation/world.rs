@@ -90,6 +90,8 @@ impl World {
                 out_bytes_max: random.usize(500..50_000),
                 outbox_envelopes_max: random.usize(1..10),
                 outbox_bytes_max: 5_000,
+                // Often less than what waits, and appends of a message or two.
+                logging_bytes_max: random.usize(2_000..40_000),
                 wrong_keys_per_second_max: u64::MAX,
                 ..Limits::default()
             },
@@ -581,9 +583,8 @@ impl World {
         }
         for to in 0..self.shards.len() {
             let (mailbox, most) = (&mut self.mailboxes[to], self.mailbox_max);
-            let outbox = self.shards[shard].outbox(ShardId(to as u16)).unwrap();
             let oracle = &mut self.oracle;
-            let sent = outbox.drain(|mail| {
+            let sent = self.shards[shard].post_mail(ShardId(to as u16), |mail| {
                 if mailbox.len() >= most {
                     return Err(mail);
                 }
