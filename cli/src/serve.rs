@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use pushflo_engine::accounts::Role;
+use pushflo_engine::host::Host;
 use pushflo_engine::startup::Server;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -17,7 +18,7 @@ pub(super) fn run(arguments: &ServerArguments) -> Result<(), Box<dyn Error>> {
     let _logging = Logging::start(log_filter::parse(arguments.log.as_deref())?)?;
     // Asked for before the server runs, so that no signal falls between.
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2])?;
-    let server = Server::start(&config)?;
+    let server = Server::start(&config, Host { give_memory_back })?;
     // A server runs, whether or not anybody reads what it says. (The standard library has SIGPIPE
     // ignored from the start.)
     let said = keep_unread(say(greeting(&server)), &config.data_dir, &server.generated);
@@ -34,6 +35,13 @@ pub(super) fn run(arguments: &ServerArguments) -> Result<(), Box<dyn Error>> {
     server.join();
     tracing::info!("drained");
     Ok(())
+}
+
+/// See [`Host::give_memory_back`].
+#[expect(unsafe_code, reason = "the allocator's crate has no safe name for it")]
+fn give_memory_back() {
+    // SAFETY: it has no conditions; it looks only at what the calling thread has freed.
+    unsafe { libmimalloc_sys::mi_collect(false) }
 }
 
 /// Waits until the server is asked to go. The other signals that would end a process by default, and

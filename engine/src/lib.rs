@@ -29,6 +29,7 @@ mod edge;
 pub mod exposition;
 pub mod hash;
 mod home;
+pub mod host;
 pub mod ids;
 mod in_turn;
 pub mod log;

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 
 use pushflo_engine::config::{Config, Overrides};
+use pushflo_engine::host::Host;
 use pushflo_engine::startup::Server;
 use tempfile::TempDir;
 
@@ -25,7 +26,7 @@ pub fn start(shards: usize, extra: &str) -> TestServer {
     let config = config(data.path(), extra);
     let cores = core_affinity::get_core_ids().unwrap();
     let cores: Vec<_> = cores.iter().cycle().take(shards).copied().collect();
-    let server = Server::start_on(&config, &cores).unwrap();
+    let server = Server::start_on(&config, Host::default(), &cores).unwrap();
     TestServer { address: server.address, server: Some(server), _data: data }
 }
 

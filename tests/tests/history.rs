@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use pushflo_engine::host::Host;
 use pushflo_engine::startup::Server;
 use pushflo_tests::client::Subscriber;
 use pushflo_tests::http::{HttpClient, PATIENCE, get, publish_body};
@@ -13,7 +14,7 @@ use serde_json::{Value, json};
 fn start(data: &Path, shards: usize, extra: &str) -> Server {
     let cores = core_affinity::get_core_ids().unwrap();
     let cores: Vec<_> = cores.iter().cycle().take(shards).copied().collect();
-    Server::start_on(&config(data, extra), &cores).unwrap()
+    Server::start_on(&config(data, extra), Host::default(), &cores).unwrap()
 }
 
 fn stop(server: Server) {

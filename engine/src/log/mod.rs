@@ -33,6 +33,7 @@ pub use record::Totals;
 
 use crate::database_files::FilesError;
 use crate::hash::HashMap;
+use crate::host::Host;
 use crate::ids::{AppId, ChannelKey, EpochSlot, LogId, ReadKey, RequestId, ShardId};
 use crate::metrics::metrics;
 use crate::port::Port;
@@ -557,6 +558,8 @@ pub struct LogPlan {
     pub retentions: Arc<Retentions>,
     /// Where answers go, by the shard that asked.
     pub ports: Vec<Port<Answer>>,
+    /// What the program does for the log.
+    pub host: Host,
 }
 
 impl Log {
@@ -570,7 +573,7 @@ impl Log {
         let (writer, appends) = bounded(CALLS_MAX);
         let (reader, calls) = bounded(CALLS_MAX);
         let shelf = opened.store;
-        let ports = plan.ports.clone();
+        let (ports, host) = (plan.ports.clone(), plan.host);
         let (for_reader, for_writer) = (shelf.clone(), Arc::clone(&status));
         let contents = opened.contents;
         let threads = vec![
@@ -578,7 +581,7 @@ impl Log {
                 writer::Writer::new(shelf, plan, for_writer, contents).run(&appends);
             })?,
             std::thread::Builder::new().name("log-reader".into()).spawn(move || {
-                reader::run(&for_reader, &ports, &calls);
+                reader::run(&for_reader, &ports, &calls, host);
             })?,
         ];
         Ok(Self { writer, reader, threads, status })

@@ -3,8 +3,9 @@
 //! than this thread's time, and looks through long histories in slices between them.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use crossbeam_channel::{Receiver, TryRecvError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::keep::Keep;
@@ -14,24 +15,32 @@ use super::{
     ReaderCall, Shelf,
 };
 use crate::clock::Clock;
+use crate::host::Host;
 use crate::ids::{LogId, RequestId, ShardId};
 use crate::port::Port;
 
 /// Bytes of runs that a scan looks at before others have their turn.
 const SCAN_BYTES: usize = 256 * 1024;
 
+/// How long nobody asks before memory is given back.
+const QUIET: Duration = Duration::from_secs(10);
+
 /// Runs until nobody can ask any more.
-pub(super) fn run(shelf: &Shelf, ports: &[Port<Answer>], calls: &Receiver<ReaderCall>) {
+pub(super) fn run(shelf: &Shelf, ports: &[Port<Answer>], calls: &Receiver<ReaderCall>, host: Host) {
     let mut reader = Reader { shelf, ports, scans: VecDeque::new() };
     let mut clock = Clock::start();
     loop {
         // Scans take turns with each other and with what is asked meanwhile.
         let next = match reader.scans.is_empty() {
-            true => calls.recv().map_err(|_| TryRecvError::Disconnected),
+            true => calls.recv_timeout(QUIET).map_err(|error| match error {
+                RecvTimeoutError::Timeout => TryRecvError::Empty,
+                RecvTimeoutError::Disconnected => TryRecvError::Disconnected,
+            }),
             false => calls.try_recv(),
         };
         match next {
             Ok(call) => reader.read(call, clock.now().steady_ms),
+            Err(TryRecvError::Empty) if reader.scans.is_empty() => (host.give_memory_back)(),
             Err(TryRecvError::Empty) => {}
             Err(TryRecvError::Disconnected) => return,
         }

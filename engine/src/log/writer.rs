@@ -435,6 +435,7 @@ impl Writer {
     }
 
     fn tick(&mut self) {
+        (self.plan.host.give_memory_back)();
         if self.failure.is_some() {
             self.recover();
             return;

@@ -20,6 +20,7 @@ use super::parking::Parking;
 use super::turn::{Events, Kept, Turns};
 use crate::accounts::AccountsHandle;
 use crate::clock::{Clock, TICK_MS};
+use crate::host::Host;
 use crate::ids::ShardId;
 use crate::log::LogHandle;
 use crate::settings::Settings;
@@ -70,6 +71,8 @@ pub struct ShardPlan {
     pub clock: Clock,
     /// How long a drain spreads its closes.
     pub drain_spread_ms: u64,
+    /// What the program does for it.
+    pub host: Host,
 }
 
 /// Why a shard did not start.
@@ -162,6 +165,7 @@ fn run(
             parking,
             events,
             drain_spread_ms: plan.drain_spread_ms,
+            host: plan.host,
             stop_listening,
             kept: Kept::default(),
         };

@@ -20,6 +20,7 @@ use super::write::write;
 use crate::accounts::AccountsHandle;
 use crate::clock::{Clock, Now, ticks};
 use crate::edge::Closing;
+use crate::host::Host;
 use crate::ids::{ConnectionKey, ShardId};
 use crate::log::LogHandle;
 use crate::shard::{Shard, Write};
@@ -74,6 +75,7 @@ pub(super) struct Turns {
     pub(super) events: Rc<Events>,
     /// How long a drain spreads its closes.
     pub(super) drain_spread_ms: u64,
+    pub(super) host: Host,
     pub(super) stop_listening: Box<dyn FnMut()>,
     pub(super) kept: Kept,
 }
@@ -97,6 +99,8 @@ pub(super) struct Kept {
     /// Since when time-outs wait for input that was there before them.
     timers_wait_since: Option<u32>,
     is_draining: bool,
+    /// The tick from which memory is given back again.
+    gives_back_at: u32,
 }
 
 /// Where the bytes of one read lie until the shard has seen them.
@@ -115,6 +119,9 @@ struct LongestTurn {
     now: Duration,
     before: Duration,
 }
+
+/// Ticks between two times at which memory is given back.
+const GIVE_BACK_TICKS: u32 = ticks(10_000);
 
 /// Seconds of a span. What is told is of this one and the last.
 const SPAN_SECONDS: u64 = 10;
@@ -165,6 +172,7 @@ impl Turns {
         self.finish_writes();
         self.read();
         self.run_timers(now);
+        self.give_memory_back(now);
         self.shard.flush();
         self.start_writes();
         let left = self.post_envelopes();
@@ -176,6 +184,14 @@ impl Turns {
         }
         let longest = self.kept.longest.add(begun, self.clock.elapsed());
         self.shard.metrics().longest_turn_microseconds.set(longest.as_micros() as u64);
+    }
+
+    /// Gives memory that was freed back to the system, now and then.
+    fn give_memory_back(&mut self, now: Now) {
+        if now.tick >= self.kept.gives_back_at {
+            self.kept.gives_back_at = now.tick.saturating_add(GIVE_BACK_TICKS);
+            (self.host.give_memory_back)();
+        }
     }
 
     fn begin_drain(&mut self) {

@@ -18,6 +18,7 @@ use crate::accounts::{Accounts, Role};
 use crate::clock::{Clock, unix_ms};
 use crate::config::Config;
 use crate::exposition;
+use crate::host::Host;
 use crate::ids::ShardId;
 use crate::log::{self, Contents, Log, LogFolder, LogPlan};
 use crate::retention::{Durability, Retentions};
@@ -46,6 +47,7 @@ pub struct Server {
     log: Option<Log>,
     accounts: Option<Accounts>,
     metrics: Option<MetricsListener>,
+    host: Host,
     /// Held as long as the server is there.
     lock: OwnedFd,
 }
@@ -55,8 +57,8 @@ impl Server {
     ///
     /// # Errors
     /// [`StartupError`] with cause and cure. Nothing is left running then.
-    pub fn start(config: &Config) -> Result<Self, StartupError> {
-        Self::start_on(config, &choose_cores(config)?)
+    pub fn start(config: &Config, host: Host) -> Result<Self, StartupError> {
+        Self::start_on(config, host, &choose_cores(config)?)
     }
 
     /// As [`Server::start`], with one shard for each entry of `cores`, which may name a core more
@@ -66,6 +68,7 @@ impl Server {
     /// As for [`Server::start`].
     pub fn start_on(
         config: &Config,
+        host: Host,
         cores: &[core_affinity::CoreId],
     ) -> Result<Self, StartupError> {
         check_io_uring()?;
@@ -87,7 +90,7 @@ impl Server {
         let mut shared = Shared::new(shards, random_seed()).with_deletions(directory.deletions);
         let (mut log, mut stored) = (None, Stored::default());
         if settings.has_log {
-            let (opened, contents) = open_log(config, &mailboxes, Arc::clone(&retentions))?;
+            let (opened, contents) = open_log(config, host, &mailboxes, Arc::clone(&retentions))?;
             let status = Arc::clone(&opened.status);
             shared = shared.with_log(status, contents.incarnation, contents.next_log);
             shared.begin_generations(&contents.generations);
@@ -119,6 +122,7 @@ impl Server {
             log,
             accounts: Some(accounts),
             metrics: None,
+            host,
             lock,
         };
         let started = server
@@ -198,6 +202,7 @@ impl Server {
                 seed: random_seed(),
                 clock,
                 drain_spread_ms: config.drain_spread_ms,
+                host: self.host,
             };
             self.threads.push(start_shard(plan, ready.clone())?);
         }
@@ -246,6 +251,7 @@ fn settings(config: &Config) -> Settings {
 /// Opens the log and starts its threads.
 fn open_log(
     config: &Config,
+    host: Host,
     mailboxes: &[Mailbox],
     retentions: Arc<Retentions>,
 ) -> Result<(Log, Contents), StartupError> {
@@ -256,7 +262,7 @@ fn open_log(
         opened.map_err(|source| StartupError::Log { path: folder.path.clone(), source })?;
     let contents = opened.contents.clone();
     let ports = mailboxes.iter().map(|mailbox| mailbox.port(Envelope::Log)).collect();
-    let plan = LogPlan { folder, retentions, ports };
+    let plan = LogPlan { folder, retentions, ports, host };
     Ok((Log::start(opened, plan)?, contents))
 }
 
