@@ -15,6 +15,7 @@ const FLOORS: [&[&str]; 11] = [
         "clock",
         "database_files",
         "hash",
+        "host",
         "ids",
         "metrics",
         "port",

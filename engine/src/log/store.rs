@@ -9,7 +9,8 @@ use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::PoisonError;
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
+use bytes::Bytes;
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserValue};
 use lsm_tree::AbstractTree as _;
 use pushflo_protocol::{ChannelSlug, Epoch, MessageId, Offset, Receipt, Record};
 use rkyv::rancor::Error as ArchiveError;
@@ -462,7 +463,7 @@ impl Store {
         let mut last_dropped = None;
         for guard in self.records.range(range(channel.log, self.oldest(channel.log))) {
             let (key, value) = guard.into_inner()?;
-            let record = Stored::parse(value.into())?;
+            let record = Stored::parse(shared(value))?;
             if !floor.is_above(&record) || dropped >= records_max {
                 oldest = Some(Oldest { before: record.before, last_ms: record.last_ms });
                 first = Some(record.first);
@@ -505,7 +506,7 @@ impl Store {
         let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
         for guard in self.records.range(range(log, Offset(0))).rev() {
             let (key, value) = guard.into_inner()?;
-            let record = Stored::parse(value.into())?;
+            let record = Stored::parse(shared(value))?;
             if record.before.messages < messages {
                 break;
             }
@@ -550,7 +551,7 @@ impl Store {
     ) -> impl Iterator<Item = Result<Stored, LogError>> {
         let from = self.oldest(log).min(offset);
         let records = self.records.range(record_key(log, from)..=record_key(log, offset));
-        records.rev().map(|guard| Stored::parse(guard.into_inner()?.1.into()))
+        records.rev().map(|guard| Stored::parse(shared(guard.into_inner()?.1)))
     }
 
     /// No record of a channel that is still there begins before this offset.
@@ -627,6 +628,11 @@ fn check_format(database: &Database) -> Result<(), LogError> {
         Some(format) if format > FORMAT => Err(LogError::Newer { format }),
         _ => Ok(()),
     }
+}
+
+/// A value without a copy of it. It keeps the block that it was read of in memory.
+pub(super) fn shared(value: UserValue) -> Bytes {
+    Bytes::from_owner(value)
 }
 
 pub(super) fn range(log: LogId, from: Offset) -> RangeInclusive<[u8; 16]> {

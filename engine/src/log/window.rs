@@ -6,7 +6,7 @@ use pushflo_protocol::{Offset, Record};
 
 use super::keep::Keep;
 use super::record::{Stored, Totals};
-use super::store::{Store, range};
+use super::store::{Store, range, shared};
 use super::{Located, LogError, ReadFrom};
 use crate::ids::LogId;
 
@@ -86,7 +86,7 @@ impl Store {
             return Ok(None);
         }
         let behind = self.records.range(range(log, first.last.next()));
-        let behind = behind.map(|guard| Stored::parse(guard.into_inner()?.1.into()));
+        let behind = behind.map(|guard| Stored::parse(shared(guard.into_inner()?.1)));
         let (mut last, mut skip, mut bytes) = (first.prev, skip, 0);
         for record in std::iter::once(Ok(first)).chain(behind) {
             let record = record?;
@@ -114,7 +114,7 @@ impl Store {
     fn behind(&self, log: LogId, offset: Offset) -> Result<Option<(Stored, u64)>, LogError> {
         let from = offset.next().max(self.oldest(log));
         let next = self.records.range(range(log, from)).next();
-        let next = next.map(|guard| Stored::parse(guard.into_inner()?.1.into())).transpose()?;
+        let next = next.map(|guard| Stored::parse(shared(guard.into_inner()?.1))).transpose()?;
         if let Some(next) = next.filter(|next| next.prev == offset) {
             return Ok(Some((next, 0)));
         }
