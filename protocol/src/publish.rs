@@ -40,7 +40,8 @@ impl<'a> Publish<'a> {
             .channel
             .as_deref()
             .ok_or_else(|| Refusal::field("channel", "channel is required"))?;
-        check(ChannelSlug::parse(channel)?, body.draft(), PUBLISH_FIELDS, payload_bytes_max)
+        let channel = ChannelSlug::parse(channel)?;
+        Ok(check(body.draft(), PUBLISH_FIELDS, payload_bytes_max)?.on(channel))
     }
 
     /// Parses the body of `POST /api/v1/channels/:slug/messages`, `channel` being the slug.
@@ -65,7 +66,7 @@ impl<'a> Publish<'a> {
         }
         let Body { event_type, client_id, content, id } = json::parse(body, "the body")?;
         let content = Draft { event_type, client_id, content, id };
-        check(channel, content, ("eventType", "content"), payload_bytes_max)
+        Ok(check(content, ("eventType", "content"), payload_bytes_max)?.on(channel))
     }
 
     /// What is published, in the name of `client_id`.
@@ -104,14 +105,14 @@ impl<'a> Publish<'a> {
                     let one = [body.channel.as_ref()];
                     let several = body.channels.iter().flatten().map(Some);
                     let named = one.into_iter().filter(|_| body.channels.is_none()).chain(several);
+                    // However many channels it is for, it is looked at once.
+                    let checked = check(body.draft(), PUBLISH_FIELDS, payload_bytes_max);
                     // More than the most are not looked at: the whole is refused below.
                     for channel in named.take(BATCH_MESSAGES_MAX + 1) {
                         let slug = channel
                             .ok_or_else(|| Refusal::field("channel", "channel is required"))
                             .and_then(|channel| Ok(ChannelSlug::parse(channel)?));
-                        messages.push(slug.and_then(|slug| {
-                            check(slug, body.draft(), PUBLISH_FIELDS, payload_bytes_max)
-                        }));
+                        messages.push(slug.and_then(|slug| Ok(checked.clone()?.on(slug))));
                     }
                 }
                 Err(refusal) => messages.push(Err(refusal)),
@@ -203,12 +204,27 @@ pub fn check_key(field: &'static str, key: &str) -> Result<(), Refusal> {
     Err(Refusal::field(field, text))
 }
 
+/// A publish that was checked, but for its channel.
+#[derive(Clone, Debug)]
+pub(crate) struct Checked<'a> {
+    event_type: Cow<'a, str>,
+    client_id: Option<Cow<'a, str>>,
+    content: &'a str,
+    key: Option<Cow<'a, str>>,
+}
+
+impl<'a> Checked<'a> {
+    pub(crate) fn on(self, channel: ChannelSlug) -> Publish<'a> {
+        let Self { event_type, client_id, content, key } = self;
+        Publish { channel, event_type, client_id, content, key }
+    }
+}
+
 pub(crate) fn check<'a>(
-    channel: ChannelSlug,
     Draft { event_type, client_id, content, id }: Draft<'a>,
     (event_field, content_field): (&'static str, &'static str),
     payload_bytes_max: usize,
-) -> Result<Publish<'a>, Refusal> {
+) -> Result<Checked<'a>, Refusal> {
     let event_type = event_type.unwrap_or(Cow::Borrowed("message"));
     if event_type.is_empty() || event_type.len() > EVENT_TYPE_BYTES_MAX {
         let text = format!("must have 1 to {EVENT_TYPE_BYTES_MAX} bytes");
@@ -234,7 +250,7 @@ pub(crate) fn check<'a>(
     if let Some(key) = &id {
         check_key("id", key)?;
     }
-    Ok(Publish { channel, event_type, client_id, content: content.get(), key: id })
+    Ok(Checked { event_type, client_id, content: content.get(), key: id })
 }
 
 #[cfg(test)]

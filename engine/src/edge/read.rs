@@ -9,6 +9,9 @@ use super::connection::Phase;
 use crate::context::Context;
 use crate::ids::ConnectionKey;
 
+/// Bytes that are read for one unit of work.
+const BYTES_PER_WORK: usize = 2048;
+
 impl Edge {
     /// Bytes of a connection, whatever it speaks.
     pub(super) fn read_connection(
@@ -46,7 +49,7 @@ impl Edge {
             };
             let Some(bytes) = step else { break };
             taken += bytes;
-            cx.charge(1);
+            cx.charge(1 + bytes / BYTES_PER_WORK);
             if cx.is_turn_over() && taken < input.len() {
                 self.wait_a_turn(connection);
                 break;

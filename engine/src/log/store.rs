@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use bytes::Bytes;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, UserValue};
@@ -39,9 +40,16 @@ pub(super) const LEAP: u64 = 1 << 24;
 /// The part of the log's memory that has blocks of tables.
 const CACHE_PARTS: u64 = 8;
 
-/// The part of the log's memory that a keyspace takes before what was written goes into a table. At most
-/// four more wait for that; then writing does.
+/// The part of the log's memory that a keyspace takes before what was written goes into a table.
 const MEMTABLE_PARTS: u64 = 8;
+
+/// How many such parts wait to be tables before writing does. With one more the database itself waits, in
+/// long steps.
+const SEALED_MAX: usize = 3;
+
+/// How long writing waits at a time, and how often at most: the worker may have ended, which writing tells.
+const STEP: Duration = Duration::from_millis(1);
+const STEPS_MAX: usize = 10_000;
 
 /// The log on disk.
 pub(super) struct Store {
@@ -367,15 +375,24 @@ impl Store {
             let value = [&month.to_be_bytes()[..], &messages.to_be_bytes()].concat();
             batch.insert(&self.usage, app.0.to_be_bytes(), value);
         }
-        batch.commit()?;
-        self.seal_memtables()
+        Ok(batch.commit()?)
     }
 
-    /// Has what was written be put into tables where it is much. The database does so too, but a worker
-    /// that compacts is late with it, and then there is no bound.
-    fn seal_memtables(&self) -> Result<(), LogError> {
+    /// Has what was written be put into tables where it is much, and waits where too much waits for that.
+    /// The database does so too, but it begins late while its worker compacts, so that there is no bound,
+    /// and then it waits long.
+    pub(super) fn make_room(&self) -> Result<(), LogError> {
         for keyspace in [&self.records, &self.channels, &self.answers] {
-            if keyspace.tree.active_memtable().size() > self.memtable_bytes {
+            let is_full =
+                |parts| keyspace.tree.active_memtable().size() > parts * self.memtable_bytes;
+            let may_seal = || keyspace.tree.sealed_memtable_count() < SEALED_MAX;
+            for _ in 0..STEPS_MAX {
+                if may_seal() || !is_full(2) {
+                    break;
+                }
+                std::thread::sleep(STEP);
+            }
+            if is_full(1) && may_seal() {
                 keyspace.rotate_memtable()?;
             }
         }

@@ -184,6 +184,8 @@ impl Writer {
         }
         if self.failure.is_some() {
             self.recover();
+        } else if let Err(error) = self.shelf.with(Store::make_room) {
+            self.fail(&error);
         }
         let is_refused = |append: &Append| {
             self.refused_terms.get(&append.shard.0).is_some_and(|term| append.term <= *term)

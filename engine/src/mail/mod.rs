@@ -601,6 +601,28 @@ pub fn private_channel() -> Refusal {
 }
 
 impl Mail {
+    /// Whether somebody waits for it who has asked.
+    pub(crate) fn is_answer(&self) -> bool {
+        match self {
+            Self::Home(_) => false,
+            Self::Edge(mail) => match mail {
+                ToEdge::Answered(_)
+                | ToEdge::BatchResults(_)
+                | ToEdge::ChannelList(_)
+                | ToEdge::ChannelsDescribed(_)
+                | ToEdge::Subscribed(_)
+                | ToEdge::Window(_)
+                | ToEdge::Unsubscribed(_)
+                | ToEdge::PresenceSnapshot(_) => true,
+                ToEdge::Message(_)
+                | ToEdge::Closed(_)
+                | ToEdge::Privacy(_)
+                | ToEdge::Roster(_)
+                | ToEdge::Presence(_) => false,
+            },
+        }
+    }
+
     /// Bytes it keeps in memory besides itself. What several pieces share counts for each.
     pub fn kept_bytes(&self) -> usize {
         match self {
@@ -615,10 +637,9 @@ impl ToHome {
         match self {
             Self::Publish(publish) => publish.message.kept_bytes(),
             Self::PublishBatch(batch) => {
-                let of_messages = batch.messages.iter().map(|m| m.message.kept_bytes());
                 size_of::<PublishBatch>()
                     + batch.messages.capacity() * size_of::<BatchMessage>()
-                    + of_messages.sum::<usize>()
+                    + of_messages(&batch.messages)
             }
             Self::ReadPage(page) => {
                 let ReadPage { channel, query, .. } = &**page;
@@ -713,9 +734,26 @@ impl ToEdge {
 
 impl NewMessage {
     fn kept_bytes(&self) -> usize {
-        let Self { channel, parts, key } = self;
-        name(&channel.slug) + parts.as_bytes().len() + key.as_ref().map_or(0, |key| key.len())
+        self.kept_bytes_besides_parts() + self.parts.as_bytes().len()
     }
+
+    fn kept_bytes_besides_parts(&self) -> usize {
+        let Self { channel, parts: _, key } = self;
+        name(&channel.slug) + key.as_ref().map_or(0, |key| key.len())
+    }
+}
+
+/// What messages of one publish to many channels share counts once.
+fn of_messages(messages: &[BatchMessage]) -> usize {
+    let (mut bytes, mut before) = (0, None);
+    for BatchMessage { message, .. } in messages {
+        let parts = message.parts.as_bytes();
+        bytes += message.kept_bytes_besides_parts();
+        if before.replace(parts.as_ptr_range()) != Some(parts.as_ptr_range()) {
+            bytes += parts.len();
+        }
+    }
+    bytes
 }
 
 impl ChannelInfo {

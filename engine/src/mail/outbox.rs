@@ -3,6 +3,8 @@
 //! A mailbox may be full; a shard never waits for room. It keeps what it already accepted here, in
 //! order, and refuses new publishes that would need a way that is full. The ways to all shards share what
 //! a shard may keep, so that one who is late takes little from the others.
+//!
+//! Answers do not count: who waits for them pays for them, and nobody else is refused for their sake.
 
 use std::collections::VecDeque;
 
@@ -15,14 +17,17 @@ use crate::share;
 #[derive(Debug)]
 pub(crate) struct Outboxes {
     ways: Box<[Way]>,
-    /// What all ways have.
+    /// What all ways have that counts.
     load: Load,
+    /// All mail.
+    len: usize,
 }
 
 /// The mail on its way to one shard.
 #[derive(Debug, Default)]
 struct Way {
     queue: VecDeque<Mail>,
+    /// What counts of it.
     load: Load,
 }
 
@@ -33,21 +38,29 @@ struct Load {
 }
 
 impl Load {
-    fn add(&mut self, bytes: usize) {
-        self.envelopes += 1;
-        self.bytes += bytes;
+    fn of(mail: &Mail) -> Self {
+        match mail.is_answer() {
+            true => Self::default(),
+            false => Self { envelopes: 1, bytes: mail.kept_bytes() },
+        }
     }
 
-    fn take(&mut self, bytes: usize) {
-        self.envelopes -= 1;
-        self.bytes -= bytes;
+    fn add(&mut self, other: Self) {
+        self.envelopes += other.envelopes;
+        self.bytes += other.bytes;
+    }
+
+    fn take(&mut self, other: Self) {
+        self.envelopes -= other.envelopes;
+        self.bytes -= other.bytes;
     }
 }
 
 impl Outboxes {
     /// To so many shards.
     pub(crate) fn new(shards: usize) -> Self {
-        Self { ways: (0..shards).map(|_| Way::default()).collect(), load: Load::default() }
+        let ways = (0..shards).map(|_| Way::default()).collect();
+        Self { ways, load: Load::default(), len: 0 }
     }
 
     /// The shards that there are ways to.
@@ -70,9 +83,10 @@ impl Outboxes {
     /// There is no such shard.
     pub(crate) fn push(&mut self, to: ShardId, mail: Mail) -> Result<(), Mail> {
         let Some(way) = self.ways.get_mut(to.index()) else { return Err(mail) };
-        let bytes = mail.kept_bytes();
-        way.load.add(bytes);
-        self.load.add(bytes);
+        let load = Load::of(&mail);
+        way.load.add(load);
+        self.load.add(load);
+        self.len += 1;
         way.queue.push_back(mail);
         Ok(())
     }
@@ -87,33 +101,34 @@ impl Outboxes {
         let Some(way) = self.ways.get_mut(to.index()) else { return 0 };
         let mut sent = 0;
         while let Some(mail) = way.queue.pop_front() {
-            let bytes = mail.kept_bytes();
+            let load = Load::of(&mail);
             if let Err(mail) = post(mail) {
                 way.queue.push_front(mail);
                 break;
             }
-            way.load.take(bytes);
-            self.load.take(bytes);
+            way.load.take(load);
+            self.load.take(load);
             sent += 1;
         }
+        self.len -= sent;
         sent
     }
 
     /// How much mail waits for all shards.
     pub(crate) fn len(&self) -> usize {
-        self.load.envelopes
+        self.len
     }
 
     /// Checks that what is counted is there.
     pub(crate) fn check(&self) {
-        let mut all = Load::default();
+        let (mut all, mut len) = (Load::default(), 0);
         for way in &self.ways {
             let mut load = Load::default();
-            way.queue.iter().for_each(|mail| load.add(mail.kept_bytes()));
+            way.queue.iter().for_each(|mail| load.add(Load::of(mail)));
             assert_eq!(way.load, load, "what waits for a shard");
-            all.envelopes += load.envelopes;
-            all.bytes += load.bytes;
+            all.add(load);
+            len += way.queue.len();
         }
-        assert_eq!(self.load, all, "what waits for all shards");
+        assert_eq!((self.load, self.len), (all, len), "what waits for all shards");
     }
 }

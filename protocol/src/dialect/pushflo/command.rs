@@ -174,7 +174,7 @@ impl<'a> Frame<'a> {
             return Err(Refusal::field("ref", text));
         }
         let draft = Draft { event_type, client_id: None, content, id };
-        let publish = publish::check(channel, draft, PUBLISH_FIELDS, payload_bytes_max)?;
+        let publish = publish::check(draft, PUBLISH_FIELDS, payload_bytes_max)?.on(channel);
         Ok(Command::Publish { publish, reference })
     }
 
