@@ -33,7 +33,13 @@ impl<T> InTurn<T> {
 
     /// The next entry.
     pub(crate) fn pop(&mut self) -> Option<T> {
-        let app = self.turns.pop_front()?;
+        self.pop_of(|_| true)
+    }
+
+    /// The next entry of an app that may have one.
+    pub(crate) fn pop_of(&mut self, may: impl Fn(AppId) -> bool) -> Option<T> {
+        let index = self.turns.iter().position(|app| may(*app))?;
+        let app = self.turns.remove(index)?;
         let entries = self.by_app.get_mut(&app)?;
         let entry = entries.pop_front()?;
         if entries.is_empty() {

@@ -24,7 +24,8 @@ use crate::share;
 const UNDER_WAY_MAX: usize = 64;
 const UNDER_WAY_PARTS: usize = 8;
 
-/// With the message that goes past this part of the bytes that may wait, an append ends.
+/// With the message that goes past this part of the bytes that may wait, an append ends. An app that has
+/// more than this part waits where the log is short of room.
 const APPEND_PARTS: usize = 64;
 
 /// A message on its way to the log.
@@ -74,6 +75,8 @@ pub(super) struct Logging {
     term: u32,
     /// Appends that were not handed over yet.
     appends: VecDeque<Append>,
+    /// The log is short of room.
+    is_short: bool,
 }
 
 /// What became an append.
@@ -99,6 +102,7 @@ impl Logging {
             bytes_of: HashMap::default(),
             term: 0,
             appends: VecDeque::new(),
+            is_short: false,
         }
     }
 
@@ -126,9 +130,14 @@ impl Logging {
         if self.waiting.is_empty() || !is_room {
             return None;
         }
+        let append_bytes_max = self.bytes_max / APPEND_PARTS;
+        let may = |app: AppId| {
+            let bytes = self.bytes_of.get(&app).copied().unwrap_or_default();
+            !self.is_short || bytes <= append_bytes_max
+        };
         let (mut messages, mut deletions, mut bytes) = (Vec::new(), Vec::new(), 0);
-        while bytes < self.bytes_max / APPEND_PARTS
-            && let Some(next) = self.waiting.pop()
+        while bytes < append_bytes_max
+            && let Some(next) = self.waiting.pop_of(may)
         {
             match next {
                 Waiting::Message(message) => {
@@ -138,7 +147,7 @@ impl Logging {
                 Waiting::Deletion(deletion) => deletions.push(deletion),
             }
         }
-        Some((messages, deletions))
+        (!messages.is_empty() || !deletions.is_empty()).then_some((messages, deletions))
     }
 
     /// Takes back all messages that were not sent yet.
@@ -257,8 +266,9 @@ impl Home {
         while let Some((messages, deletions)) = self.logging.next() {
             self.append(cx, messages, deletions);
         }
-        let Logging { waiting, under_way, .. } = &self.logging;
-        debug_assert!(waiting.is_empty() || !under_way.is_empty(), "it would wait for ever");
+        let Logging { waiting, under_way, is_short, .. } = &self.logging;
+        let is_seen_to = waiting.is_empty() || !under_way.is_empty() || *is_short;
+        debug_assert!(is_seen_to, "it would wait for ever");
     }
 
     fn append(&mut self, cx: &Context, messages: Vec<LoggedMessage>, deletions: Vec<Deletion>) {
@@ -317,6 +327,7 @@ impl Home {
             log::Answer::Located(done) => self.located(cx, done),
             log::Answer::Read(done) => self.window_read(cx, *done),
             log::Answer::Page(done) => self.page_read(cx, *done),
+            log::Answer::Short(is_short) => self.logging.is_short = is_short,
         }
     }
 

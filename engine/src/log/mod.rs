@@ -333,6 +333,9 @@ pub enum Answer {
     Read(Box<ReadDone>),
     /// A page.
     Page(Box<PageDone>),
+    /// Whether room is short from now on: much was written, and what takes it up is late. Who has much to
+    /// write is to wait then, so that others need not. Nobody asked.
+    Short(bool),
 }
 
 /// Where a subscription starts.

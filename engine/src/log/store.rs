@@ -378,6 +378,13 @@ impl Store {
         Ok(batch.commit()?)
     }
 
+    /// Whether there is little room for more until some of what was written is in tables.
+    pub(super) fn is_short(&self) -> bool {
+        let tree = &self.records.tree;
+        let is_half_full = tree.active_memtable().size() > self.memtable_bytes / 2;
+        is_half_full && tree.sealed_memtable_count() >= SEALED_MAX
+    }
+
     /// Has what was written be put into tables where it is much, and waits where too much waits for that.
     /// The database does so too, but it begins late while its worker compacts, so that there is no bound,
     /// and then it waits long.

@@ -35,10 +35,13 @@ const GROUP_MESSAGES_MAX: usize = 16 * 1024;
 
 /// With the append that goes past so many bytes, a group ends: it is in memory several times over while it
 /// is written.
-const GROUP_BYTES_MAX: usize = 4 * 1024 * 1024;
+const GROUP_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// How often it looks after what has become too old, and syncs.
 const TICK: Duration = Duration::from_millis(1000);
+
+/// How often it looks whether there is room again.
+const SHORT_TICK: Duration = Duration::from_millis(2);
 
 /// How long the writer waits for a store to come to rest.
 const CLOSE_PATIENCE: Duration = Duration::from_millis(1000);
@@ -103,6 +106,8 @@ pub(super) struct Writer {
     /// When it was last tried again, in milliseconds after the start of the clock.
     tried_ms: u64,
     is_synced: bool,
+    /// The shards were told that room is short.
+    is_short: bool,
     /// Answers that were kept until then, in Unix milliseconds, are dropped already.
     answers_from_ms: u64,
     /// Damage was met among answers, and the log repaired since as far as that goes.
@@ -135,6 +140,7 @@ impl Writer {
             is_suspect: false,
             tried_ms: 0,
             is_synced: true,
+            is_short: false,
             answers_from_ms: 0,
             are_answers_damaged: false,
         }
@@ -144,11 +150,12 @@ impl Writer {
     pub(super) fn run(mut self, appends: &Receiver<Append>) {
         let mut next_tick_ms = 0;
         loop {
-            match appends.recv_timeout(TICK) {
+            match appends.recv_timeout(if self.is_short { SHORT_TICK } else { TICK }) {
                 Ok(first) => self.write(first, appends),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
+            self.tell_of_room();
             if self.failure.is_none()
                 && let Some(log) = self.over.pop_first()
             {
@@ -167,6 +174,16 @@ impl Writer {
         }
         if let Err(RecvTimeoutError::Timeout) = let_go(store).recv_timeout(CLOSE_PATIENCE) {
             tracing::info!("the log is left while it compacts its tables; that begins anew later");
+        }
+    }
+
+    /// Tells the shards when room becomes short, and when it is not any more. Nobody is to wait for it while
+    /// nothing can be written.
+    fn tell_of_room(&mut self) {
+        let is_short = self.failure.is_none()
+            && self.shelf.with(|store| Ok(store.is_short())).unwrap_or_default();
+        if std::mem::replace(&mut self.is_short, is_short) != is_short {
+            self.plan.ports.iter().for_each(|port| port.send(Answer::Short(is_short)));
         }
     }
 

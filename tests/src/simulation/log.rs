@@ -32,6 +32,8 @@ pub struct ModelLog {
     pub is_failing: bool,
     /// Now and then a read fails.
     pub is_shaky: bool,
+    /// The shards that asked for something, and whether they were told that room is short.
+    short: BTreeMap<ShardId, bool>,
 }
 
 #[derive(Debug)]
@@ -64,6 +66,7 @@ impl ModelLog {
     pub fn post(&mut self, call: LogCall) -> Result<(), LogCall> {
         match call {
             LogCall::Append(append) if self.appends.len() < CALLS_MAX => {
+                self.short.entry(append.shard).or_default();
                 self.appends.push_back(append);
                 Ok(())
             }
@@ -79,6 +82,9 @@ impl ModelLog {
 
     /// Answers one call, an append or a question as the seed says.
     pub fn act(&mut self, random: &mut Rng, now_ms: u64) -> Option<(ShardId, Envelope)> {
+        if let Some(told) = self.tell_of_room(random) {
+            return Some(told);
+        }
         if self.questions.is_empty() || (random.bool() && !self.appends.is_empty()) {
             let append = self.appends.pop_front()?;
             return Some((append.shard, Envelope::Log(Answer::Logged(self.append(append)))));
@@ -107,6 +113,17 @@ impl ModelLog {
             LogCall::Append(_) => unreachable!("an append is no question"),
         };
         Some((shard, Envelope::Log(answer)))
+    }
+
+    /// Room becomes short now and then while there is something to write, and is not before it rests.
+    fn tell_of_room(&mut self, random: &mut Rng) -> Option<(ShardId, Envelope)> {
+        let becomes = !self.appends.is_empty() && random.u8(..) < 16;
+        let is_over = self.appends.is_empty() || random.u8(..) < 64;
+        let told = self.short.iter_mut().find(|(_, short)| if **short { is_over } else { becomes });
+        told.map(|(shard, short)| {
+            *short = !*short;
+            (*shard, Envelope::Log(Answer::Short(*short)))
+        })
     }
 
     fn append(&mut self, append: Append) -> Result<(), LogFailure> {
@@ -212,6 +229,7 @@ impl ModelLog {
         self.appends.clear();
         self.questions.clear();
         self.refused_terms.clear();
+        self.short.clear();
         self.channels.retain(|log, channel| apps(channel.name.app) && !deleted.contains(log));
         let channels = &self.channels;
         self.answers.retain(|(_, log, _), _| channels.contains_key(log));

@@ -11,7 +11,7 @@ use pushflo_engine::shard::Envelope;
 pub type Tally = BTreeMap<&'static str, u64>;
 
 /// Each kind of envelope that [`kind`] names; each must come between shards in some world.
-pub const KINDS: [&str; 40] = [
+pub const KINDS: [&str; 41] = [
     "mail: publish",
     "mail: batch",
     "mail: read page",
@@ -47,6 +47,7 @@ pub const KINDS: [&str; 40] = [
     "log: located",
     "log: read",
     "log: page",
+    "log: short",
     "news: app",
     "news: app gone",
     "news: done",
@@ -101,6 +102,7 @@ pub fn kind(envelope: &Envelope) -> &'static str {
             Answer::Located(_) => "log: located",
             Answer::Read(_) => "log: read",
             Answer::Page(_) => "log: page",
+            Answer::Short(_) => "log: short",
         },
         Envelope::Accounts(news) => match news {
             News::App(_) => "news: app",
