@@ -64,10 +64,10 @@ pub enum Durability {
 
 /// Retention by app, as the plans say: set by the accounts, read by the log.
 #[derive(Debug, Default)]
-pub struct Retentions(Shared);
+pub struct Retentions(SharedRetentions);
 
 #[expect(clippy::disallowed_types, reason = "accounts and log share it, no shard does")]
-type Shared = std::sync::RwLock<HashMap<AppId, Retention>>;
+type SharedRetentions = std::sync::RwLock<HashMap<AppId, Retention>>;
 
 impl Retentions {
     /// Sets what is kept of an app.

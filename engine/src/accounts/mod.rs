@@ -33,7 +33,7 @@ pub use client::Client;
 pub use directory::{Access, Directory};
 pub use keys::{Key, KeyDigest, KeyId, Role, SigningKey, random_bytes};
 pub use plan::{Plan, Plans};
-pub use store::{Accepted, DirectoryError, Opened, accept, open};
+pub use store::{Accepted, DirectoryError, OpenedDirectory, accept, open};
 pub use token::{Grant, Identity};
 pub use usage::{APP_METRICS, AppNumbers, Usage, Usages};
 pub(crate) use usage::{CHANGES_PER_SECOND_MAX, Rate};

@@ -117,7 +117,7 @@ impl DirectoryError {
 }
 
 /// The database with its seal and the list of private channels.
-pub struct Store {
+pub struct DirectoryStore {
     path: PathBuf,
     /// None after a write that failed: only a new look at the disk tells what is on it.
     database: Option<Tables>,
@@ -140,17 +140,17 @@ const RETRY_MS: u64 = 100;
 /// Entries of a change that the store makes by itself, so that what it takes to undo it stays small.
 const ENTRIES_MAX: usize = 1_000;
 
-impl std::fmt::Debug for Store {
+impl std::fmt::Debug for DirectoryStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Store")
+        f.write_str("DirectoryStore")
     }
 }
 
 /// What was found when it was opened.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenedDirectory {
     /// The database.
-    pub store: Store,
+    pub store: DirectoryStore,
     /// All apps.
     pub apps: BTreeMap<AppId, App>,
     /// Channels with metadata, all of them of these apps.
@@ -189,8 +189,8 @@ pub fn open(
     path: &Path,
     plans: &Plans,
     configured: &[(Role, String)],
-) -> Result<Opened, DirectoryError> {
-    let mut store = Store::open(path)?;
+) -> Result<OpenedDirectory, DirectoryError> {
+    let mut store = DirectoryStore::open(path)?;
     let now_ms = clock::unix_ms();
     let tables = store.tables()?;
     let mut records = tables.load_apps()?;
@@ -236,7 +236,7 @@ pub fn open(
     let (deleted, deleted_apps) = (tables.load_deleted()?, tables.load_deleted_apps()?);
     let next_app = tables.number("next_app")?.unwrap_or(1);
     let has_met_log = tables.number(HAS_MET_LOG)?.is_some();
-    Ok(Opened {
+    Ok(OpenedDirectory {
         store,
         apps,
         channels,
@@ -268,7 +268,7 @@ pub struct Accepted {
 /// # Errors
 /// [`DirectoryError`] with the cause: what is there cannot be read.
 pub fn accept(path: &Path) -> Result<Accepted, DirectoryError> {
-    match Store::open(path) {
+    match DirectoryStore::open(path) {
         Ok(store) => {
             let apps = store.tables()?.load_apps()?.len();
             return Ok(Accepted { is_needed: false, apps, closed: 0 });
@@ -302,11 +302,11 @@ pub fn accept(path: &Path) -> Result<Accepted, DirectoryError> {
     tables.reserve_apps(&listed.channels)?;
     let change = tables.last_change()?.number.max(earlier.map_or(0, |seal| seal.change));
     let seal = Seal { change, content: tables.content()?, private_list_bytes: listed.bytes };
-    Store::new(path, tables, seal, list)?.rewrite_list()?;
+    DirectoryStore::new(path, tables, seal, list)?.rewrite_list()?;
     Ok(Accepted { is_needed: true, apps: records.len(), closed })
 }
 
-impl Opened {
+impl OpenedDirectory {
     /// Makes a key of an app and returns it.
     ///
     /// # Errors
@@ -399,7 +399,7 @@ impl Files {
     }
 }
 
-impl Store {
+impl DirectoryStore {
     /// Opens the database, or makes it, and makes sure that it is what the seal says.
     fn open(path: &Path) -> Result<Self, DirectoryError> {
         let files = Files::of(path);

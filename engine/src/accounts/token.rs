@@ -57,7 +57,7 @@ impl<'de> Deserialize<'de> for NumericDate {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Claims {
     /// The audience, [`AUDIENCE`].
-    pub aud: Audience,
+    pub aud: AudienceClaim,
     /// When it ends.
     pub exp: NumericDate,
     /// When it begins.
@@ -83,14 +83,14 @@ pub struct Claims {
 /// One audience, or several.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Audience {
+pub enum AudienceClaim {
     /// One.
     One(Box<str>),
     /// Several.
     Several(Vec<Box<str>>),
 }
 
-impl Audience {
+impl AudienceClaim {
     fn has(&self, name: &str) -> bool {
         match self {
             Self::One(one) => **one == *name,

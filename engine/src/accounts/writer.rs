@@ -23,7 +23,7 @@ use super::channel::ChannelMeta;
 use super::keys::{Key, KeyId, Role};
 use super::plan::{PLAN_DEFAULT, Plan, Plans};
 use super::queue::Queue;
-use super::store::{DirectoryError, Opened, Store};
+use super::store::{DirectoryError, DirectoryStore, OpenedDirectory};
 use super::usage::{Usage, Usages};
 use crate::after_all::AfterAll;
 use crate::clock::{self, Clock};
@@ -240,24 +240,24 @@ struct Calls {
 
 /// What a group of calls changes, before it is written.
 #[derive(Default)]
-struct Group {
+struct ChangeGroup {
     changes: Changes,
     /// Apps as they were, of those that are others in [`Writer::apps`] by now.
     before: BTreeMap<AppId, Option<App>>,
     /// Apps that were changed, made or deleted, in this order.
     touched: Vec<AppId>,
-    replies: Vec<Reply>,
+    replies: Vec<ChangeReply>,
 }
 
 /// What is told when a group is written.
-enum Reply {
+enum ChangeReply {
     Request(RequestId, Result<Changed, Refusal>),
     /// To the home shard.
     Channel(ShardId, ChannelKey, Result<Option<Arc<ChannelMeta>>, Refusal>),
 }
 
 struct Writer {
-    store: Store,
+    store: DirectoryStore,
     apps: BTreeMap<AppId, App>,
     plans: Plans,
     /// How often a channel or an app was deleted, as the shards see it.
@@ -267,7 +267,7 @@ struct Writer {
     usages: Arc<Usages>,
     /// What was written down of usage.
     written: HashMap<AppId, (u16, u64)>,
-    group: Group,
+    group: ChangeGroup,
     /// The number of the next app.
     next_app: u64,
     /// How often a channel or an app was deleted.
@@ -282,13 +282,13 @@ impl Accounts {
     /// # Errors
     /// The kernel gives no thread.
     pub fn start(
-        opened: Opened,
+        opened: OpenedDirectory,
         plans: Plans,
         deletions: Arc<AtomicU64>,
         ports: Vec<Port<News>>,
         retentions: Arc<Retentions>,
     ) -> std::io::Result<Self> {
-        let Opened { store, apps, next_app, deletions: deleted, unswept, .. } = opened;
+        let OpenedDirectory { store, apps, next_app, deletions: deleted, unswept, .. } = opened;
         let ((urgent, urgent_calls), (others, other_calls)) =
             (bounded(CALLS_MAX), bounded(CALLS_MAX));
         let calls = AccountsHandle { urgent, others };
@@ -308,7 +308,7 @@ impl Accounts {
             retentions,
             usages,
             written,
-            group: Group::default(),
+            group: ChangeGroup::default(),
             next_app,
             deletions: deleted,
             unswept,
@@ -409,33 +409,33 @@ impl Writer {
     }
 
     /// Makes a call part of the group.
-    fn act(&mut self, call: AccountsCall) -> Reply {
+    fn act(&mut self, call: AccountsCall) -> ChangeReply {
         match call {
             AccountsCall::CreateApp { request, change } => {
-                Reply::Request(request, self.create_app(change))
+                ChangeReply::Request(request, self.create_app(change))
             }
             AccountsCall::ChangeApp { request, app, change } => {
-                Reply::Request(request, self.change_app(app, change))
+                ChangeReply::Request(request, self.change_app(app, change))
             }
             AccountsCall::DeleteApp { request, app } => {
-                Reply::Request(request, self.delete_app(app))
+                ChangeReply::Request(request, self.delete_app(app))
             }
             AccountsCall::CreateKey { request, app, role, name } => {
-                Reply::Request(request, self.create_key(app, role, name))
+                ChangeReply::Request(request, self.create_key(app, role, name))
             }
             AccountsCall::RevokeKey { request, app, key } => {
-                Reply::Request(request, self.revoke_key(app, key))
+                ChangeReply::Request(request, self.revoke_key(app, key))
             }
             AccountsCall::StoreChannel { shard, channel, meta, log } => {
                 let result = self.store_channel(&channel, meta.as_deref(), log);
-                Reply::Channel(shard, channel, result.map(|()| meta))
+                ChangeReply::Channel(shard, channel, result.map(|()| meta))
             }
         }
     }
 
     /// Writes the group to disk, tells every shard what it changed, and answers.
     fn write_group(&mut self) {
-        let Group { changes, before, touched, mut replies } = std::mem::take(&mut self.group);
+        let ChangeGroup { changes, before, touched, mut replies } = std::mem::take(&mut self.group);
         let is_for_all = !touched.is_empty();
         let written = if changes.is_empty() { Ok(()) } else { self.store.commit(&changes) };
         match written {
@@ -455,8 +455,8 @@ impl Writer {
                 // What was refused may have been so for what another call of the group changed.
                 for reply in &mut replies {
                     match reply {
-                        Reply::Request(_, outcome) => *outcome = Err(refusal.clone()),
-                        Reply::Channel(_, _, result) => *result = Err(refusal.clone()),
+                        ChangeReply::Request(_, outcome) => *outcome = Err(refusal.clone()),
+                        ChangeReply::Channel(_, _, result) => *result = Err(refusal.clone()),
                     }
                 }
             }
@@ -464,17 +464,17 @@ impl Writer {
         for reply in replies {
             match reply {
                 // Whoever was told that a key is revoked finds no shard that still takes it.
-                Reply::Request(request, Ok(done)) if is_for_all => {
+                ChangeReply::Request(request, Ok(done)) if is_for_all => {
                     let done = Done { request, outcome: Ok(done) };
                     let done = AfterAll::new(self.ports.len(), done);
                     for port in &self.ports {
                         port.send(News::DoneByAll(Arc::clone(&done)));
                     }
                 }
-                Reply::Request(request, outcome) => {
+                ChangeReply::Request(request, outcome) => {
                     self.tell(request.shard, News::Done(Box::new(Done { request, outcome })));
                 }
-                Reply::Channel(shard, channel, result) => {
+                ChangeReply::Channel(shard, channel, result) => {
                     let stored = ChannelStored { channel, result };
                     self.tell(shard, News::ChannelStored(Box::new(stored)));
                 }

@@ -11,7 +11,7 @@ use super::action::Action;
 use super::reply::Reply;
 use super::{Call, bearer};
 use crate::accounts::token::{
-    AUDIENCE, Audience, Claims, NumericDate, check_client_id, check_data, parse_patterns, sign,
+    AUDIENCE, AudienceClaim, Claims, NumericDate, check_client_id, check_data, parse_patterns, sign,
 };
 use crate::accounts::{Access, Role};
 use crate::context::Context;
@@ -95,7 +95,7 @@ fn claims(
     let generated = || MessageId::new(cx.now.unix_ms, cx.random.u128(..)).to_string();
     let client_id: Box<str> = body.client_id.map_or_else(generated, Cow::into_owned).into();
     let claims = Claims {
-        aud: Audience::One(AUDIENCE.into()),
+        aud: AudienceClaim::One(AUDIENCE.into()),
         exp: NumericDate::from_seconds(expires_s),
         nbf: None,
         sub: Some(client_id.clone()),

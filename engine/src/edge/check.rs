@@ -173,7 +173,7 @@ impl Edge {
             assert_eq!(has_farewell, is_ending, "an end without a last word");
             under_way += match (found.state, found.place) {
                 // It asked for the past, and has room for a first window kept.
-                (SubscriptionState::Pending, _) => usize::from(found.windows),
+                (SubscriptionState::Pending { has_room }, _) => usize::from(has_room),
                 (SubscriptionState::Live | SubscriptionState::Leaving, Place::Behind(_)) => {
                     let is_later = self.windows_later.contains(&(key, *subscription));
                     let is_wanted = active.wanting.contains(subscription) || is_later;
@@ -193,7 +193,7 @@ impl Edge {
         };
         let in_slot = tail.subscribers.get(subscription.slot as usize) == Some(&key);
         let state = subscription.state;
-        if state == SubscriptionState::Pending {
+        if state.is_pending() {
             assert!(!tail.subscribers.contains(&key), "it gets messages before it may");
             assert!(!subscription.is_behind && subscription.roster.is_none());
             return;
@@ -231,7 +231,7 @@ impl Edge {
         let pending = self
             .subscriptions
             .values()
-            .filter(|found| found.tail == key && found.state == SubscriptionState::Pending);
+            .filter(|found| found.tail == key && found.state.is_pending());
         // The answers to those whose connection is gone are still to come.
         assert!(tail.pending as usize >= pending.count(), "an answer that nobody waits for");
         assert!(tail.is_dirty || tail.behind > 0 || tail.bytes() == 0, "kept for nobody");

@@ -119,7 +119,7 @@ impl Edge {
             let tail_key = subscription.tail;
             match subscription.state {
                 // The answer will find nobody; it is then that the home shard is told.
-                SubscriptionState::Pending => continue,
+                SubscriptionState::Pending { .. } => continue,
                 SubscriptionState::Live => {
                     let member = membership(client.as_ref(), subscription.roster);
                     self.tell_home_of_leaving(cx, tail_key, None, member);
@@ -154,10 +154,10 @@ impl Edge {
             return;
         };
         let connection = subscription.connection;
+        let has_room = subscription.state == SubscriptionState::Pending { has_room: true };
+        subscription.state = SubscriptionState::Pending { has_room: false };
         self.subscribe_answered(cx, connection);
-        let Some(subscription) = self.subscriptions.get_mut(key) else { return };
-        // Room for a first window was kept for one who asked for the past.
-        if std::mem::take(&mut subscription.windows) > 0 {
+        if has_room {
             self.window_ended(cx, connection);
         }
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
@@ -177,8 +177,9 @@ impl Edge {
         };
         // What was appended so far is not for this subscription: its past comes in windows.
         tail.seal();
-        let mail::Subscription { head, past, after, window, roster, members, is_private, .. } =
-            start;
+        let mail::SubscriptionStart {
+            head, past, after, window, roster, members, is_private, ..
+        } = start;
         let is_at_head = after == head.offset;
         subscription.place =
             if is_at_head { Place::Tail(tail.end()) } else { Place::Behind(after) };
@@ -235,10 +236,8 @@ impl Edge {
     fn end(&mut self, cx: &mut Context, key: SubscriptionKey, reason: Option<&Refusal>) {
         let Some(subscription) = self.subscriptions.get_mut(key) else { return };
         let (connection, reason) = (subscription.connection, reason.cloned());
-        let is_pending = subscription.state == SubscriptionState::Pending;
-        if std::mem::replace(&mut subscription.state, SubscriptionState::Ending)
-            == SubscriptionState::Ending
-        {
+        let before = std::mem::replace(&mut subscription.state, SubscriptionState::Ending);
+        if before == SubscriptionState::Ending {
             return;
         }
         let Some(tail) = self.tails.get_mut(subscription.tail) else { return };
@@ -249,13 +248,12 @@ impl Edge {
             Place::Tail(block) => block >= until && !subscription.is_behind,
             Place::Behind(_) => !subscription.is_behind,
         };
-        let has_room_kept = is_pending && std::mem::take(&mut subscription.windows) > 0;
         if !is_done && !subscription.is_behind {
             tail.behind += 1;
         }
         let Some(c) = self.connections.get_mut(connection) else { return };
         c.active().farewells.push(Farewell { subscription: key, until, reason });
-        if is_pending {
+        if before.is_pending() {
             // The answer will find nobody; it is then that the home is told.
             self.subscribe_answered(cx, connection);
             self.finish(cx, key, false);
@@ -264,7 +262,7 @@ impl Edge {
         } else {
             self.go_behind(key);
         }
-        if has_room_kept {
+        if before == (SubscriptionState::Pending { has_room: true }) {
             self.window_ended(cx, connection);
         }
     }
@@ -409,11 +407,11 @@ impl Edge {
             tail,
             place: Place::Behind(Offset(0)),
             slot: 0,
-            windows: u8::from(window_bytes > 0),
+            windows: 0,
             is_behind: false,
             wants_presence,
             roster: None,
-            state: SubscriptionState::Pending,
+            state: SubscriptionState::Pending { has_room: is_room },
         });
         if let Some(tail) = self.tails.get_mut(tail) {
             tail.pending += 1;

@@ -44,13 +44,23 @@ pub(super) enum Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SubscriptionState {
     /// The home was asked.
-    Pending,
+    Pending {
+        /// Room is kept for a first window, which may come with the home's answer.
+        has_room: bool,
+    },
     /// Gets messages.
     Live,
     /// The home was told; messages may still come until it answers.
     Leaving,
     /// What came before its end is still to be sent, and then the last word on it.
     Ending,
+}
+
+impl SubscriptionState {
+    /// Whether the home has not answered yet.
+    pub(super) fn is_pending(self) -> bool {
+        matches!(self, Self::Pending { .. })
+    }
 }
 
 impl Subscription {

@@ -13,7 +13,7 @@ use super::subscription::{Place, SubscriptionState};
 use crate::bug::bug;
 use crate::context::Context;
 use crate::ids::{ConnectionKey, SubscriptionKey};
-use crate::mail::{NoWindow, ReadWindow, Reader, ToHome, Window};
+use crate::mail::{NoWindow, ReadWindow, ToHome, Window, WindowReader};
 
 /// With the message that goes past so many bytes, a window ends.
 pub(super) const WINDOW_BYTES: usize = 64 * 1024;
@@ -53,7 +53,7 @@ impl Edge {
                 let tail = self.tails.get(subscription.tail)?;
                 let doublings = (subscription.windows / WINDOWS_UNTIL_LARGER).min(DOUBLINGS_MAX);
                 subscription.windows = subscription.windows.saturating_add(1);
-                let reader = Reader { shard: cx.shard, connection, subscription: key };
+                let reader = WindowReader { shard: cx.shard, connection, subscription: key };
                 let bytes_max = WINDOW_BYTES << doublings;
                 let read = ReadWindow { reader, home: tail.home?, after, bytes_max };
                 Some((cx.home_shard(&tail.channel), read))
@@ -80,7 +80,7 @@ impl Edge {
     /// The home's answer to a request for a window.
     pub(super) fn window(&mut self, cx: &mut Context, window: Window) {
         let Window { reader, after, records } = window;
-        let Reader { connection, subscription: key, .. } = reader;
+        let WindowReader { connection, subscription: key, .. } = reader;
         let is_wanted = self.subscriptions.get(key).is_some_and(|subscription| {
             subscription.place == Place::Behind(after)
                 && subscription.state != SubscriptionState::Ending

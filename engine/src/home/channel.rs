@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::Home;
 use super::idempotency::WINDOW_MS;
-use super::presence::Presence;
+use super::presence::ChannelPresence;
 use crate::accounts::{App, ChannelMeta, plan::UNLIMITED, plan::limit};
 use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey, LogId, RequestId, ShardId, TailKey};
@@ -57,7 +57,7 @@ pub(super) struct Extra {
     /// What the API added to it.
     pub(super) meta: Option<Arc<ChannelMeta>>,
     /// Its members, if they are known to each other.
-    pub(super) presence: Option<Presence>,
+    pub(super) presence: Option<ChannelPresence>,
     /// A change of its metadata that is being kept, or its deletion, and who waits for that.
     pub(super) change: Option<(RequestId, Change)>,
     /// It is deleted and only waits for the log; nothing finds it any more.
@@ -107,11 +107,11 @@ impl HomeChannel {
         self.meta().is_some_and(|meta| meta.is_private)
     }
 
-    pub(super) fn presence(&self) -> Option<&Presence> {
+    pub(super) fn presence(&self) -> Option<&ChannelPresence> {
         self.extra.as_ref()?.presence.as_ref()
     }
 
-    pub(super) fn presence_mut(&mut self) -> Option<&mut Presence> {
+    pub(super) fn presence_mut(&mut self) -> Option<&mut ChannelPresence> {
         self.extra.as_mut()?.presence.as_mut()
     }
 
@@ -300,7 +300,7 @@ impl Home {
         if !std::mem::replace(&mut home.is_counted, true) {
             app.usage.take_channel(UNLIMITED);
         }
-        let presence = meta.presence.then(|| Presence::new(cx.random.u32(..)));
+        let presence = meta.presence.then(|| ChannelPresence::new(cx.random.u32(..)));
         home.created_ms = home.created_ms.min(meta.created_ms);
         home.extra =
             Some(Box::new(Extra { meta: Some(meta.into()), presence, ..Extra::default() }));

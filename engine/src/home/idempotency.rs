@@ -36,7 +36,7 @@ pub(super) struct Keyed {
 /// The keys of a shard's home channels.
 #[derive(Debug)]
 pub(super) struct Idempotency {
-    entries: HashMap<(HomeKey, Arc<str>), Entry>,
+    entries: HashMap<(HomeKey, Arc<str>), KeyEntry>,
     /// In the order in which they end.
     order: VecDeque<(u64, HomeKey, Arc<str>)>,
     digest: Placement,
@@ -47,15 +47,15 @@ pub(super) struct Idempotency {
 }
 
 #[derive(Debug)]
-struct Entry {
+struct KeyEntry {
     app: AppId,
     content: u64,
     until_ms: u64,
-    state: State,
+    state: KeyState,
 }
 
 #[derive(Debug)]
-enum State {
+enum KeyState {
     /// Under way; these wait for its answer.
     Pending(Vec<ReplyTo>),
     Done(Receipt),
@@ -100,8 +100,8 @@ impl Idempotency {
                 return Err(Refusal::new(ErrorCode::Conflict, text));
             }
             return Ok(match &mut entry.state {
-                State::Done(receipt) => Asked::Known(*receipt),
-                State::Pending(waiting) => {
+                KeyState::Done(receipt) => Asked::Known(*receipt),
+                KeyState::Pending(waiting) => {
                     waiting.push(reply_to);
                     Asked::Waits
                 }
@@ -113,16 +113,16 @@ impl Idempotency {
             return Err(Refusal::limit(ErrorCode::RateLimited, "idempotencyKeys", 60, text));
         }
         let keyed = Keyed { home, key, content, until_ms: now_ms + WINDOW_MS };
-        self.insert(app, &keyed, State::Pending(Vec::new()));
+        self.insert(app, &keyed, KeyState::Pending(Vec::new()));
         Ok(Asked::New(Box::new(keyed)))
     }
 
     /// The publish was answered so. Returns who waits for the same answer.
     pub(super) fn finish(&mut self, keyed: &Keyed, receipt: Receipt) -> Vec<ReplyTo> {
         match self.entries.get_mut(&(keyed.home, Arc::clone(&keyed.key))) {
-            Some(entry) => match std::mem::replace(&mut entry.state, State::Done(receipt)) {
-                State::Pending(waiting) => waiting,
-                State::Done(_) => Vec::new(),
+            Some(entry) => match std::mem::replace(&mut entry.state, KeyState::Done(receipt)) {
+                KeyState::Pending(waiting) => waiting,
+                KeyState::Done(_) => Vec::new(),
             },
             None => Vec::new(),
         }
@@ -137,7 +137,7 @@ impl Idempotency {
             self.order.pop_back();
         }
         match self.remove(&(keyed.home, Arc::clone(&keyed.key))) {
-            Some(State::Pending(waiting)) => waiting,
+            Some(KeyState::Pending(waiting)) => waiting,
             _ => Vec::new(),
         }
     }
@@ -148,7 +148,7 @@ impl Idempotency {
         let mut pending = 0;
         for entry in self.entries.values() {
             *of_app.entry(entry.app).or_default() += 1;
-            pending += usize::from(matches!(entry.state, State::Pending(_)));
+            pending += usize::from(matches!(entry.state, KeyState::Pending(_)));
         }
         assert_eq!(of_app, self.of_app, "keys by app");
         let mut count = 0;
@@ -156,7 +156,7 @@ impl Idempotency {
             count += 1;
             let entry = self.entries.get(&(keyed.home, Arc::clone(&keyed.key)));
             let state = entry.map(|entry| &entry.state);
-            assert!(matches!(state, Some(State::Pending(_))), "a key that nobody holds");
+            assert!(matches!(state, Some(KeyState::Pending(_))), "a key that nobody holds");
         }
         assert_eq!(pending, count, "a key of no publish");
         assert!(self.order.len() >= self.entries.len(), "a key that is never forgotten");
@@ -168,8 +168,8 @@ impl Idempotency {
         self.entries.len()
     }
 
-    fn remove(&mut self, key: &(HomeKey, Arc<str>)) -> Option<State> {
-        let Entry { app, state, .. } = self.entries.remove(key)?;
+    fn remove(&mut self, key: &(HomeKey, Arc<str>)) -> Option<KeyState> {
+        let KeyEntry { app, state, .. } = self.entries.remove(key)?;
         if let Some(count) = self.of_app.get_mut(&app) {
             *count -= 1;
             if *count == 0 {
@@ -184,7 +184,11 @@ impl Idempotency {
     pub(super) fn load(&mut self, app: AppId, home: HomeKey, stored: StoredAnswer, now: Now) {
         let StoredAnswer { key, content, until_ms, receipt } = stored;
         let until_ms = now.elapsed_ms + until_ms.saturating_sub(now.steady_ms).min(WINDOW_MS);
-        self.insert(app, &Keyed { home, key: key.into(), content, until_ms }, State::Done(receipt));
+        self.insert(
+            app,
+            &Keyed { home, key: key.into(), content, until_ms },
+            KeyState::Done(receipt),
+        );
     }
 
     /// Forgets what nobody can ask for any more.
@@ -196,7 +200,7 @@ impl Idempotency {
             let key = (home, key);
             match self.entries.get_mut(&key) {
                 // Somebody still waits for its answer.
-                Some(Entry { until_ms, state: State::Pending(_), .. }) => {
+                Some(KeyEntry { until_ms, state: KeyState::Pending(_), .. }) => {
                     *until_ms = now_ms + WINDOW_MS;
                     self.order.push_back((*until_ms, key.0, key.1));
                 }
@@ -207,10 +211,10 @@ impl Idempotency {
         }
     }
 
-    fn insert(&mut self, app: AppId, keyed: &Keyed, state: State) {
+    fn insert(&mut self, app: AppId, keyed: &Keyed, state: KeyState) {
         let Keyed { home, key, content, until_ms } = keyed;
         self.order.push_back((*until_ms, *home, Arc::clone(key)));
-        let entry = Entry { app, content: *content, until_ms: *until_ms, state };
+        let entry = KeyEntry { app, content: *content, until_ms: *until_ms, state };
         // The log may have a key twice, that was taken again when the first time had ended.
         if self.entries.insert((*home, Arc::clone(key)), entry).is_none() {
             *self.of_app.entry(app).or_default() += 1;

@@ -13,7 +13,7 @@ use crate::context::Context;
 use crate::hash::HashMap;
 use crate::ids::{AppId, HomeKey};
 use crate::in_turn::InTurn;
-use crate::log::{self, Append, Entry, LogCall, Logged, NewChannel, StoredAnswer};
+use crate::log::{Append, AppendEntry, LogAnswer, LogCall, Logged, NewChannel, StoredAnswer};
 use crate::mail::{Answer, ReplyTo, no_room};
 use crate::retention::Durability;
 use crate::share;
@@ -296,7 +296,7 @@ impl Home {
                 let until_ms = cx.now.steady_ms + WINDOW_MS;
                 Box::new(StoredAnswer { key, content, until_ms, receipt })
             });
-            entries.push(Entry { log: log.id, record, new, answer });
+            entries.push(AppendEntry { log: log.id, record, new, answer });
         }
         let deleted = |deletion: &Deletion| {
             let home = self.channels.get(deletion.home)?;
@@ -321,13 +321,13 @@ impl Home {
     }
 
     /// The log's answer to a call.
-    pub(crate) fn log_answered(&mut self, cx: &mut Context, answer: log::Answer) {
+    pub(crate) fn log_answered(&mut self, cx: &mut Context, answer: LogAnswer) {
         match answer {
-            log::Answer::Logged(outcome) => self.logged(cx, outcome),
-            log::Answer::Located(done) => self.located(cx, done),
-            log::Answer::Read(done) => self.window_read(cx, *done),
-            log::Answer::Page(done) => self.page_read(cx, *done),
-            log::Answer::Short(is_short) => self.logging.is_short = is_short,
+            LogAnswer::Logged(outcome) => self.logged(cx, outcome),
+            LogAnswer::Located(done) => self.located(cx, done),
+            LogAnswer::Read(done) => self.window_read(cx, *done),
+            LogAnswer::Page(done) => self.page_read(cx, *done),
+            LogAnswer::Short(is_short) => self.logging.is_short = is_short,
         }
     }
 

@@ -10,7 +10,7 @@ use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::Home;
 use super::channel::{Change, Extra, HomeChannel, lost_channel};
-use super::presence::Presence;
+use super::presence::ChannelPresence;
 use crate::accounts::{AccountsCall, ChannelMeta, ChannelStored};
 use crate::after_all::AfterAll;
 use crate::bug::bug;
@@ -210,9 +210,9 @@ impl Home {
                 let is_private = stored.is_private;
                 let had_presence = presence.is_some();
                 if stored.presence != had_presence {
-                    *presence = stored.presence.then(|| Presence::new(cx.random.u32(..)));
+                    *presence = stored.presence.then(|| ChannelPresence::new(cx.random.u32(..)));
                 }
-                let roster = presence.as_ref().map(Presence::roster);
+                let roster = presence.as_ref().map(ChannelPresence::roster);
                 let is_other_presence = roster.is_some() != had_presence;
                 *meta = Some(stored);
                 let tails: Vec<_> = home.audiences().collect();

@@ -24,7 +24,7 @@ const MEMBERS_MAX: usize = 1_000_000;
 
 /// The members of one channel.
 #[derive(Debug, Default)]
-pub(super) struct Presence {
+pub(super) struct ChannelPresence {
     /// Names this time that presence was switched on.
     roster: u32,
     members: BTreeMap<MemberId, Present>,
@@ -68,7 +68,7 @@ struct Present {
     due_ms: u64,
 }
 
-impl Presence {
+impl ChannelPresence {
     /// Nobody is there yet. `roster` names this time that presence was switched on.
     pub(super) fn new(roster: u32) -> Self {
         Self { roster, ..Self::default() }
@@ -302,7 +302,7 @@ mod tests {
 
     #[test]
     fn who_says_that_it_is_somebody_takes_nothing_from_who_is() {
-        let mut presence = Presence::default();
+        let mut presence = ChannelPresence::default();
         let ann = named("ann", Some(r#"{"admin":true}"#), true);
         let mallory = named("ann", None, false);
         presence.join(&ann);
@@ -317,8 +317,8 @@ mod tests {
 
     #[test]
     fn changes_are_gathered_and_short_drops_do_not_show() {
-        let mut presence = Presence::default();
-        let change = |presence: &mut Presence, now| told(presence.change(now, TIMES));
+        let mut presence = ChannelPresence::default();
+        let change = |presence: &mut ChannelPresence, now| told(presence.change(now, TIMES));
         presence.join(&client("a"));
         assert_eq!(change(&mut presence, 1_000), "+a 1");
         presence.join(&client("b"));

@@ -23,7 +23,9 @@ use crate::in_turn::InTurn;
 use crate::log::{
     Locate, LocateDone, Located, LogCall, PageCall, PageDone, Read, ReadDone, ReadFrom,
 };
-use crate::mail::{Answer, NoWindow, ReadPage, ReadWindow, Reader, Subscribe, ToEdge, Window};
+use crate::mail::{
+    Answer, NoWindow, ReadPage, ReadWindow, Subscribe, ToEdge, Window, WindowReader,
+};
 use crate::retention::Retention;
 use crate::share;
 
@@ -73,7 +75,7 @@ struct PendingLocate {
 struct PendingWindow {
     home: HomeKey,
     after: Offset,
-    readers: Vec<Reader>,
+    readers: Vec<WindowReader>,
 }
 
 impl Reading {
@@ -331,7 +333,7 @@ impl Home {
 
 fn send_window(
     cx: &mut Context,
-    reader: Reader,
+    reader: WindowReader,
     after: Offset,
     records: Result<Arc<[Record]>, NoWindow>,
 ) {

@@ -18,7 +18,7 @@ use crate::retention::Retention;
 #[derive(Debug)]
 pub(super) struct Recent {
     bytes_max: usize,
-    logs: SecondaryMap<HomeKey, Log>,
+    logs: SecondaryMap<HomeKey, RecentChannel>,
     /// All messages in the order they came, so that the oldest is found without a search. Entries
     /// whose message is gone already are passed over.
     order: VecDeque<(HomeKey, Offset)>,
@@ -26,7 +26,7 @@ pub(super) struct Recent {
 }
 
 #[derive(Debug, Default)]
-struct Log {
+struct RecentChannel {
     messages: VecDeque<Record>,
     bytes: usize,
     /// So many of the oldest are more than the limits say, and so many bytes.
@@ -240,7 +240,7 @@ impl Recent {
     }
 }
 
-impl Log {
+impl RecentChannel {
     /// Where the message right behind an offset stands; `None` if it is not here, or older than
     /// `since_ms`. Offsets leap.
     fn position_behind(&self, offset: Offset, since_ms: u64) -> Option<usize> {

@@ -10,7 +10,7 @@ use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey};
 use crate::log::Located;
 use crate::mail::{
-    Subscribe, Subscribed, Subscriber, Subscription, ToEdge, Unsubscribe, private_channel,
+    Subscribe, Subscribed, Subscriber, SubscriptionStart, ToEdge, Unsubscribe, private_channel,
 };
 
 impl Home {
@@ -85,7 +85,7 @@ impl Home {
             _ => Vec::new(),
         };
         let subscription =
-            Subscription { home: key, head, past, after, window, roster, is_private, members };
+            SubscriptionStart { home: key, head, past, after, window, roster, is_private, members };
         self.subscribe_done(cx, subscriber, Ok(subscription));
     }
 
@@ -93,7 +93,7 @@ impl Home {
         &mut self,
         cx: &mut Context,
         subscriber: Subscriber,
-        outcome: Result<Subscription, Refusal>,
+        outcome: Result<SubscriptionStart, Refusal>,
     ) {
         let shard = subscriber.shard;
         cx.post_edge(shard, ToEdge::Subscribed(Box::new(Subscribed { subscriber, outcome })));

@@ -199,7 +199,7 @@ fn bytes_moved(new: &Keyspace, log: LogId) -> Result<u64, LogError> {
     let last =
         new.range(record_key(log, Offset(0))..=record_key(log, Offset(u64::MAX))).next_back();
     let Some(guard) = last else { return Ok(0) };
-    Ok(record::Stored::parse(shared(guard.into_inner()?.1))?.after.bytes)
+    Ok(record::StoredRun::parse(shared(guard.into_inner()?.1))?.after.bytes)
 }
 
 /// How many messages came before a record, and those that it has.

@@ -5,7 +5,7 @@
 //! they are hidden by the floor, which every reader asks, so that a page, a recovery and a replay
 //! tell the same.
 
-use super::record::{Stored, Totals};
+use super::record::{StoredRun, Totals};
 use crate::retention::Retention;
 
 /// What the limits keep.
@@ -57,7 +57,7 @@ impl Floor {
     }
 
     /// Whether a record has nothing that is wanted, and none before it has.
-    pub(super) fn is_above(&self, record: &Stored) -> bool {
+    pub(super) fn is_above(&self, record: &StoredRun) -> bool {
         record.last_ms < self.since_ms
             || record.after.messages <= self.before.messages
             || record.after.bytes <= self.before.bytes

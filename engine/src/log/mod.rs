@@ -38,7 +38,7 @@ use crate::ids::{AppId, ChannelKey, EpochSlot, LogId, ReadKey, RequestId, ShardI
 use crate::metrics::metrics;
 use crate::port::Port;
 use crate::retention::{Retention, Retentions};
-use store::Store;
+use store::LogStore;
 
 /// Calls that wait for either thread; a shard keeps what does not fit.
 const CALLS_MAX: usize = 1024;
@@ -151,13 +151,13 @@ pub struct StoredAnswer {
 /// What a shard asks of the log.
 #[derive(Debug)]
 pub enum LogCall {
-    /// Append messages; answered with [`Answer::Logged`].
+    /// Append messages; answered with [`LogAnswer::Logged`].
     Append(Append),
-    /// Find where a subscription starts; answered with [`Answer::Located`].
+    /// Find where a subscription starts; answered with [`LogAnswer::Located`].
     Locate(Locate),
-    /// Read a window of a channel; answered with [`Answer::Read`].
+    /// Read a window of a channel; answered with [`LogAnswer::Read`].
     Read(Read),
-    /// Read a page; answered with [`Answer::Page`].
+    /// Read a page; answered with [`LogAnswer::Page`].
     Page(Box<PageCall>),
 }
 
@@ -177,7 +177,7 @@ pub struct Append {
     /// failed all fail.
     pub term: u32,
     /// The messages, those of a channel in their order.
-    pub entries: Vec<Entry>,
+    pub entries: Vec<AppendEntry>,
     /// Channels that are deleted, with all that came before.
     pub deletes: Vec<(LogId, ChannelKey)>,
     /// Slots of epochs and the generations that they are in with these deletions.
@@ -195,7 +195,7 @@ impl Append {
 
 /// One message on its way to the log.
 #[derive(Debug)]
-pub struct Entry {
+pub struct AppendEntry {
     /// The channel's place in the log.
     pub log: LogId,
     /// The message.
@@ -324,7 +324,7 @@ pub struct PageCall {
 
 /// An answer to a call.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub enum LogAnswer {
     /// What became of the oldest append that was not answered yet.
     Logged(Logged),
     /// Where a subscription starts.
@@ -441,35 +441,35 @@ pub struct Contents {
 
 /// A log that was opened and does not run yet.
 #[derive(Debug)]
-pub struct Opened {
+pub struct OpenedLog {
     /// What it begins with.
     pub contents: Contents,
-    store: Shelf,
+    store: SharedStore,
 }
 
 /// The store, which the writer takes away for the moment in which it is opened anew.
 #[derive(Clone)]
-struct Shelf(Arc<Shelved>);
+struct SharedStore(Arc<StoreState>);
 
 #[expect(clippy::disallowed_types, reason = "the log's own threads share it, no shard does")]
-struct Shelved {
-    store: std::sync::RwLock<Option<Store>>,
+struct StoreState {
+    store: std::sync::RwLock<Option<LogStore>>,
     /// Channels in which somebody met damage, and whether all that helps was tried since. There are
     /// at most as many as channels.
     damaged: std::sync::Mutex<HashMap<LogId, bool>>,
 }
 
-impl std::fmt::Debug for Shelf {
+impl std::fmt::Debug for SharedStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Shelf")
+        f.write_str("SharedStore")
     }
 }
 
-impl Shelf {
+impl SharedStore {
     #[expect(clippy::disallowed_types, reason = "as above")]
-    fn new(store: Store) -> Self {
+    fn new(store: LogStore) -> Self {
         let store = std::sync::RwLock::new(Some(store));
-        Self(Arc::new(Shelved { store, damaged: std::sync::Mutex::default() }))
+        Self(Arc::new(StoreState { store, damaged: std::sync::Mutex::default() }))
     }
 
     /// Notes damage in a channel. Returns whether it is there after all that helps was tried.
@@ -477,7 +477,7 @@ impl Shelf {
         *self.damaged().entry(log).or_insert(false)
     }
 
-    /// Whether somebody met damage since [`Shelf::note_mended`].
+    /// Whether somebody met damage since [`SharedStore::note_mended`].
     fn has_damage(&self) -> bool {
         self.damaged().values().any(|is_tried| !is_tried)
     }
@@ -497,7 +497,7 @@ impl Shelf {
     }
 
     /// Does something with the store, if it is there.
-    fn with<T>(&self, act: impl FnOnce(&Store) -> Result<T, LogError>) -> Result<T, LogError> {
+    fn with<T>(&self, act: impl FnOnce(&LogStore) -> Result<T, LogError>) -> Result<T, LogError> {
         let store = self.0.store.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         match store.as_ref() {
             Some(store) => act(store),
@@ -505,7 +505,7 @@ impl Shelf {
         }
     }
 
-    fn replace(&self, store: Option<Store>) -> Option<Store> {
+    fn replace(&self, store: Option<LogStore>) -> Option<LogStore> {
         let mut place = self.0.store.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         std::mem::replace(&mut *place, store)
     }
@@ -513,7 +513,7 @@ impl Shelf {
     /// Puts another store in the place of this one. Who wants it meanwhile waits.
     fn renew(
         &self,
-        make: impl FnOnce(Option<Store>) -> Result<Store, LogError>,
+        make: impl FnOnce(Option<LogStore>) -> Result<LogStore, LogError>,
     ) -> Result<(), LogError> {
         let mut place = self.0.store.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         *place = Some(make(place.take())?);
@@ -534,7 +534,7 @@ pub struct LogFolder {
 ///
 /// # Errors
 /// [`LogError`] with the cause.
-pub fn open(folder: &LogFolder, seed: u64) -> Result<Opened, LogError> {
+pub fn open(folder: &LogFolder, seed: u64) -> Result<OpenedLog, LogError> {
     let repair::Repaired { store, mut found, is_cut, damaged } = repair::open(folder, seed)?;
     if found.after_power_loss {
         tracing::warn!(
@@ -549,7 +549,7 @@ pub fn open(folder: &LogFolder, seed: u64) -> Result<Opened, LogError> {
     let store::Found { incarnation, channels, next_log, answers, usage, .. } = found;
     let contents =
         Contents { incarnation, next_log, channels, answers, usage, generations, damaged };
-    Ok(Opened { contents, store: Shelf::new(store) })
+    Ok(OpenedLog { contents, store: SharedStore::new(store) })
 }
 
 /// What the log's threads are told.
@@ -560,7 +560,7 @@ pub struct LogPlan {
     /// What is kept of each app's channels.
     pub retentions: Arc<Retentions>,
     /// Where answers go, by the shard that asked.
-    pub ports: Vec<Port<Answer>>,
+    pub ports: Vec<Port<LogAnswer>>,
     /// What the program does for the log.
     pub host: Host,
 }
@@ -570,7 +570,7 @@ impl Log {
     ///
     /// # Errors
     /// The kernel gives no threads.
-    pub fn start(opened: Opened, plan: LogPlan) -> std::io::Result<Self> {
+    pub fn start(opened: OpenedLog, plan: LogPlan) -> std::io::Result<Self> {
         let status = Arc::new(LogStatus::default());
         LogStatus::add(&status.damaged_total, opened.contents.damaged);
         let (writer, appends) = bounded(CALLS_MAX);

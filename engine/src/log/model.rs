@@ -7,7 +7,7 @@ use super::LogFolder;
 use super::keep::Keep;
 use super::page::Paged;
 use super::record::Totals;
-use super::store::{Group, Run, Store, TrimChannel};
+use super::store::{Group, LogStore, NewRun, TrimChannel};
 use super::{NewChannel, PageQuery, ReadFrom};
 use crate::ids::{AppId, ChannelKey, LogId};
 
@@ -16,7 +16,7 @@ const TYPES: [&str; 3] = ["one", "t\"wo", ""];
 
 /// A channel in the store and in the model.
 struct Channel {
-    store: Store,
+    store: LogStore,
     key: ChannelKey,
     all: Vec<Record>,
     totals: Totals,
@@ -27,7 +27,7 @@ struct Channel {
 impl Channel {
     fn new(path: &std::path::Path) -> Self {
         let (store, _) =
-            Store::open(&LogFolder { path: path.to_owned(), memory_bytes: 8 << 20 }, 1).unwrap();
+            LogStore::open(&LogFolder { path: path.to_owned(), memory_bytes: 8 << 20 }, 1).unwrap();
         let key = ChannelKey { app: AppId(1), slug: ChannelSlug::parse("c").unwrap() };
         // Neighbours, so that a look beyond the channel's own records would show.
         let (all, totals, now_ms) = (Vec::new(), Totals::default(), 1_000);
@@ -52,7 +52,7 @@ impl Channel {
     fn append(&self, log: LogId, before: Totals, records: &[Record]) {
         let channel = self.key.clone();
         let new = NewChannel { channel, epoch: Epoch(1), created_ms: 0 };
-        let run = Run { log, before, records, new: Some(&new), answers: &[] };
+        let run = NewRun { log, before, records, new: Some(&new), answers: &[] };
         self.store.write(&Group { runs: &[run], ..Group::default() }).unwrap();
     }
 

@@ -11,8 +11,8 @@ use std::ops::Range;
 use pushflo_protocol::Offset;
 
 use super::keep::{Floor, Keep};
-use super::record::Stored;
-use super::store::Store;
+use super::record::StoredRun;
+use super::store::LogStore;
 use super::{LogError, Page, PageQuery};
 use crate::ids::LogId;
 
@@ -37,9 +37,9 @@ pub(super) struct Scan {
     next: Offset,
 }
 
-impl Store {
+impl LogStore {
     /// The messages of a page, newest first, and how many match in all. What would take long is left to
-    /// [`Store::scan`].
+    /// [`LogStore::scan`].
     pub(super) fn page(
         &self,
         log: LogId,
@@ -65,7 +65,7 @@ impl Store {
         if begin == end {
             return Ok(Paged::Done(Page { records: items, total }));
         }
-        let is_before = |record: &Stored| record.after.messages < end;
+        let is_before = |record: &StoredRun| record.after.messages < end;
         let Some(last) = self.first_not(log, &newest, is_before)? else {
             return Ok(Paged::Done(Page { records: items, total }));
         };
@@ -99,7 +99,7 @@ impl Store {
     fn wanted(
         &self,
         log: LogId,
-        newest: &Stored,
+        newest: &StoredRun,
         floor: &Floor,
         before_ms: Option<u64>,
     ) -> Result<Range<u64>, LogError> {
@@ -121,9 +121,9 @@ impl Store {
     fn backwards(
         &self,
         log: LogId,
-        last: &Stored,
+        last: &StoredRun,
         begin: u64,
-        mut look: impl FnMut(&Stored) -> Result<(), LogError>,
+        mut look: impl FnMut(&StoredRun) -> Result<(), LogError>,
     ) -> Result<(), LogError> {
         look(last)?;
         if last.before.messages <= begin {
@@ -148,9 +148,9 @@ impl Store {
     pub(super) fn first_not(
         &self,
         log: LogId,
-        newest: &Stored,
-        is_before: impl Fn(&Stored) -> bool,
-    ) -> Result<Option<Stored>, LogError> {
+        newest: &StoredRun,
+        is_before: impl Fn(&StoredRun) -> bool,
+    ) -> Result<Option<StoredRun>, LogError> {
         if is_before(newest) {
             return Ok(None);
         }
@@ -170,7 +170,7 @@ impl Store {
 }
 
 impl Scan {
-    fn look(&mut self, run: &Stored) -> Result<(), LogError> {
+    fn look(&mut self, run: &StoredRun) -> Result<(), LogError> {
         let found = run.of_type(run.positions(&self.wanted), &self.event_type)?;
         let numbered = (self.found.total..).zip(found.iter().rev());
         let on_page = numbered.filter(|(number, _)| self.page.contains(number));

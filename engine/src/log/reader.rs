@@ -11,8 +11,8 @@ use pushflo_protocol::{ErrorCode, Refusal};
 use super::keep::Keep;
 use super::page::{Paged, Scan};
 use super::{
-    Answer, Locate, LocateDone, LogError, LogFailure, Page, PageCall, PageDone, Read, ReadDone,
-    ReaderCall, Shelf,
+    Locate, LocateDone, LogAnswer, LogError, LogFailure, Page, PageCall, PageDone, Read, ReadDone,
+    ReaderCall, SharedStore,
 };
 use crate::clock::Clock;
 use crate::host::Host;
@@ -26,7 +26,12 @@ const SCAN_BYTES: usize = 256 * 1024;
 const QUIET: Duration = Duration::from_secs(10);
 
 /// Runs until nobody can ask any more.
-pub(super) fn run(shelf: &Shelf, ports: &[Port<Answer>], calls: &Receiver<ReaderCall>, host: Host) {
+pub(super) fn run(
+    shelf: &SharedStore,
+    ports: &[Port<LogAnswer>],
+    calls: &Receiver<ReaderCall>,
+    host: Host,
+) {
     let mut reader = Reader { shelf, ports, scans: VecDeque::new() };
     let mut clock = Clock::start();
     loop {
@@ -49,8 +54,8 @@ pub(super) fn run(shelf: &Shelf, ports: &[Port<Answer>], calls: &Receiver<Reader
 }
 
 struct Reader<'a> {
-    shelf: &'a Shelf,
-    ports: &'a [Port<Answer>],
+    shelf: &'a SharedStore,
+    ports: &'a [Port<LogAnswer>],
     /// Pages that are looked for, and where they go. Few: a shard has only so many under way.
     scans: VecDeque<(Scan, ShardId, LogId, RequestId)>,
 }
@@ -64,7 +69,7 @@ impl Reader<'_> {
                 let keep = Keep::new(&retention, now_ms);
                 let located = shelf.with(|store| store.locate(log, from, until, &keep));
                 let located = or_gap(shelf, log, located);
-                self.answer(shard, Answer::Located(LocateDone { read, answer: located }));
+                self.answer(shard, LogAnswer::Located(LocateDone { read, answer: located }));
             }
             ReaderCall::Read(call) => {
                 let Read { shard, read, log, after, until, bytes_max, retention } = call;
@@ -72,7 +77,7 @@ impl Reader<'_> {
                 let keep = Keep::new(&retention.loose(), now_ms);
                 let window = shelf.with(|store| store.window(log, after, until, bytes_max, &keep));
                 let done = ReadDone { read, answer: or_gap(shelf, log, window) };
-                self.answer(shard, Answer::Read(Box::new(done)));
+                self.answer(shard, LogAnswer::Read(Box::new(done)));
             }
             ReaderCall::Page(page) => {
                 let PageCall { shard, request, log, query, retention } = *page;
@@ -111,10 +116,10 @@ impl Reader<'_> {
             Outlook::Lost => Refusal::new(ErrorCode::ServerError, LOST),
             Outlook::ComeAgain => Refusal::new(ErrorCode::Overloaded, COME_AGAIN),
         });
-        self.answer(shard, Answer::Page(Box::new(PageDone { request, outcome, is_scan })));
+        self.answer(shard, LogAnswer::Page(Box::new(PageDone { request, outcome, is_scan })));
     }
 
-    fn answer(&self, shard: ShardId, answer: Answer) {
+    fn answer(&self, shard: ShardId, answer: LogAnswer) {
         if let Some(port) = self.ports.get(shard.index()) {
             port.send(answer);
         }
@@ -123,7 +128,7 @@ impl Reader<'_> {
 
 /// What cannot be read any more is lost, and what is lost is a gap.
 fn or_gap<T>(
-    shelf: &Shelf,
+    shelf: &SharedStore,
     log: LogId,
     read: Result<Option<T>, LogError>,
 ) -> Result<Option<T>, LogFailure> {
@@ -147,7 +152,7 @@ enum Outlook {
 }
 
 /// Tells what a failed read means, and has the writer look after damage.
-fn outlook(shelf: &Shelf, log: LogId, error: &LogError) -> Outlook {
+fn outlook(shelf: &SharedStore, log: LogId, error: &LogError) -> Outlook {
     tracing::error!(%error, log = log.0, "reading the log failed");
     match error {
         LogError::Damaged(_) if shelf.is_beyond_repair(log) => Outlook::Lost,

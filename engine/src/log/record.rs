@@ -16,19 +16,19 @@ use super::LogError;
 
 /// Consecutive records of one channel.
 #[derive(Archive, Serialize)]
-struct Run {
+struct EncodedRun {
     /// The offset before the first; it is one less than that, but for a leap.
     prev: u64,
     first: u64,
     /// Messages and bytes of the channel before this run, kept or not.
     messages_before: u64,
     bytes_before: u64,
-    entries: Vec<Entry>,
+    entries: Vec<IndexEntry>,
     parts: Vec<u8>,
 }
 
 #[derive(Archive, Serialize)]
-struct Entry {
+struct IndexEntry {
     id: u128,
     timestamp_ms: u64,
     /// Where its parts end among all.
@@ -70,7 +70,7 @@ pub(super) fn encode(before: Totals, records: &[Record]) -> Result<Vec<u8>, LogE
     let mut parts = Vec::with_capacity(bytes);
     let entries = records.iter().map(|record| {
         parts.extend_from_slice(record.parts.as_bytes());
-        Entry {
+        IndexEntry {
             id: record.id.0,
             timestamp_ms: record.timestamp_ms,
             end: parts.len() as u32,
@@ -78,7 +78,7 @@ pub(super) fn encode(before: Totals, records: &[Record]) -> Result<Vec<u8>, LogE
             client_id_bytes: record.parts.client_id_bytes().unwrap_or(NO_CLIENT_ID),
         }
     });
-    let run = Run {
+    let run = EncodedRun {
         prev: records.first().map_or(0, |record| record.prev.0),
         first: records.first().map_or(0, |record| record.offset.0),
         messages_before: before.messages,
@@ -93,7 +93,7 @@ pub(super) fn encode(before: Totals, records: &[Record]) -> Result<Vec<u8>, LogE
 
 /// A run as it was read.
 #[derive(Clone, Debug)]
-pub(super) struct Stored {
+pub(super) struct StoredRun {
     /// The offset before its first record.
     pub(super) prev: Offset,
     /// Its first offset.
@@ -109,7 +109,7 @@ pub(super) struct Stored {
     bytes: Bytes,
 }
 
-impl Stored {
+impl StoredRun {
     /// Reads a run, checking all of it but its texts.
     pub(super) fn parse(bytes: Bytes) -> Result<Self, LogError> {
         let run = access(&bytes)?;
@@ -238,15 +238,15 @@ impl Stored {
     }
 }
 
-impl ArchivedEntry {
+impl ArchivedIndexEntry {
     fn client_id_bytes(&self) -> Option<u8> {
         Some(self.client_id_bytes).filter(|bytes| *bytes != NO_CLIENT_ID)
     }
 }
 
-impl ArchivedRun {
+impl ArchivedEncodedRun {
     /// The parts and the entry of the record at a position.
-    fn parts(&self, position: u64) -> Option<(&[u8], &ArchivedEntry)> {
+    fn parts(&self, position: u64) -> Option<(&[u8], &ArchivedIndexEntry)> {
         let position = usize::try_from(position).ok()?;
         let entry = self.entries.get(position)?;
         let before = position.checked_sub(1).and_then(|before| self.entries.get(before));
@@ -256,8 +256,8 @@ impl ArchivedRun {
     }
 }
 
-fn access(bytes: &[u8]) -> Result<&ArchivedRun, LogError> {
-    rkyv::access::<ArchivedRun, ArchiveError>(bytes)
+fn access(bytes: &[u8]) -> Result<&ArchivedEncodedRun, LogError> {
+    rkyv::access::<ArchivedEncodedRun, ArchiveError>(bytes)
         .map_err(|error| LogError::Damaged(format!("a record cannot be read: {error}")))
 }
 
@@ -287,7 +287,7 @@ mod tests {
         let encoded = encode(before, &all).unwrap();
         // Read from an odd address, as from the middle of a block.
         let odd = Bytes::from([&[0u8][..], &encoded].concat()).slice(1..);
-        let stored = Stored::parse(odd).unwrap();
+        let stored = StoredRun::parse(odd).unwrap();
         assert_eq!((stored.prev, stored.first, stored.last), (Offset(4), Offset(7), Offset(11)));
         assert_eq!((stored.before, stored.after), (before, before.with(&all)));
         assert_eq!((stored.after.messages, stored.last_ms), (8, 1_011));
@@ -307,14 +307,14 @@ mod tests {
             for flip in [0x01, 0x80, 0xff] {
                 let mut damaged = encoded.clone();
                 damaged[at] ^= flip;
-                if let Ok(stored) = Stored::parse(damaged.into()) {
+                if let Ok(stored) = StoredRun::parse(damaged.into()) {
                     let all = stored.pick(0..4).unwrap_or_default();
                     let _ = all.iter().map(|r| r.parts.content().len()).sum::<usize>();
                     let _ = stored.of_type(0..4, "e");
                     let _ = stored.totals_at(stored.last);
                 }
             }
-            assert!(Stored::parse(encoded[..at].to_vec().into()).is_err() || at == 0);
+            assert!(StoredRun::parse(encoded[..at].to_vec().into()).is_err() || at == 0);
         }
     }
 }

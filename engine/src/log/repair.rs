@@ -11,14 +11,14 @@ use std::io;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
-use super::store::{Found, Store, open_database};
+use super::store::{Found, LogStore, open_database};
 use super::{LoadedChannel, LogError, LogFolder};
 use crate::database_files::{self, Cut, JournalEnd, Mended};
 use crate::ids::LogId;
 
 /// A log that was opened, with what was lost on the way.
 pub(super) struct Repaired {
-    pub(super) store: Store,
+    pub(super) store: LogStore,
     pub(super) found: Found,
     /// Messages may have been lost that somebody has seen.
     pub(super) is_cut: bool,
@@ -43,7 +43,7 @@ pub(super) fn open(folder: &LogFolder, seed: u64) -> Result<Repaired, LogError> 
                  ended"
             );
         }
-        let (store, found) = Store::of(database, folder, seed)?;
+        let (store, found) = LogStore::of(database, folder, seed)?;
         Ok((store, found, is_cut))
     };
     let reason = match open() {
@@ -64,7 +64,7 @@ pub(super) fn open(folder: &LogFolder, seed: u64) -> Result<Repaired, LogError> 
 /// they are.
 pub(super) fn mend(folder: &LogFolder, seed: u64) -> Result<Repaired, LogError> {
     let mended = database_files::mend(&folder.path, &free_name(&folder.path))?;
-    let (store, found) = Store::open(folder, seed)?;
+    let (store, found) = LogStore::open(folder, seed)?;
     for logs in mended.iter().filter_map(|table| lost_logs(table, store.records_path())) {
         let is_lost = |loaded: &&LoadedChannel| logs.contains(&loaded.log);
         let channels = found.channels.iter().filter(is_lost);
@@ -122,7 +122,7 @@ fn repair(folder: &LogFolder, seed: u64) -> Result<Repaired, LogError> {
         "the log cannot be repaired: it is set aside and an empty one begun; channels begin a new \
          epoch"
     );
-    let (store, found) = Store::open(folder, seed)?;
+    let (store, found) = LogStore::open(folder, seed)?;
     Ok(Repaired { store, found, is_cut: false, damaged: 1 })
 }
 

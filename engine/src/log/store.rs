@@ -19,7 +19,7 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::frames;
 use super::keep::Keep;
-use super::record::{self, Stored, Totals};
+use super::record::{self, StoredRun, Totals};
 use super::{LoadedAnswer, LoadedChannel, LogError, LogFolder, NewChannel, StoredAnswer};
 use crate::clock;
 use crate::hash::HashMap;
@@ -52,7 +52,7 @@ const STEP: Duration = Duration::from_millis(1);
 const STEPS_MAX: usize = 10_000;
 
 /// The log on disk.
-pub(super) struct Store {
+pub(super) struct LogStore {
     pub(super) records: Keyspace,
     channels: Keyspace,
     /// Answers for publishers who ask again, by the time until which they are kept.
@@ -125,7 +125,7 @@ impl ChannelEntry {
 }
 
 /// A run of messages on its way to the log.
-pub(super) struct Run<'a> {
+pub(super) struct NewRun<'a> {
     pub(super) log: LogId,
     pub(super) before: Totals,
     pub(super) records: &'a [Record],
@@ -138,7 +138,7 @@ pub(super) struct Run<'a> {
 /// All that a group changes.
 #[derive(Default)]
 pub(super) struct Group<'a> {
-    pub(super) runs: &'a [Run<'a>],
+    pub(super) runs: &'a [NewRun<'a>],
     pub(super) deletes: &'a [(LogId, ChannelKey)],
     /// Slots of epochs and their generations.
     pub(super) generations: &'a [(EpochSlot, u32)],
@@ -148,7 +148,7 @@ pub(super) struct Group<'a> {
     pub(super) sync: bool,
 }
 
-impl Store {
+impl LogStore {
     /// Opens the log, or makes it. `seed` names it if it is new.
     pub(super) fn open(folder: &LogFolder, seed: u64) -> Result<(Self, Found), LogError> {
         Self::of(open_database(folder)?, folder, seed)
@@ -487,7 +487,7 @@ impl Store {
         let mut last_dropped = None;
         for guard in self.records.range(range(channel.log, self.oldest(channel.log))) {
             let (key, value) = guard.into_inner()?;
-            let record = Stored::parse(shared(value))?;
+            let record = StoredRun::parse(shared(value))?;
             if !floor.is_above(&record) || dropped >= records_max {
                 oldest = Some(Oldest { before: record.before, last_ms: record.last_ms });
                 first = Some(record.first);
@@ -530,7 +530,7 @@ impl Store {
         let mut batch = self.database.batch().durability(Some(PersistMode::Buffer));
         for guard in self.records.range(range(log, Offset(0))).rev() {
             let (key, value) = guard.into_inner()?;
-            let record = Stored::parse(shared(value))?;
+            let record = StoredRun::parse(shared(value))?;
             if record.before.messages < messages {
                 break;
             }
@@ -558,12 +558,12 @@ impl Store {
     }
 
     /// The last record of a channel.
-    pub(super) fn last(&self, log: LogId) -> Result<Option<Stored>, LogError> {
+    pub(super) fn last(&self, log: LogId) -> Result<Option<StoredRun>, LogError> {
         self.at(log, Offset(u64::MAX))
     }
 
     /// The record with the last first offset that is not after `offset`.
-    pub(super) fn at(&self, log: LogId, offset: Offset) -> Result<Option<Stored>, LogError> {
+    pub(super) fn at(&self, log: LogId, offset: Offset) -> Result<Option<StoredRun>, LogError> {
         self.backwards_from(log, offset).next().transpose()
     }
 
@@ -572,10 +572,10 @@ impl Store {
         &self,
         log: LogId,
         offset: Offset,
-    ) -> impl Iterator<Item = Result<Stored, LogError>> {
+    ) -> impl Iterator<Item = Result<StoredRun, LogError>> {
         let from = self.oldest(log).min(offset);
         let records = self.records.range(record_key(log, from)..=record_key(log, offset));
-        records.rev().map(|guard| Stored::parse(shared(guard.into_inner()?.1)))
+        records.rev().map(|guard| StoredRun::parse(shared(guard.into_inner()?.1)))
     }
 
     /// No record of a channel that is still there begins before this offset.

@@ -5,12 +5,12 @@
 use pushflo_protocol::{Offset, Record};
 
 use super::keep::Keep;
-use super::record::{Stored, Totals};
-use super::store::{Store, range, shared};
+use super::record::{StoredRun, Totals};
+use super::store::{LogStore, range, shared};
 use super::{Located, LogError, ReadFrom};
 use crate::ids::LogId;
 
-impl Store {
+impl LogStore {
     /// Where a subscription starts that wants all of `from` up to `until`; `None` if any of it is not
     /// kept, or if it names an offset that is none of the channel's.
     pub(super) fn locate(
@@ -86,7 +86,7 @@ impl Store {
             return Ok(None);
         }
         let behind = self.records.range(range(log, first.last.next()));
-        let behind = behind.map(|guard| Stored::parse(shared(guard.into_inner()?.1)));
+        let behind = behind.map(|guard| StoredRun::parse(shared(guard.into_inner()?.1)));
         let (mut last, mut skip, mut bytes) = (first.prev, skip, 0);
         for record in std::iter::once(Ok(first)).chain(behind) {
             let record = record?;
@@ -111,10 +111,10 @@ impl Store {
 
     /// The stored run that has the first message behind an offset, and how many of its messages come
     /// before that; `None` if there is none, or if the offset is none of the channel's.
-    fn behind(&self, log: LogId, offset: Offset) -> Result<Option<(Stored, u64)>, LogError> {
+    fn behind(&self, log: LogId, offset: Offset) -> Result<Option<(StoredRun, u64)>, LogError> {
         let from = offset.next().max(self.oldest(log));
         let next = self.records.range(range(log, from)).next();
-        let next = next.map(|guard| Stored::parse(shared(guard.into_inner()?.1))).transpose()?;
+        let next = next.map(|guard| StoredRun::parse(shared(guard.into_inner()?.1))).transpose()?;
         if let Some(next) = next.filter(|next| next.prev == offset) {
             return Ok(Some((next, 0)));
         }
@@ -128,7 +128,7 @@ impl Store {
     /// Whether the limits keep the message behind the first `skip` of a run, when `end` is all there is.
     fn is_kept(
         &self,
-        record: &Stored,
+        record: &StoredRun,
         skip: u64,
         end: Totals,
         keep: &Keep,

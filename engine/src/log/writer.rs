@@ -19,10 +19,10 @@ use pushflo_protocol::{Epoch, Offset, Record};
 
 use super::keep::Keep;
 use super::record::Totals;
-use super::store::{Found, Group, Oldest, Run, Store, TrimChannel};
+use super::store::{Found, Group, LogStore, NewRun, Oldest, TrimChannel};
 use super::{
-    Answer, Append, Contents, Entry, LoadedChannel, LogError, LogFailure, LogPlan, LogStatus,
-    Logged, NewChannel, Shelf, StoredAnswer, repair,
+    Append, AppendEntry, Contents, LoadedChannel, LogAnswer, LogError, LogFailure, LogPlan,
+    LogStatus, Logged, NewChannel, SharedStore, StoredAnswer, repair,
 };
 use crate::clock::Clock;
 use crate::database_files::{self, FilesError};
@@ -87,7 +87,7 @@ const ANSWERS_MAX: usize = 16 * 1024;
 
 pub(super) struct Writer {
     clock: Clock,
-    shelf: Shelf,
+    shelf: SharedStore,
     plan: LogPlan,
     status: Arc<LogStatus>,
     known: HashMap<LogId, Known>,
@@ -116,7 +116,7 @@ pub(super) struct Writer {
 
 impl Writer {
     pub(super) fn new(
-        shelf: Shelf,
+        shelf: SharedStore,
         plan: LogPlan,
         status: Arc<LogStatus>,
         contents: Contents,
@@ -183,7 +183,7 @@ impl Writer {
         let is_short = self.failure.is_none()
             && self.shelf.with(|store| Ok(store.is_short())).unwrap_or_default();
         if std::mem::replace(&mut self.is_short, is_short) != is_short {
-            self.plan.ports.iter().for_each(|port| port.send(Answer::Short(is_short)));
+            self.plan.ports.iter().for_each(|port| port.send(LogAnswer::Short(is_short)));
         }
     }
 
@@ -201,7 +201,7 @@ impl Writer {
         }
         if self.failure.is_some() {
             self.recover();
-        } else if let Err(error) = self.shelf.with(Store::make_room) {
+        } else if let Err(error) = self.shelf.with(LogStore::make_room) {
             self.fail(&error);
         }
         let is_refused = |append: &Append| {
@@ -232,7 +232,7 @@ impl Writer {
     fn answer(&self, shard: ShardId, outcome: Logged) {
         // What was begun before the shards run has none.
         if let Some(port) = self.plan.ports.get(shard.index()) {
-            port.send(Answer::Logged(outcome));
+            port.send(LogAnswer::Logged(outcome));
         }
     }
 
@@ -245,7 +245,7 @@ impl Writer {
         // What was published to a channel right before it was deleted goes with it.
         let deleted: BTreeSet<LogId> = deletes.iter().map(|(log, _)| *log).collect();
         runs.retain(|run| !deleted.contains(&run.log));
-        let mut batch: Vec<Run<'_>> = Vec::with_capacity(runs.len());
+        let mut batch: Vec<NewRun<'_>> = Vec::with_capacity(runs.len());
         let mut totals: HashMap<LogId, Totals> = HashMap::default();
         for run in &runs {
             let known = self.known.get(&run.log);
@@ -256,7 +256,7 @@ impl Writer {
             let new = run.new.as_deref().filter(|_| is_new);
             totals.insert(run.log, after);
             let (log, records, answers) = (run.log, &run.records, &run.answers);
-            batch.push(Run { log, before, records, new, answers });
+            batch.push(NewRun { log, before, records, new, answers });
         }
         let generations: Vec<_> =
             group.iter().flat_map(|append| append.generations.iter().copied()).collect();
@@ -383,7 +383,7 @@ impl Writer {
         }
     }
 
-    fn reopen(&mut self) -> Result<Store, LogError> {
+    fn reopen(&mut self) -> Result<LogStore, LogError> {
         let folder = &self.plan.folder;
         let (store, found) = if self.is_suspect {
             let seed = fastrand::u64(..);
@@ -394,7 +394,7 @@ impl Writer {
             }
             (store, found)
         } else {
-            Store::open(folder, 0)?
+            LogStore::open(folder, 0)?
         };
         for loaded in found.channels {
             let known = self.known.get(&loaded.log).map_or(0, |known| known.totals.messages);
@@ -421,7 +421,7 @@ impl Writer {
 
     /// Has what was lost never be given again after the next start: that does not know the heads that
     /// the shards know.
-    fn leap(&self, store: &Store, found: &mut Found, seed: u64) -> Result<(), LogError> {
+    fn leap(&self, store: &LogStore, found: &mut Found, seed: u64) -> Result<(), LogError> {
         let there: BTreeSet<LogId> = found.channels.iter().map(|loaded| loaded.log).collect();
         let mut lost = Vec::new();
         for (&log, known) in &self.known {
@@ -461,7 +461,7 @@ impl Writer {
         }
         if !self.is_synced {
             // What nobody waits for is promised all the same.
-            if let Err(error) = self.shelf.with(Store::sync) {
+            if let Err(error) = self.shelf.with(LogStore::sync) {
                 self.fail(&error);
                 return;
             }
@@ -543,7 +543,7 @@ fn has_room(path: &Path) -> Result<(), LogError> {
 /// Lets go of a store on a thread of its own, because that waits for a compaction that is under way,
 /// and tells when it is done. All that was asked for is in the journal by then: what a compaction
 /// that is cut short leaves behind is what a crash leaves, and goes at the next start.
-fn let_go(store: Store) -> Receiver<()> {
+fn let_go(store: LogStore) -> Receiver<()> {
     let (done, is_done) = bounded(1);
     let close = move || {
         drop(store);
@@ -567,7 +567,7 @@ fn runs(group: &mut [Append]) -> Vec<OwnedRun> {
     let mut runs: Vec<OwnedRun> = Vec::new();
     let mut open: HashMap<LogId, usize> = HashMap::default();
     for append in group {
-        for Entry { log, record, new, answer } in append.entries.drain(..) {
+        for AppendEntry { log, record, new, answer } in append.entries.drain(..) {
             if let Some(run) = open.get(&log).and_then(|&index| runs.get_mut(index))
                 && run.records.last().is_some_and(|last| last.offset.next() == record.offset)
             {

@@ -194,7 +194,7 @@ pub struct Subscriber {
 
 /// A subscriber that is behind its tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Reader {
+pub struct WindowReader {
     /// Where it is.
     pub shard: ShardId,
     /// Whose windows are counted.
@@ -207,7 +207,7 @@ pub struct Reader {
 #[derive(Clone, Copy, Debug)]
 pub struct ReadWindow {
     /// Who wants them.
-    pub reader: Reader,
+    pub reader: WindowReader,
     /// The channel at its home.
     pub home: HomeKey,
     /// The last offset that it has.
@@ -220,7 +220,7 @@ pub struct ReadWindow {
 #[derive(Clone, Debug)]
 pub struct Window {
     /// Who wanted them.
-    pub reader: Reader,
+    pub reader: WindowReader,
     /// Behind which offset they are.
     pub after: Offset,
     /// The messages.
@@ -523,12 +523,12 @@ pub struct Subscribed {
     /// Who asked.
     pub subscriber: Subscriber,
     /// How it starts, or why it is refused.
-    pub outcome: Result<Subscription, Refusal>,
+    pub outcome: Result<SubscriptionStart, Refusal>,
 }
 
 /// How a subscription starts.
 #[derive(Clone, Debug)]
-pub struct Subscription {
+pub struct SubscriptionStart {
     /// The channel at its home.
     pub home: HomeKey,
     /// The channel's head at this moment.
@@ -713,7 +713,7 @@ impl ToEdge {
             Self::Message(message) => message.record.kept_bytes() - size_of::<Record>(),
             Self::Subscribed(subscribed) => {
                 let of_outcome = match &subscribed.outcome {
-                    Ok(Subscription { window, members, .. }) => {
+                    Ok(SubscriptionStart { window, members, .. }) => {
                         of_records(window) + members.as_ref().map_or(0, |list| list.kept_bytes())
                     }
                     Err(refusal) => refusal.message.len(),

@@ -24,7 +24,7 @@ struct Socket {
 
 /// What a read brought.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Received {
+pub(super) enum ReadOutcome {
     /// So many bytes.
     Bytes(usize),
     /// Nothing for now.
@@ -45,13 +45,13 @@ impl Sockets {
     }
 
     /// Reads what is there into `buffer`, without waiting.
-    pub(super) fn receive(&self, connection: ConnectionKey, buffer: &mut [u8]) -> Received {
-        let Some(socket) = self.open.get(connection) else { return Received::Nothing };
+    pub(super) fn receive(&self, connection: ConnectionKey, buffer: &mut [u8]) -> ReadOutcome {
+        let Some(socket) = self.open.get(connection) else { return ReadOutcome::Nothing };
         match recv(&socket.fd, buffer, RecvFlags::DONTWAIT) {
-            Ok((0, _)) => Received::End,
-            Ok((bytes, _)) => Received::Bytes(bytes),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => Received::Nothing,
-            Err(_) => Received::Failed,
+            Ok((0, _)) => ReadOutcome::End,
+            Ok((bytes, _)) => ReadOutcome::Bytes(bytes),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => ReadOutcome::Nothing,
+            Err(_) => ReadOutcome::Failed,
         }
     }
 

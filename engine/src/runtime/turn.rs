@@ -15,15 +15,15 @@ use std::time::Duration;
 use super::mailbox::{Inbox, Mailbox};
 use super::notify::{Notify, yield_now};
 use super::parking::{Arrival, Parking, Rest};
-use super::sockets::{Received, Sockets};
+use super::sockets::{ReadOutcome, Sockets};
 use super::write::write;
 use crate::accounts::AccountsHandle;
 use crate::clock::{Clock, Now, ticks};
-use crate::edge::Closing;
+
 use crate::host::Host;
 use crate::ids::{ConnectionKey, ShardId};
 use crate::log::LogHandle;
-use crate::shard::{Shard, Write};
+use crate::shard::{Closing, Shard, Write};
 use crate::shared::Shared;
 
 /// Envelopes taken in one turn; more wait for the next, so that sockets get their turn too.
@@ -270,7 +270,7 @@ impl Turns {
                 continue;
             }
             match self.kept.sockets.receive(connection, &mut self.kept.receive_buffer.0) {
-                Received::Bytes(bytes) => {
+                ReadOutcome::Bytes(bytes) => {
                     let whole = bytes == self.kept.receive_buffer.0.len();
                     let bytes = self.kept.receive_buffer.0.get_mut(..bytes).unwrap_or_default();
                     self.shard.received(connection, bytes);
@@ -278,9 +278,9 @@ impl Turns {
                         self.kept.readable.push((connection, to_the_end));
                     }
                 }
-                Received::Nothing => {}
-                Received::End => self.shard.end_of_input(connection),
-                Received::Failed => self.shard.failed(connection),
+                ReadOutcome::Nothing => {}
+                ReadOutcome::End => self.shard.end_of_input(connection),
+                ReadOutcome::Failed => self.shard.failed(connection),
             }
         }
     }

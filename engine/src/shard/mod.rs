@@ -86,7 +86,7 @@ pub enum Envelope {
     /// From another shard.
     Mail(Mail),
     /// From the log: an answer to a call of this shard.
-    Log(log::Answer),
+    Log(log::LogAnswer),
     /// From the accounts: what changed, or an answer to a call of this shard.
     Accounts(News),
 }

@@ -10,7 +10,7 @@ use crate::accounts::{self, Accepted, DirectoryError, Role};
 use crate::config::Config;
 use crate::ids::AppId;
 
-pub(super) fn open_directory(config: &Config) -> Result<accounts::Opened, StartupError> {
+pub(super) fn open_directory(config: &Config) -> Result<accounts::OpenedDirectory, StartupError> {
     let path = config.data_dir.join("directory");
     accounts::open(&path, &config.plans, &config.keys)
         .map_err(|source| StartupError::Directory { path, source })

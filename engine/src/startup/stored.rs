@@ -14,7 +14,7 @@ use crate::shard::Stored;
 pub(super) fn of_log(
     contents: Contents,
     log: &Log,
-    directory: &accounts::Opened,
+    directory: &accounts::OpenedDirectory,
     retentions: &Retentions,
 ) -> Stored {
     for (id, month, messages) in contents.usage {

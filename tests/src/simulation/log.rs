@@ -7,8 +7,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use fastrand::Rng;
 use pushflo_engine::ids::{AppId, ChannelKey, EpochSlot, LogId, ShardId};
 use pushflo_engine::log::{
-    Answer, Append, Entry, LoadedChannel, Locate, LocateDone, Located, LogCall, LogFailure,
-    NewChannel, Page, PageCall, PageDone, Read, ReadDone, ReadFrom, StoredAnswer, Totals,
+    Append, AppendEntry, LoadedChannel, Locate, LocateDone, Located, LogAnswer, LogCall,
+    LogFailure, NewChannel, Page, PageCall, PageDone, Read, ReadDone, ReadFrom, StoredAnswer,
+    Totals,
 };
 use pushflo_engine::retention::Retention;
 use pushflo_engine::shard::Envelope;
@@ -87,7 +88,7 @@ impl ModelLog {
         }
         if self.questions.is_empty() || (random.bool() && !self.appends.is_empty()) {
             let append = self.appends.pop_front()?;
-            return Some((append.shard, Envelope::Log(Answer::Logged(self.append(append)))));
+            return Some((append.shard, Envelope::Log(LogAnswer::Logged(self.append(append)))));
         }
         let is_failing =
             (self.is_failing && random.bool()) || (self.is_shaky && random.u8(..) < 20);
@@ -95,12 +96,12 @@ impl ModelLog {
             LogCall::Locate(locate) => {
                 let found = self.locate(&locate, now_ms);
                 let answer = if is_failing { Err(failure()) } else { Ok(found) };
-                (locate.shard, Answer::Located(LocateDone { read: locate.read, answer }))
+                (locate.shard, LogAnswer::Located(LocateDone { read: locate.read, answer }))
             }
             LogCall::Read(read) => {
                 let found = self.read(&read, now_ms);
                 let answer = if is_failing { Err(failure()) } else { Ok(found) };
-                (read.shard, Answer::Read(Box::new(ReadDone { read: read.read, answer })))
+                (read.shard, LogAnswer::Read(Box::new(ReadDone { read: read.read, answer })))
             }
             LogCall::Page(page) => {
                 let found = self.page(&page, now_ms);
@@ -108,7 +109,7 @@ impl ModelLog {
                 let outcome = if is_failing { Err(refusal) } else { Ok(found) };
                 let is_scan = page.query.is_scan();
                 let done = PageDone { request: page.request, outcome, is_scan };
-                (page.shard, Answer::Page(Box::new(done)))
+                (page.shard, LogAnswer::Page(Box::new(done)))
             }
             LogCall::Append(_) => unreachable!("an append is no question"),
         };
@@ -122,7 +123,7 @@ impl ModelLog {
         let told = self.short.iter_mut().find(|(_, short)| if **short { is_over } else { becomes });
         told.map(|(shard, short)| {
             *short = !*short;
-            (*shard, Envelope::Log(Answer::Short(*short)))
+            (*shard, Envelope::Log(LogAnswer::Short(*short)))
         })
     }
 
@@ -135,7 +136,7 @@ impl ModelLog {
             self.refused_terms.insert(append.shard, append.term);
             return Err(failure());
         }
-        for Entry { log, record, new, answer } in append.entries {
+        for AppendEntry { log, record, new, answer } in append.entries {
             self.last_log = self.last_log.max(log.0);
             let channel = self.channels.entry(log).or_insert_with(|| {
                 let NewChannel { channel: name, epoch, .. } =

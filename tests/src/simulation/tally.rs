@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pushflo_engine::accounts::News;
-use pushflo_engine::log::Answer;
+use pushflo_engine::log::LogAnswer;
 use pushflo_engine::mail::{ChannelCall, Mail, ToEdge, ToHome};
 use pushflo_engine::shard::Envelope;
 
@@ -98,11 +98,11 @@ pub fn kind(envelope: &Envelope) -> &'static str {
             ToEdge::Presence(_) => "mail: presence",
         },
         Envelope::Log(answer) => match answer {
-            Answer::Logged(_) => "log: logged",
-            Answer::Located(_) => "log: located",
-            Answer::Read(_) => "log: read",
-            Answer::Page(_) => "log: page",
-            Answer::Short(_) => "log: short",
+            LogAnswer::Logged(_) => "log: logged",
+            LogAnswer::Located(_) => "log: located",
+            LogAnswer::Read(_) => "log: read",
+            LogAnswer::Page(_) => "log: page",
+            LogAnswer::Short(_) => "log: short",
         },
         Envelope::Accounts(news) => match news {
             News::App(_) => "news: app",
