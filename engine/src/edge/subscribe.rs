@@ -114,6 +114,7 @@ impl Edge {
     pub(crate) fn drop_subscriptions(&mut self, cx: &mut Context, connection: ConnectionKey) {
         let Some(c) = self.connections.get_mut(connection) else { return };
         let client = c.session().map(|session| session.client().clone());
+        cx.charge(c.subscriptions.len());
         for key in std::mem::take(&mut c.subscriptions) {
             let Some(subscription) = self.subscriptions.remove(key) else { continue };
             let tail_key = subscription.tail;

@@ -15,6 +15,7 @@ use crate::mail::{
 
 impl Home {
     pub(super) fn subscribe(&mut self, cx: &mut Context, subscribe: Subscribe) {
+        cx.charge(1);
         match self.enter(cx, &subscribe.channel, subscribe.subscriber.may_enter) {
             Ok(key) => self.find_start(cx, key, subscribe),
             Err(refusal) => self.subscribe_done(cx, subscribe.subscriber, Err(refusal)),
@@ -100,6 +101,7 @@ impl Home {
     }
 
     pub(super) fn unsubscribe(&mut self, cx: &mut Context, unsubscribe: &Unsubscribe) {
+        cx.charge(1);
         self.leave(cx, unsubscribe);
         if let Some(subscription) = unsubscribe.subscription {
             cx.post_edge(unsubscribe.shard, ToEdge::Unsubscribed(subscription));
