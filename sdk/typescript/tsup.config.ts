@@ -12,12 +12,20 @@ export default defineConfig([
   {
     ...shared,
     entry: { index: 'src/index.ts', server: 'src/server/index.ts' },
+    external: ['#webcrypto'],
+  },
+  {
+    ...shared,
+    entry: { webcrypto: 'src/server/webcrypto.ts', 'webcrypto-node': 'src/server/webcrypto-node.ts' },
+    dts: false,
   },
   {
     ...shared,
     entry: { react: 'src/react/index.ts' },
     // The hooks use the client of the package's own main entry, so that there is one class of it.
-    external: ['@pushflodev/sdk', 'react', 'react/jsx-runtime'],
+    external: ['@pushflodev/sdk', 'react'],
+    // One file each, or the CommonJS one would not begin with the banner.
+    splitting: false,
     // Tells frameworks with server components where the browser's part begins.
     banner: { js: "'use client';" },
     treeshake: false,

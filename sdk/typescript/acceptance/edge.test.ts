@@ -31,9 +31,9 @@ it('publishes, reads and signs', async () => {
   const result = await vm.evaluate(`(async () => {
     const backend = new PushFlo.PushFloServer(${settings});
     const { offset } = await backend.publish({ channel: 'edge', data: { any: 'json' } });
-    const { items } = await backend.getMessageHistory('edge');
+    const { messages } = await backend.getMessageHistory('edge');
     const token = await backend.signToken({ clientId: 'edge' });
-    return JSON.stringify({ offset, content: items[0].content, parts: token.split('.').length });
+    return JSON.stringify({ offset, content: messages[0].content, parts: token.split('.').length });
   })()`);
   expect(JSON.parse(result)).toEqual({ offset: 1, content: { any: 'json' }, parts: 3 });
 });

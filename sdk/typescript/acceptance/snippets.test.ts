@@ -108,8 +108,8 @@ describe('the article', () => {
       orderId: 5,
     };
     await run(code, given);
-    const { items } = await pushflo.backend.getMessageHistory(channel);
-    expect(items).toEqual([expect.objectContaining({ channel, content, eventType })]);
+    const { messages } = await pushflo.backend.getMessageHistory(channel);
+    expect(messages).toEqual([expect.objectContaining({ channel, content, eventType })]);
   });
 
   it('has the hook that the example has', () => {
@@ -128,7 +128,10 @@ describe('the article', () => {
     const client = (await run(code, { PushFloClient: Client })) as PushFloClient;
     const seen: number[] = [];
     const subscribed = new Promise((resolve) =>
-      client.subscribe('missed', { onSubscribed: resolve, onMessage: ({ data }) => seen.push(data) }),
+      client.subscribe('missed', {
+        onSubscribed: () => resolve(undefined),
+        onMessage: ({ data }) => seen.push(data),
+      }),
     );
     await client.connect();
     await subscribed;

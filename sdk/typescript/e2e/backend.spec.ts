@@ -36,9 +36,9 @@ test('tokens are made by the server', async ({ pushflo: { backend } }) => {
 test('the past is read page by page, and by kind', async ({ pushflo: { backend } }) => {
   for (let n = 1; n <= 5; n++) await backend.publish('news', n, { eventType: n % 2 ? 'odd' : 'even' });
   const page = await backend.getMessageHistory<number>('news', { page: 2, pageSize: 2 });
-  expect(page.items.map(({ content }) => content)).toEqual([3, 2]);
+  expect(page.messages.map(({ content }) => content)).toEqual([3, 2]);
   expect(page.pagination).toEqual({ page: 2, pageSize: 2, total: 5, totalPages: 3 });
-  expect((await backend.getMessageHistory('news', { eventType: 'odd' })).items).toHaveLength(3);
+  expect((await backend.getMessageHistory('news', { eventType: 'odd' })).messages).toHaveLength(3);
 });
 
 test('a publish whose answer is lost is published once', async ({ pushflo }) => {
@@ -56,6 +56,6 @@ test('a publish whose answer is lost is published once', async ({ pushflo }) => 
     { channel: 'news', data: 7 },
   ]);
   expect(attempts).toBe(12);
-  const { items } = await pushflo.backend.getMessageHistory<number>('news');
-  expect(items.map(({ content }) => content)).toEqual([7, 6, 5, 4, 3, 2, 1]);
+  const { messages } = await pushflo.backend.getMessageHistory<number>('news');
+  expect(messages.map(({ content }) => content)).toEqual([7, 6, 5, 4, 3, 2, 1]);
 });

@@ -1,12 +1,12 @@
 /** What tokens grant, and who is there: over the real server, with clients in Node. */
-import { PushFloClient, type PushFloClientOptions } from '@pushflodev/sdk';
+import { PushFloClient, type ClientOptions } from '@pushflodev/sdk';
 import { signToken, type TokenGrant } from '@pushflodev/sdk/server';
 import WebSocket from 'ws';
 import { expect, test as base } from './fixtures';
 import { type PushFlo, SECRET_KEY } from './pushflo';
 
 const test = base.extend<{
-  join: (grant: TokenGrant, more?: PushFloClientOptions) => Promise<PushFloClient>;
+  join: (grant: TokenGrant, more?: ClientOptions) => Promise<PushFloClient>;
 }>({
   /** Connects a client with a token; it is destroyed at the end. */
   join: async ({ pushflo }, use) => {
@@ -66,8 +66,8 @@ test('what clients publish while the server is killed is published once', async 
   await publishing;
   const contents: number[] = [];
   for (let page = 1; page <= 2; page++) {
-    const { items } = await pushflo.backend.getMessageHistory<number>('chat', { page, pageSize: 100 });
-    contents.unshift(...items.map(({ content }) => content).reverse());
+    const { messages } = await pushflo.backend.getMessageHistory<number>('chat', { page, pageSize: 100 });
+    contents.unshift(...messages.map(({ content }) => content).reverse());
   }
   expect(contents).toEqual(Array.from({ length: count }, (_, n) => n + 1));
 });
@@ -75,7 +75,7 @@ test('what clients publish while the server is killed is published once', async 
 test('a private channel needs a token that names it', async ({ pushflo, join }) => {
   await pushflo.admin.createChannel({ name: 'Board', slug: 'board', isPrivate: true });
   const [granted, stranger] = [await join({ channels: ['board'] }), await join({})];
-  await new Promise((resolve) => granted.subscribe('board', { onSubscribed: resolve }));
+  await new Promise((resolve) => granted.subscribe('board', { onSubscribed: () => resolve(undefined) }));
   const error = await new Promise((resolve) => stranger.subscribe('board', { onError: resolve }));
   expect(error).toMatchObject({ code: 'FORBIDDEN', channel: 'board' });
 });

@@ -23,6 +23,6 @@ test('a page begins with the past it asks for', async ({ pushflo, listen }) => {
 test('a key that is not known is refused once, and the page is told', async ({ pushflo, page, site }) => {
   const options = JSON.stringify({ channel: 'news', key: 'pub_00000000000000000000', url: pushflo.url });
   await page.goto(`${site.url}/listen.html?${new URLSearchParams({ options })}`);
-  await expect(page.locator('#state')).toHaveText('failed');
+  await expect(page.locator('#state')).toHaveText('error');
   await expect(page.locator('#events li')).toHaveText([/"code":"UNAUTHORIZED"/]);
 });

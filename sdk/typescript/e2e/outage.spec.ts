@@ -41,7 +41,7 @@ test('offline and online again: what was missed is shown', async ({ pushflo, lis
   await pushflo.backend.publish('news', 1);
   await tab.until(1);
   await context.setOffline(true);
-  await expect(tab.state).toHaveText('reconnecting');
+  await expect(tab.state).toHaveText('connecting');
   for (const n of [2, 3]) await pushflo.backend.publish('news', n);
   expect(await tab.numbers()).toEqual([1]);
   // The next attempt is minutes away: only `online` can bring the connection back.
@@ -57,9 +57,9 @@ test.describe('history that has expired', () => {
     await pushflo.backend.publish('news', 1);
     await tab.until(1);
     await context.setOffline(true);
-    await expect(tab.state).toHaveText('reconnecting');
+    await expect(tab.state).toHaveText('connecting');
     for (const n of [2, 3]) await pushflo.backend.publish('news', n);
-    await expect.poll(async () => (await pushflo.backend.getMessageHistory('news')).items).toEqual([]);
+    await expect.poll(async () => (await pushflo.backend.getMessageHistory('news')).messages).toEqual([]);
     await context.setOffline(false);
     await expect(tab.events('gap')).toHaveText([/"after":\{[^}]*"offset":1\},"head":\{[^}]*"offset":3\}/]);
     await pushflo.backend.publish('news', 4);

@@ -5,30 +5,47 @@
 import { resolveBaseUrl, socketUrl } from './address';
 import type { ConnectionState, Effect, Input, Timer } from './core/effects';
 import { Session } from './core/session';
-import { CloseCode, type PublishedFrame } from './core/wire';
+import { CloseCode, type PublishedFrame, type Replay } from './core/wire';
 import { Emitter, guarded } from './emitter';
-import { PushFloError, errorOf } from './errors';
+import { PushFloError, ValidationError, errorOf } from './errors';
+import { log, shown } from './log';
 import { type Message, messageOf } from './message';
 import {
-  type PushFloClientOptions,
+  type ClientOptions,
   sessionSettings,
   tokenSource,
   type WebSocketLike,
   webSocketClass,
 } from './options';
 import { checkChannel } from './slug';
-import { Listener, type SubscribeOptions, type Subscription } from './subscription';
+import { Listener, type SubscriptionOptions, type Subscription } from './subscription';
 import { uniqueId } from './unique';
 import { watchWake } from './wake';
 
-/** The events of a client, with what their listeners get. */
-export interface ClientEvents {
-  connected: { clientId: string; timestamp: number };
-  disconnected: { code: number; reason: string; willReconnect: boolean };
-  /** Every message of every channel that is subscribed. */
-  message: Message;
-  error: PushFloError;
+/** What is known of a connection that was opened. */
+export interface ConnectionInfo {
+  /** The name the server gave it. */
+  clientId: string;
+  /** The server's time, in Unix milliseconds. */
+  timestamp: number;
 }
+
+/** How a connection ended. */
+export interface DisconnectInfo {
+  /** The WebSocket close code. */
+  code: number;
+  reason: string;
+  willReconnect: boolean;
+}
+
+/** The events of a client, with what their listeners get. */
+export type ClientEvents = {
+  connected: [info: ConnectionInfo];
+  disconnected: [reason?: string, info?: DisconnectInfo];
+  /** Every message of every channel that is subscribed. */
+  message: [message: Message];
+  error: [error: PushFloError];
+};
 
 /** What a publish became. */
 export interface PublishReceipt {
@@ -47,12 +64,12 @@ export interface PublishRequest {
   data: unknown;
 }
 
-export class PushFloClient {
+export class PushFloClient extends Emitter<ClientEvents> {
   private readonly session: Session;
   private readonly baseUrl: string;
   private readonly fetchToken: () => Promise<string>;
-  private readonly listeners = new Map<string, Set<Listener>>();
-  private readonly events = new Emitter<ClientEvents & { state: ConnectionState }>();
+  private readonly subscribers = new Map<string, Set<Listener>>();
+  private readonly stateListeners = new Set<(state: ConnectionState) => void>();
   private readonly timers = new Map<Timer, ReturnType<typeof setTimeout>>();
   private readonly publishes = new Map<
     string,
@@ -69,7 +86,12 @@ export class PushFloClient {
   private id: string | null = null;
   private isDestroyed = false;
 
-  constructor(private readonly options: PushFloClientOptions) {
+  /**
+   * @throws {AuthenticationError} where there is no key, or none that can be one.
+   * @throws {ValidationError} for an option that cannot be.
+   */
+  constructor(private readonly options: ClientOptions) {
+    super();
     this.baseUrl = resolveBaseUrl(options.baseUrl);
     this.fetchToken = tokenSource(options);
     this.session = new Session(sessionSettings(options), { now: Date.now, random: Math.random });
@@ -86,8 +108,9 @@ export class PushFloClient {
   }
 
   /**
-   * Connects, or goes on where that is under way. The promise may be left alone: it resolves with
-   * the connection, and is rejected when the client gives up or is told to disconnect.
+   * Connects, or goes on where that is under way. The promise resolves with the connection. It is
+   * rejected when the first attempt fails, also where others follow by themselves, and may be left
+   * alone: the same is told as `error`.
    */
   connect(): Promise<void> {
     if (this.isDestroyed) throw errorOf('NOT_CONNECTED', 'the client was destroyed');
@@ -113,44 +136,30 @@ export class PushFloClient {
   /** Disconnects for good and forgets all listeners. */
   destroy(): void {
     this.disconnect();
-    for (const all of [...this.listeners.values()]) for (const listener of [...all]) this.drop(listener);
-    this.events.clear();
+    for (const all of [...this.subscribers.values()]) for (const listener of [...all]) this.drop(listener);
+    this.removeAllListeners();
+    this.stateListeners.clear();
     this.isDestroyed = true;
-  }
-
-  /** Adds a listener; what is returned takes it away again. */
-  on<E extends keyof ClientEvents>(event: E, listener: (payload: ClientEvents[E]) => void): () => void {
-    return this.events.on(event, listener);
-  }
-
-  once<E extends keyof ClientEvents>(event: E, listener: (payload: ClientEvents[E]) => void): () => void {
-    const remove = this.events.on(event, (payload) => {
-      remove();
-      listener(payload);
-    });
-    return remove;
-  }
-
-  off<E extends keyof ClientEvents>(event: E, listener: (payload: ClientEvents[E]) => void): void {
-    this.events.off(event, listener);
   }
 
   /** Calls `listener` with every new {@link connectionState}; what is returned takes it away again. */
   onConnectionChange(listener: (state: ConnectionState) => void): () => void {
-    return this.events.on('state', listener);
+    this.stateListeners.add(listener);
+    return () => this.stateListeners.delete(listener);
   }
 
   /**
    * Subscribes, now or as soon as there is a connection. Several subscriptions to one channel share
    * one of the server's. @throws {ValidationError} for a name that no channel can have.
    */
-  subscribe<T = any>(channel: string, options: SubscribeOptions<T> = {}): Subscription {
+  subscribe<T = any>(channel: string, options: SubscriptionOptions<T> = {}): Subscription {
     checkChannel(channel);
+    checkReplay(options.replay);
     if (this.isDestroyed) throw errorOf('NOT_CONNECTED', 'the client was destroyed');
-    const listener = new Listener(channel, options as SubscribeOptions);
-    const all = this.listeners.get(channel) ?? new Set();
+    const listener = new Listener(channel, options as SubscriptionOptions);
+    const all = this.subscribers.get(channel) ?? new Set();
     const [companion] = all;
-    this.listeners.set(channel, all.add(listener));
+    this.subscribers.set(channel, all.add(listener));
     this.apply({ type: 'subscribe', channel, replay: options.replay, presence: Boolean(options.onPresence) });
     if (companion && this.session.isLive(channel)) {
       queueMicrotask(() => {
@@ -160,6 +169,20 @@ export class PushFloClient {
       });
     }
     return { channel, unsubscribe: () => this.drop(listener) };
+  }
+
+  /** Ends all subscriptions of this client to a channel. */
+  unsubscribe(channel: string): void {
+    for (const listener of this.listenersOf(channel)) this.drop(listener);
+  }
+
+  /** The channels that there are subscribers of, whether or not there is a connection. */
+  getSubscribedChannels(): string[] {
+    return [...this.subscribers.keys()];
+  }
+
+  isSubscribed(channel: string): boolean {
+    return this.subscribers.has(channel);
   }
 
   /**
@@ -177,6 +200,9 @@ export class PushFloClient {
       typeof to === 'string' ? { channel: to, event: options.eventType, data: content } : to;
     return new Promise((resolve, reject) => {
       checkChannel(channel);
+      if (event !== undefined && typeof event !== 'string') {
+        throw new ValidationError('event must be a string', 'event');
+      }
       const ref = uniqueId();
       const frame = { type: 'publish', channel, event, data: snapshot(data), ref, id: ref } as const;
       this.publishes.set(ref, { resolve, reject });
@@ -185,10 +211,10 @@ export class PushFloClient {
   }
 
   private drop(listener: Listener): void {
-    const all = this.listeners.get(listener.channel);
+    const all = this.subscribers.get(listener.channel);
     if (!all?.delete(listener)) return;
     if (!all.size) {
-      this.listeners.delete(listener.channel);
+      this.subscribers.delete(listener.channel);
       this.apply({ type: 'unsubscribe', channel: listener.channel });
     }
     listener.tell({ type: 'unsubscribed' });
@@ -227,18 +253,25 @@ export class PushFloClient {
         this.id = effect.clientId;
         this.connecting?.resolve();
         this.connecting = undefined;
-        return this.events.emit('connected', { clientId: effect.clientId, timestamp: effect.timestamp });
+        this.emit('connected', { clientId: effect.clientId, timestamp: effect.timestamp });
+        return;
+      case 'attemptFailed':
+        this.connecting?.reject(effect.error);
+        this.connecting = undefined;
+        return;
       case 'disconnected': {
         const { code, reason, willReconnect } = effect;
-        return this.events.emit('disconnected', { code, reason, willReconnect });
+        this.emit('disconnected', reason || undefined, { code, reason, willReconnect });
+        return;
       }
       case 'error':
-        return this.events.emit('error', effect.error);
+        return this.report(effect.error);
       case 'tell':
         return this.tell(effect.channel, effect.event);
       case 'refused':
         for (const { options } of this.listenersOf(effect.channel)) guarded(options.onError, effect.error);
-        return this.events.emit('error', effect.error);
+        this.emit('error', effect.error);
+        return;
       case 'published':
         return this.published(effect.ref, effect.answer);
     }
@@ -247,17 +280,17 @@ export class PushFloClient {
   private tell(channel: string, event: (Effect & { do: 'tell' })['event']): void {
     const listeners = this.listenersOf(channel);
     // Before the listeners are told: one of them may subscribe anew.
-    if (event.type === 'unsubscribed') this.listeners.delete(channel);
+    if (event.type === 'unsubscribed') this.subscribers.delete(channel);
     for (const listener of listeners) listener.tell(event);
-    if (event.type === 'message') this.events.emit('message', messageOf(event.frame));
+    if (event.type === 'message') this.emit('message', messageOf(event.frame));
   }
 
   private listenersOf(channel: string): Listener[] {
-    return [...(this.listeners.get(channel) ?? [])];
+    return [...(this.subscribers.get(channel) ?? [])];
   }
 
   private stateChanged(state: ConnectionState, error?: PushFloError): void {
-    const isOver = state === 'disconnected' || state === 'failed';
+    const isOver = state === 'disconnected' || state === 'error';
     if (state !== 'connected') this.id = null;
     if (isOver) {
       this.unwatchWake?.();
@@ -270,7 +303,14 @@ export class PushFloClient {
         () => this.apply({ type: 'offline' }),
       );
     }
-    this.events.emit('state', state);
+    for (const listener of [...this.stateListeners]) guarded(listener, state);
+  }
+
+  /** Tells of an error. The last one is not left unsaid where nobody listens. */
+  private report(error: PushFloError): void {
+    const isHeard = this.emit('error', error);
+    if (isHeard || this.connectionState !== 'error') return;
+    console.error(`[pushflo] there is no connection, and none will be tried: ${error.message}`);
   }
 
   private requestToken(): void {
@@ -307,7 +347,8 @@ export class PushFloClient {
     try {
       return new (webSocketClass(this.options))(socketUrl(this.baseUrl, token));
     } catch (cause) {
-      const text = `no connection can be made to ${this.baseUrl}: ${reasonOf(cause)}`;
+      const reason = reasonOf(cause).replaceAll(token, '…').replaceAll(encodeURIComponent(token), '…');
+      const text = `no connection can be made to ${this.baseUrl}: ${reason}`;
       this.apply({ type: 'impossible', error: errorOf('VALIDATION_ERROR', text, { cause }) });
       return undefined;
     }
@@ -355,10 +396,7 @@ export class PushFloClient {
 
   private log(what: string, detail: unknown): void {
     const { debug } = this.options;
-    if (!debug) return;
-    const shown = JSON.stringify(detail, (key, value) => (key === 'token' ? '…' : value));
-    if (typeof debug === 'function') guarded(debug, `${what} ${shown}`);
-    else console.debug(`[pushflo] ${what} ${shown}`);
+    if (debug) log(debug, `${what} ${shown(detail)}`);
   }
 }
 
@@ -377,9 +415,23 @@ function reasonOf(error: unknown): string {
 
 /** What `data` says now, whatever becomes of it while it waits. @throws for what JSON cannot say. */
 function snapshot(data: unknown): unknown {
-  const text = JSON.stringify(data) as string | undefined;
-  if (text === undefined) throw errorOf('VALIDATION_ERROR', 'what is published must be JSON');
+  let text: string | undefined;
+  try {
+    text = JSON.stringify(data);
+  } catch (cause) {
+    throw new ValidationError(`what is published must be JSON: ${reasonOf(cause)}`, 'data', { cause });
+  }
+  if (text === undefined) throw new ValidationError('what is published must be JSON', 'data');
   return JSON.parse(text);
+}
+
+/** @throws {ValidationError} for what the server would refuse. */
+function checkReplay(replay: Replay | undefined): void {
+  if (replay === undefined) return;
+  const [[name, value] = [], ...others] = Object.entries<unknown>(replay ?? {});
+  const isKnown = (name === 'last' || name === 'since') && !others.length;
+  if (isKnown && Number.isSafeInteger(value) && (value as number) >= 0) return;
+  throw new ValidationError('replay must be { last: a whole number } or { since: a time in ms }', 'replay');
 }
 
 /** The longest wait a timer can have. */

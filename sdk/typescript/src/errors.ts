@@ -1,9 +1,9 @@
 /**
- * Errors: every way in which PushFlo says no or cannot be reached. The `code` is the server's, or
- * one of the few below that only a client can have; the class follows from it.
+ * Errors: every way in which PushFlo says no or cannot be reached. The `code` is the server's, or one
+ * that only a client can have; the class follows from it.
  */
 
-/** A reason that programs can tell apart. */
+/** A reason that programs can tell apart. A later server may have others. */
 export type ErrorCode =
   | 'VALIDATION_ERROR'
   | 'UNAUTHORIZED'
@@ -15,14 +15,28 @@ export type ErrorCode =
   | 'QUOTA_EXCEEDED'
   | 'OVERLOADED'
   | 'SERVER_ERROR'
-  /** The server cannot be reached, or the connection was lost. */
-  | 'CONNECTION_ERROR'
-  /** No answer came in time. */
-  | 'TIMEOUT'
+  /** No key was given. */
+  | 'MISSING_PUBLISH_KEY'
+  | 'MISSING_SECRET_KEY'
+  /** What was given is no key. */
+  | 'INVALID_API_KEY'
+  /** The WebSocket: it could not be opened, not in time, or was lost. */
+  | 'CONNECTION_FAILED'
+  | 'CONNECTION_TIMEOUT'
+  | 'CONNECTION_CLOSED'
+  /** It was lost and could not be opened again as often as that was to be tried. */
+  | 'MAX_RECONNECT_ATTEMPTS'
+  /** HTTP: the server was not reached, did not answer in time, or something else answered. */
+  | 'NETWORK_ERROR'
+  | 'REQUEST_TIMEOUT'
+  | 'PARSE_ERROR'
+  /** The caller's `signal` ended it. */
+  | 'ABORTED'
   /** There is no connection, and none is being made. */
   | 'NOT_CONNECTED'
   /** `getToken` failed. */
-  | 'TOKEN_ERROR';
+  | 'TOKEN_ERROR'
+  | (string & {});
 
 /** What is known of an error besides its code and sentence. */
 export interface ErrorContext {
@@ -34,6 +48,8 @@ export interface ErrorContext {
   retryAfter?: number;
   /** The channel it concerns. */
   channel?: string;
+  /** Whether the same call may succeed later; otherwise as it is for errors of that class. */
+  retryable?: boolean;
   /** What it was caused by. */
   cause?: unknown;
 }
@@ -49,91 +65,132 @@ export class PushFloError extends Error {
   /** Seconds. */
   declare readonly retryAfter?: number;
   declare readonly channel?: string;
-  declare readonly cause?: unknown;
+  declare readonly cause?: Error;
 
   constructor(message: string, code: ErrorCode, context: ErrorContext = {}) {
     super(message);
     this.code = code;
-    this.retryable = RETRYABLE.has(code);
-    Object.assign(this, context);
+    this.retryable = context.retryable ?? false;
+    for (const name of ['status', 'details', 'retryAfter', 'channel'] as const) {
+      if (context[name] !== undefined) Object.assign(this, { [name]: context[name] });
+    }
+    const { cause } = context;
+    // Not shown by `console.log` as a field, like the cause of any other error.
+    if (cause !== undefined) {
+      const value = cause instanceof Error ? cause : new Error(String(cause));
+      Object.defineProperty(this, 'cause', { value, configurable: true, writable: true });
+    }
+  }
+
+  /** What `JSON.stringify` makes of it: of an error it would leave the message out. */
+  toJSON(): Record<string, unknown> {
+    const { name, message, stack, cause } = this;
+    const told: Record<string, unknown> = { name, message, stack, cause: cause?.message };
+    return Object.assign(told, this);
+  }
+
+  override toString(): string {
+    return `${this.name} [${this.code}]: ${this.message}`;
   }
 }
 
-/** The request is wrong in itself: a field, a name, a size. */
+/** The call is wrong in itself: a field, a name, an option. Nothing was sent. */
 export class ValidationError extends PushFloError {
   override name = 'ValidationError';
-  constructor(message: string, code: ErrorCode = 'VALIDATION_ERROR', context?: ErrorContext) {
+  /** What is wrong, where it is one thing. */
+  declare readonly field?: string;
+
+  constructor(message: string, field?: string, context: ErrorContext & { code?: ErrorCode } = {}) {
+    super(message, context.code ?? 'VALIDATION_ERROR', context);
+    if (field !== undefined) this.field = field;
+  }
+
+  static required(field: string): ValidationError {
+    return new ValidationError(`${field} is required`, field);
+  }
+
+  static invalidChannelSlug(slug: string): ValidationError {
+    const rule = 'lowercase letters, digits and single inner hyphens, at most 64 characters';
+    return new ValidationError(`Invalid channel slug '${slug}': it must be ${rule}`, 'slug');
+  }
+}
+
+/** The key or token is missing, unknown, expired, or may not do this. */
+export class AuthenticationError extends PushFloError {
+  override name = 'AuthenticationError';
+
+  constructor(message: string, code: ErrorCode = 'UNAUTHORIZED', context?: ErrorContext) {
+    super(message, code, context);
+  }
+
+  /** `kind` is what it should be: `publish` or `secret`. */
+  static invalidKey(kind?: string): AuthenticationError {
+    return new AuthenticationError(`Invalid ${kind ? `${kind} ` : ''}API key`, 'INVALID_API_KEY');
+  }
+
+  static unauthorized(reason = 'Unauthorized: check your API key'): AuthenticationError {
+    return new AuthenticationError(reason);
+  }
+
+  static forbidden(action?: string): AuthenticationError {
+    return new ForbiddenError(`Access forbidden${action ? `: insufficient permissions for ${action}` : ''}`);
+  }
+}
+
+/** The key or token is known and may not do this. */
+export class ForbiddenError extends AuthenticationError {
+  override name = 'ForbiddenError';
+
+  constructor(message: string, code: ErrorCode = 'FORBIDDEN', context?: ErrorContext) {
     super(message, code, context);
   }
 }
 
-/** The key or token is missing, unknown or expired. */
-export class AuthenticationError extends PushFloError {
-  override name = 'AuthenticationError';
-}
-
-/** The key or token is known and may not do this. */
-export class ForbiddenError extends PushFloError {
-  override name = 'ForbiddenError';
-}
-
-/** There is no such thing. */
-export class NotFoundError extends PushFloError {
-  override name = 'NotFoundError';
-}
-
-/** There is such a thing already, or an idempotency key was used for something else. */
-export class ConflictError extends PushFloError {
-  override name = 'ConflictError';
-}
-
-/** Too many in a time, or more than the plan has. `retryAfter` says when to come back. */
-export class RateLimitError extends PushFloError {
-  override name = 'RateLimitError';
-}
-
-/** The server failed, or is full for the moment. */
-export class ServerError extends PushFloError {
-  override name = 'ServerError';
-}
-
-/** The server was not reached, did not answer in time, or the connection ended. */
+/** The WebSocket could not be opened, or was lost. */
 export class ConnectionError extends PushFloError {
   override name = 'ConnectionError';
+
+  constructor(message: string, code: ErrorCode = 'CONNECTION_FAILED', context?: ErrorContext) {
+    super(message, code, { retryable: true, ...context });
+  }
+
+  static timeout(ms: number): ConnectionError {
+    return new ConnectionError(`Connection timed out after ${ms}ms`, 'CONNECTION_TIMEOUT');
+  }
+
+  static closed(reason?: string): ConnectionError {
+    return new ConnectionError(`Connection closed${reason ? `: ${reason}` : ''}`, 'CONNECTION_CLOSED');
+  }
+
+  static failed(reason?: string, cause?: Error): ConnectionError {
+    return new ConnectionError(`Connection failed${reason ? `: ${reason}` : ''}`, 'CONNECTION_FAILED', {
+      cause,
+    });
+  }
 }
 
-/** The error for a code, of the class that belongs to it. */
-export function errorOf(code: string, message: string, context?: ErrorContext): PushFloError {
-  const Class = CLASSES[code as ErrorCode];
-  return Class
-    ? new Class(message, code as ErrorCode, context)
-    : new ServerError(message, 'SERVER_ERROR', context);
+/** The error for a code that came over the WebSocket, or that only a client has. */
+export function errorOf(code: string, message: string, context: ErrorContext = {}): PushFloError {
+  const whole = { retryable: RETRYABLE.has(code), ...context };
+  if (code === 'FORBIDDEN') return new ForbiddenError(message, code, whole);
+  if (code === 'UNAUTHORIZED') return new AuthenticationError(message, code, whole);
+  if (code === 'VALIDATION_ERROR' || code === 'PAYLOAD_TOO_LARGE') {
+    return new ValidationError(message, undefined, { ...whole, code });
+  }
+  return OF_CONNECTIONS.test(code)
+    ? new ConnectionError(message, code, whole)
+    : new PushFloError(message, code, whole);
 }
 
-const RETRYABLE = new Set<ErrorCode>([
+const OF_CONNECTIONS = /CONNECT|TOKEN/;
+
+/** Codes of errors after which the same call may succeed later. */
+export const RETRYABLE = new Set<string>([
   'RATE_LIMITED',
   'OVERLOADED',
   'SERVER_ERROR',
-  'CONNECTION_ERROR',
-  'TIMEOUT',
+  'CONNECTION_FAILED',
+  'CONNECTION_TIMEOUT',
+  'CONNECTION_CLOSED',
   'TOKEN_ERROR',
 ]);
-
-type ErrorClass = new (message: string, code: ErrorCode, context?: ErrorContext) => PushFloError;
-
-const CLASSES: Record<ErrorCode, ErrorClass> = {
-  VALIDATION_ERROR: ValidationError,
-  PAYLOAD_TOO_LARGE: ValidationError,
-  UNAUTHORIZED: AuthenticationError,
-  FORBIDDEN: ForbiddenError,
-  NOT_FOUND: NotFoundError,
-  CONFLICT: ConflictError,
-  RATE_LIMITED: RateLimitError,
-  QUOTA_EXCEEDED: RateLimitError,
-  OVERLOADED: ServerError,
-  SERVER_ERROR: ServerError,
-  CONNECTION_ERROR: ConnectionError,
-  TIMEOUT: ConnectionError,
-  NOT_CONNECTED: ConnectionError,
-  TOKEN_ERROR: ConnectionError,
-};

@@ -7,8 +7,8 @@ export interface Message<T = any> {
   channel: string;
   /** What kind of message it is; `message` where the publisher said nothing. */
   eventType: string;
-  /** Who published it, where the publisher said so. */
-  clientId: string | null;
+  /** Who published it; empty where the publisher did not say. */
+  clientId: string;
   /** What was published: any JSON. */
   content: T;
   /** When the server took it, in Unix milliseconds. */
@@ -26,6 +26,6 @@ export interface Message<T = any> {
 /** The message in a frame. */
 export function messageOf(frame: MessageFrame): Message {
   const { channel, messageId: id, eventType, data, timestamp, offset } = frame;
-  const clientId = frame.clientId ?? null;
+  const clientId = frame.clientId ?? '';
   return { id, channel, eventType, clientId, content: data, timestamp, offset, event: eventType, data };
 }

@@ -1,6 +1,8 @@
 /** What a client is made with, and what is assumed where nothing is said. Times are milliseconds. */
 import type { SessionSettings } from './core/session';
-import { PushFloError } from './errors';
+import { resolveBaseUrl } from './address';
+import { AuthenticationError, ForbiddenError, ValidationError } from './errors';
+import type { LogTarget } from './log';
 
 /** The part of a WebSocket that is used; what browsers, Node 22, Deno, Bun, edge runtimes and `ws` have. */
 export interface WebSocketLike {
@@ -16,7 +18,7 @@ export type WebSocketConstructor = new (url: string) => WebSocketLike;
 /** What `getToken` brings: a connection token, or the answer of `createToken` that has one. */
 export type Token = string | { token: string };
 
-export interface PushFloClientOptions {
+export interface ClientOptions {
   /** A `pub_` key. Not needed with `getToken`. */
   publishKey?: string;
   /**
@@ -34,13 +36,13 @@ export interface PushFloClientOptions {
   autoConnect?: boolean;
   /** Default true. */
   autoReconnect?: boolean;
-  /** Attempts in a row, without a connection that held, until the state is `failed`; default 0: no limit. */
+  /** Attempts in a row, without a connection that held, until the state is `error`; default 0: no limit. */
   maxReconnectAttempts?: number;
   /** The first wait before connecting again; it doubles with each attempt. Default 1000. */
   reconnectDelay?: number;
   /** Default 30000. */
   maxReconnectDelay?: number;
-  /** How long one attempt may take, with its token. Default 10000. */
+  /** How long one attempt may take, with its token. Default 30000. */
   connectionTimeout?: number;
   /** Between pings; the connection is dropped after twice that without an answer. 0 for none. Default 25000. */
   heartbeatInterval?: number;
@@ -49,20 +51,23 @@ export interface PushFloClientOptions {
   /** How far back that goes; `onGap` tells of what is older. Default one hour. */
   replayWindow?: number;
   /** Writes what happens to the console, or to a function. Keys and tokens are left out. */
-  debug?: boolean | ((line: string) => void);
+  debug?: LogTarget;
   /** The WebSocket class, where there is no global one: Node before 22. */
   webSocket?: WebSocketConstructor;
 }
 
-/** The session's part of the options. @throws {RangeError} for a time or count that is none. */
-export function sessionSettings(options: PushFloClientOptions): SessionSettings {
+/** The session's part of the options. @throws {ValidationError} for a time or count that is none. */
+export function sessionSettings(options: ClientOptions): SessionSettings {
   const numbers = { ...NUMBERS };
   for (const name of Object.keys(NUMBERS) as (keyof typeof NUMBERS)[]) {
     numbers[name] = options[name] ?? NUMBERS[name];
-    if (!(numbers[name] >= 0)) throw new RangeError(`${name} must be a number that is not negative`);
+    if (!(numbers[name] >= 0)) {
+      throw new ValidationError(`${name} must be a number that is not negative`, name);
+    }
   }
   const { autoReconnect = true, replayOnReconnect = true, getToken } = options;
-  return { ...numbers, autoReconnect, replayOnReconnect, renewsTokens: Boolean(getToken) };
+  const server = resolveBaseUrl(options.baseUrl);
+  return { ...numbers, autoReconnect, replayOnReconnect, renewsTokens: Boolean(getToken), server };
 }
 
 /** The options that are numbers, with their defaults. */
@@ -70,32 +75,41 @@ const NUMBERS = {
   maxReconnectAttempts: 0,
   reconnectDelay: 1_000,
   maxReconnectDelay: 30_000,
-  connectionTimeout: 10_000,
+  connectionTimeout: 30_000,
   heartbeatInterval: 25_000,
   replayWindow: 3_600_000,
 };
 
-/** The function that gets the token for a connection. */
-export function tokenSource({ publishKey, getToken }: PushFloClientOptions): () => Promise<string> {
+/**
+ * The function that gets the token for a connection.
+ * @throws {AuthenticationError} where there is no key, or none that can be one.
+ */
+export function tokenSource({ publishKey, getToken }: ClientOptions): () => Promise<string> {
   if (typeof document === 'object' && /^(sec|mgmt)_/.test(publishKey ?? '')) {
-    throw new PushFloError('a secret key must not be in a page: everybody can read it there', 'FORBIDDEN');
+    throw new ForbiddenError('a secret key must not be in a page: everybody can read it there');
   }
   if (getToken) {
     return async () => {
-      const token = await getToken();
-      return typeof token === 'string' ? token : token.token;
+      const brought = await getToken();
+      const token = typeof brought === 'string' ? brought : brought?.token;
+      // An error page is none, and a server that is asked with it would say no for good.
+      if (typeof token === 'string' && /^[\w.~+/=-]+$/.test(token)) return token;
+      throw new Error('what it brought is no token');
     };
   }
-  if (!publishKey) throw new PushFloError('publishKey or getToken is required', 'VALIDATION_ERROR');
+  if (!publishKey) {
+    const text =
+      'Publish key is required: give publishKey or getToken, such as NEXT_PUBLIC_PUSHFLO_PUBLISH_KEY';
+    throw new AuthenticationError(text, 'MISSING_PUBLISH_KEY');
+  }
+  if (!/^(pub|sec|mgmt)_/.test(publishKey)) throw AuthenticationError.invalidKey('publish');
   return async () => publishKey;
 }
 
-/** The WebSocket class to use. @throws where there is none. */
-export function webSocketClass({ webSocket }: PushFloClientOptions): WebSocketConstructor {
+/** The WebSocket class to use. @throws {ValidationError} where there is none. */
+export function webSocketClass({ webSocket }: ClientOptions): WebSocketConstructor {
   const found = webSocket ?? (globalThis.WebSocket as WebSocketConstructor | undefined);
   if (found) return found;
-  throw new PushFloError(
-    "this runtime has no WebSocket: give one, as in `import WebSocket from 'ws'; new PushFloClient({ webSocket: WebSocket, … })`",
-    'VALIDATION_ERROR',
-  );
+  const help = "`import WebSocket from 'ws'; new PushFloClient({ webSocket: WebSocket, … })`";
+  throw new ValidationError(`this runtime has no WebSocket: give one, as in ${help}`, 'webSocket');
 }

@@ -2,57 +2,77 @@
  * Channel slugs: the names of channels.
  *
  * Two alphabets exist. A slug is what the helpers here make and check: `a-z`, `0-9` and single inner
- * hyphens, safe in every address. The server also takes names such as `orders:user-123`; what it
- * takes is checked before it is sent, because a name it refuses cannot be told from another.
+ * hyphens, at most 64 characters, safe in every address. The server also takes names such as
+ * `orders:user-123`; what it takes is checked before it is sent, because a name it refuses cannot be
+ * told from another.
  */
 import { ValidationError } from './errors';
 
-/** The most characters a channel name may have. */
-export const SLUG_LENGTH_MAX = 128;
+/** The least and the most characters of a slug. */
+export const MIN_SLUG_LENGTH = 1;
+export const MAX_SLUG_LENGTH = 64;
 
-/** Whether `slug` is made of `a-z`, `0-9` and single inner hyphens, 1 to 128 characters. */
-export function isValidChannelSlug(slug: string): boolean {
-  return slug.length <= SLUG_LENGTH_MAX && /^[a-z0-9]+(-[a-z0-9]+)*$/.test(slug);
+/** The most characters that the server takes as a channel's name. */
+const NAME_LENGTH_MAX = 128;
+
+/** What is wrong with a slug, and one that is near it. */
+export interface SlugValidationResult {
+  valid: boolean;
+  error?: string;
+  suggestion?: string;
 }
 
-/** Returns `slug` when it is valid. @throws {ValidationError} that says what is wrong with it. */
-export function validateChannelSlug(slug: string): string {
-  if (isValidChannelSlug(slug)) return slug;
-  throw new ValidationError(
-    `the channel slug ${quote(slug)} ${flaw(slug, /[^a-z0-9-]/u) ?? 'has a hyphen at an end or two in a row'}`,
-  );
+/** Whether `slug` is made of `a-z`, `0-9` and single inner hyphens, 1 to 64 characters. */
+export function isValidChannelSlug(slug: string): boolean {
+  return validateChannelSlug(slug).valid;
+}
+
+/** Says what is wrong with `slug`, if anything is. Nothing is thrown, whatever it is. */
+export function validateChannelSlug(slug: string): SlugValidationResult {
+  if (!slug || typeof slug !== 'string') return { valid: false, error: 'Channel slug is required' };
+  const wrong = slugFlaw(slug);
+  if (!wrong) return { valid: true };
+  return { valid: false, error: `Channel slug ${wrong}`, suggestion: toChannelSlug(slug) };
+}
+
+function slugFlaw(slug: string): string | undefined {
+  if (slug.length > MAX_SLUG_LENGTH) {
+    return `cannot exceed ${MAX_SLUG_LENGTH} characters (got ${slug.length})`;
+  }
+  if (slug !== slug.toLowerCase()) return 'must be lowercase';
+  if (slug.startsWith('-')) return 'cannot start with a hyphen';
+  if (slug.endsWith('-')) return 'cannot end with a hyphen';
+  if (slug.includes('--')) return 'cannot contain consecutive hyphens';
+  const foreign = new Set(slug.match(/[^a-z0-9-]/g));
+  if (!foreign.size) return undefined;
+  const rule = 'Only lowercase letters, numbers, and hyphens are allowed.';
+  return `contains invalid characters: ${[...foreign].join(', ')}. ${rule}`;
 }
 
 /**
- * Makes a slug of any text: accents are dropped, everything else that is not a letter or digit
- * becomes one hyphen. @throws {ValidationError} when nothing is left.
+ * Makes a slug of any text: what is no letter of `a-z` and no digit becomes one hyphen. Empty where
+ * nothing is left; see {@link isValidChannelSlug}.
  */
 export function toChannelSlug(text: string): string {
-  const plain = text.normalize('NFKD').replace(/\p{M}/gu, '').toLowerCase();
-  const slug = plain
-    .replace(/[^a-z0-9]+/g, '-')
-    .slice(0, SLUG_LENGTH_MAX)
-    .replace(/^-+|-+$/g, '');
-  if (!slug) throw new ValidationError(`no channel slug can be made of ${quote(text)}`);
-  return slug;
+  const words = text.toLowerCase().replace(/[^a-z0-9]+/g, '-');
+  return words.replace(/^-+|-+$/g, '').slice(0, MAX_SLUG_LENGTH);
 }
 
 /** Returns `name` when the server takes it as a channel's name. @throws {ValidationError} */
 export function checkChannel(name: string): string {
-  const wrong = flaw(name, /[^A-Za-z0-9_.:@=,;-]/u);
-  if (wrong) throw new ValidationError(`the channel name ${quote(name)} ${wrong}`);
+  const wrong = nameFlaw(name);
+  if (wrong) throw new ValidationError(`the channel name ${quote(name)} ${wrong}`, 'channel');
   return name;
 }
 
-/** What is wrong with `name`, with `foreign` matching the characters that it may not have. */
-function flaw(name: unknown, foreign: RegExp): string | undefined {
+function nameFlaw(name: unknown): string | undefined {
   if (typeof name !== 'string') return 'is not a string';
   if (!name) return 'is empty';
-  if (name.length > SLUG_LENGTH_MAX) return `has more than ${SLUG_LENGTH_MAX} characters`;
-  const found = foreign.exec(name);
+  if (name.length > NAME_LENGTH_MAX) return `has more than ${NAME_LENGTH_MAX} characters`;
+  const found = /[^A-Za-z0-9_.:@=,;-]/u.exec(name);
   return found ? `has ${quote(found[0])} at position ${found.index}` : undefined;
 }
 
 function quote(text: unknown): string {
-  return JSON.stringify(text) ?? String(text);
+  return typeof text === 'string' ? JSON.stringify(text) : String(text);
 }

@@ -26,14 +26,14 @@ export interface Gap {
   head: StreamPosition;
 }
 
-export interface SubscribeOptions<T = any> {
+export interface SubscriptionOptions<T = any> {
   onMessage?: (message: Message<T>) => void;
   /** The subscription was refused, such as for a private channel. */
   onError?: (error: PushFloError) => void;
-  /** It is in force: at first, and again after each reconnect. `replayed` messages of the past follow. */
-  onSubscribed?: (info: { channel: string; replayed: number }) => void;
+  /** It is in force: at first, and again after each reconnect. What was asked for of the past follows. */
+  onSubscribed?: () => void;
   /** It has ended, by `unsubscribe()` or because the channel was deleted. */
-  onUnsubscribed?: (info: { channel: string }) => void;
+  onUnsubscribed?: () => void;
   /** The connection was away, and nothing is missing: what was missed follows. */
   onRecovered?: (info: { channel: string; replayed: number }) => void;
   /** The connection was away for too long: messages may be missing. */
@@ -59,7 +59,7 @@ export class Listener {
 
   constructor(
     readonly channel: string,
-    readonly options: SubscribeOptions,
+    readonly options: SubscriptionOptions,
   ) {}
 
   /** Passes on what happened in the channel. */
@@ -70,9 +70,9 @@ export class Listener {
         if (!event.fromPast || options.replay) guarded(options.onMessage, messageOf(event.frame));
         return;
       case 'subscribed':
-        return guarded(options.onSubscribed, { channel, replayed: event.replayed });
+        return guarded(options.onSubscribed);
       case 'unsubscribed':
-        return guarded(options.onUnsubscribed, { channel });
+        return guarded(options.onUnsubscribed);
       case 'recovered':
         return guarded(options.onRecovered, { channel, replayed: event.replayed });
       case 'gap':

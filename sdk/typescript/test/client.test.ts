@@ -1,6 +1,6 @@
 /** @vitest-environment jsdom */
 import { beforeEach, afterEach, describe, expect, it, vi } from 'vitest';
-import { PushFloClient, type PushFloClientOptions } from '../src/index';
+import { PushFloClient, type ClientOptions } from '../src/index';
 import { FakeSocket, settled } from './fake-socket';
 
 beforeEach(() => {
@@ -11,7 +11,7 @@ afterEach(() => {
   vi.useRealTimers();
 });
 
-function make(options: Partial<PushFloClientOptions> = {}): PushFloClient {
+function make(options: Partial<ClientOptions> = {}): PushFloClient {
   return new PushFloClient({
     publishKey: 'pub_1',
     baseUrl: 'http://push.test',
@@ -20,7 +20,7 @@ function make(options: Partial<PushFloClientOptions> = {}): PushFloClient {
   });
 }
 
-async function connected(options: Partial<PushFloClientOptions> = {}): Promise<PushFloClient> {
+async function connected(options: Partial<ClientOptions> = {}): Promise<PushFloClient> {
   const client = make(options);
   client.connect();
   await settled();
@@ -82,7 +82,62 @@ describe('connecting', () => {
       message: 'the token is not known',
     });
     expect(onError).toHaveBeenCalledOnce();
-    expect(client.connectionState).toBe('failed');
+    expect(client.connectionState).toBe('error');
+  });
+
+  it('rejects when the first attempt fails, tells of it, and goes on', async () => {
+    const client = make();
+    const onError = vi.fn();
+    client.on('error', onError);
+    const promise = client.connect();
+    await settled();
+    FakeSocket.last.dies();
+    const expected = { name: 'ConnectionError', code: 'CONNECTION_FAILED', retryable: true };
+    await expect(promise).rejects.toMatchObject(expected);
+    expect(onError).toHaveBeenCalledExactlyOnceWith(expect.objectContaining(expected));
+    expect(onError.mock.calls[0]![0].message).toContain('http://push.test');
+    expect(client.connectionState).toBe('connecting');
+    await vi.advanceTimersByTimeAsync(1_000);
+    FakeSocket.last.greets();
+    expect(client.connectionState).toBe('connected');
+  });
+
+  it('says in the console once that it has given up where nobody listens', async () => {
+    const console = vi.spyOn(globalThis.console, 'error').mockReturnValue();
+    const client = make({ autoReconnect: false });
+    client.connect();
+    await settled();
+    FakeSocket.last.dies();
+    expect(client.connectionState).toBe('error');
+    expect(console).toHaveBeenCalledExactlyOnceWith(
+      expect.stringContaining('cannot connect to http://push.test'),
+    );
+  });
+
+  it.each(['<html>502 Bad Gateway</html>', '', undefined, null, {}, { token: 7 }])(
+    'takes %j for no token, and asks again later',
+    async (brought) => {
+      const getToken = vi.fn().mockResolvedValueOnce(brought).mockResolvedValueOnce('good');
+      const client = make({ publishKey: undefined, getToken });
+      client.on('error', vi.fn());
+      await expect(client.connect()).rejects.toMatchObject({ code: 'TOKEN_ERROR', retryable: true });
+      expect(FakeSocket.all).toHaveLength(0);
+      await vi.advanceTimersByTimeAsync(1_000);
+      expect(FakeSocket.last.url).toContain('token=good');
+    },
+  );
+
+  it('leaves the token out of what it says', async () => {
+    class Telling extends FakeSocket {
+      constructor(url: string) {
+        super(url);
+        throw new SyntaxError(`the address '${url}' is invalid`);
+      }
+    }
+    const client = make({ publishKey: 'pub_very secret', webSocket: Telling });
+    const error = await client.connect().catch((error) => error);
+    expect(error.message).toContain('token=…');
+    expect(error.message).not.toContain('secret');
   });
 
   it('takes a token as text or as createToken gives it, anew for each connection', async () => {
@@ -130,7 +185,7 @@ describe('connecting', () => {
     }
     const client = make({ webSocket: Impossible });
     await expect(client.connect()).rejects.toMatchObject({ message: expect.stringContaining('bad address') });
-    expect(client.connectionState).toBe('failed');
+    expect(client.connectionState).toBe('error');
     expect(vi.getTimerCount()).toBe(0);
   });
 
@@ -147,7 +202,8 @@ describe('connecting', () => {
 
   it('says what is missing', () => {
     expect(() => new PushFloClient({})).toThrow('publishKey or getToken');
-    expect(() => make({ reconnectDelay: -1 })).toThrow(RangeError);
+    expect(() => make({ publishKey: 'nonsense' })).toThrow('Invalid publish API key');
+    expect(() => make({ reconnectDelay: -1 })).toThrow('reconnectDelay must be');
     expect(() => make({ baseUrl: 'push.test' })).toThrow('must begin with http');
     expect(() => make({ publishKey: 'sec_1' })).toThrow('must not be in a page');
     const before = globalThis.WebSocket;
@@ -158,7 +214,7 @@ describe('connecting', () => {
 });
 
 describe('what is left behind', () => {
-  it.each(['connecting', 'connected', 'waiting to reconnect', 'failed'])(
+  it.each(['connecting', 'connected', 'waiting to reconnect', 'error'])(
     'is nothing after destroy() while %s',
     async (phase) => {
       const listening = spyOnListeners();
@@ -168,9 +224,9 @@ describe('what is left behind', () => {
       await settled();
       if (phase !== 'connecting') FakeSocket.last.greets();
       if (phase === 'waiting to reconnect') FakeSocket.last.dies();
-      if (phase === 'failed') FakeSocket.last.dies(4003);
+      if (phase === 'error') FakeSocket.last.dies(4003);
       client.subscribe('a', {});
-      if (phase !== 'failed') expect(vi.getTimerCount()).toBeGreaterThan(0);
+      if (phase !== 'error') expect(vi.getTimerCount()).toBeGreaterThan(0);
       client.destroy();
       await settled();
       expect(vi.getTimerCount()).toBe(0);
@@ -206,7 +262,7 @@ describe('subscriptions', () => {
       channel: 'a',
       eventType: 'note',
       event: 'note',
-      clientId: null,
+      clientId: '',
       content: { text: 'hi' },
       data: { text: 'hi' },
       timestamp: 1,
@@ -244,7 +300,7 @@ describe('subscriptions', () => {
     client.subscribe('a', { onSubscribed, onPresence });
     expect(onSubscribed).not.toHaveBeenCalled();
     await settled();
-    expect(onSubscribed).toHaveBeenCalledExactlyOnceWith({ channel: 'a', replayed: 0 });
+    expect(onSubscribed).toHaveBeenCalledExactlyOnceWith();
     expect(onPresence).toHaveBeenCalledExactlyOnceWith({
       members: [{ clientId: 'x' }],
       count: 1,
@@ -283,8 +339,30 @@ describe('subscriptions', () => {
     client.subscribe('b', { onUnsubscribed });
     FakeSocket.last.says({ type: 'subscribed', channel: 'b', epoch: 'e', offset: 0 });
     FakeSocket.last.says({ type: 'unsubscribed', channel: 'b' });
-    expect(onUnsubscribed).toHaveBeenCalledExactlyOnceWith({ channel: 'b' });
+    expect(onUnsubscribed).toHaveBeenCalledExactlyOnceWith();
   });
+
+  it('end all at once, and are told of', async () => {
+    const client = await connected();
+    const onUnsubscribed = vi.fn();
+    client.subscribe('a', { onUnsubscribed });
+    client.subscribe('a', { onUnsubscribed });
+    client.subscribe('b');
+    expect(client.getSubscribedChannels()).toEqual(['a', 'b']);
+    client.unsubscribe('a');
+    client.unsubscribe('nobody');
+    expect(onUnsubscribed).toHaveBeenCalledTimes(2);
+    expect([client.isSubscribed('a'), client.isSubscribed('b')]).toEqual([false, true]);
+  });
+
+  it.each([{ last: 1.5 }, { last: -1 }, { last: Number.NaN }, { since: '1' }, {}, { last: 1, since: 1 }, 7])(
+    'cannot ask for the past with %j',
+    (replay) => {
+      const client = make();
+      expect(() => client.subscribe('a', { replay: replay as never })).toThrow('replay must be');
+      expect(client.getSubscribedChannels()).toEqual([]);
+    },
+  );
 
   it('are checked before they are sent', () => {
     expect(() => make().subscribe('a b')).toThrow('has " " at position 1');
@@ -404,13 +482,48 @@ describe('publishing', () => {
     FakeSocket.last.greets();
     expect(FakeSocket.last.sent).toEqual([expect.objectContaining({ data: { n: 1 } })]);
     await expect(client.publish('a', undefined)).rejects.toMatchObject({ code: 'VALIDATION_ERROR' });
-    await expect(client.publish('a', 1n)).rejects.toThrow(TypeError);
+    await expect(client.publish('a', 1n)).rejects.toThrow('must be JSON');
+    const circle: unknown[] = [];
+    circle.push(circle);
+    await expect(client.publish('a', circle)).rejects.toMatchObject({ name: 'ValidationError' });
+    await expect(client.publish({ channel: 'a', event: 7 as never, data: 1 })).rejects.toThrow('event must');
     client.destroy();
   });
 
   it('is rejected where nothing connects', async () => {
     await expect(make().publish('a', 1)).rejects.toMatchObject({ code: 'NOT_CONNECTED' });
   });
+});
+
+it('goes on where debug throws, or cannot show something', async () => {
+  const console = vi.spyOn(globalThis.console, 'error').mockReturnValue();
+  const client = await connected({
+    debug: () => {
+      throw new Error('no');
+    },
+  });
+  expect(client.connectionState).toBe('connected');
+  expect(console).not.toHaveBeenCalled();
+});
+
+it('has listeners like other emitters', async () => {
+  const client = make();
+  const [on, once, off] = [vi.fn(), vi.fn(), vi.fn()];
+  expect(
+    client.on('disconnected', on).once('disconnected', once).on('message', off).off('message', off),
+  ).toBe(client);
+  expect(client.eventNames()).toEqual(['disconnected']);
+  expect([client.listenerCount('disconnected'), client.listenerCount('message')]).toEqual([2, 0]);
+  for (let round = 0; round < 2; round++) {
+    client.connect();
+    await settled();
+    FakeSocket.last.greets();
+    client.disconnect();
+  }
+  expect(on).toHaveBeenCalledTimes(2);
+  expect(on).toHaveBeenCalledWith('disconnect() was called', expect.objectContaining({ code: 1000 }));
+  expect(once).toHaveBeenCalledOnce();
+  expect(client.removeAllListeners().eventNames()).toEqual([]);
 });
 
 it('leaves keys and tokens out of what debug writes', async () => {

@@ -38,7 +38,7 @@ describe('connecting', () => {
     expect(stage.due('retry')).toBe(1_000);
   });
 
-  it.each(['waiting for a token', 'opening', 'open', 'waiting', 'failed'])(
+  it.each(['waiting for a token', 'opening', 'open', 'waiting', 'error'])(
     'leaves nothing when disconnected while %s',
     (phase) => {
       const stage = new Stage().apply({ type: 'connect' });
@@ -46,7 +46,7 @@ describe('connecting', () => {
       if (phase === 'open')
         stage.greeted().apply({ type: 'subscribe', channel: 'a' }).apply({ type: 'wake' });
       if (phase === 'waiting') stage.closes(1006);
-      if (phase === 'failed') stage.closes(4003);
+      if (phase === 'error') stage.closes(4003);
       stage.apply({ type: 'disconnect' });
       expect([...stage.timers.keys()]).toEqual([]);
       expect(stage.isSocketOpen).toBe(false);
@@ -73,7 +73,7 @@ describe('reconnecting', () => {
       return wait;
     });
     expect(waits).toEqual([1_000, 1_000, 4_000, 3_750, 5_000]);
-    expect(stage.session.state).toBe('reconnecting');
+    expect(stage.session.state).toBe('connecting');
   });
 
   it('begins anew after a connection that held, not after one that did not', () => {
@@ -123,16 +123,19 @@ describe('reconnecting', () => {
     stage.closes(1006).pass(2_000).apply({ type: 'token', token: 't' });
     stage.since();
     stage.closes(1006, 'gone');
-    expect(stage.session.state).toBe('failed');
+    expect(stage.session.state).toBe('error');
     expect(stage.since()).toContainEqual(
-      expect.objectContaining({ do: 'error', error: expect.objectContaining({ code: 'CONNECTION_ERROR' }) }),
+      expect.objectContaining({
+        do: 'error',
+        error: expect.objectContaining({ code: 'MAX_RECONNECT_ATTEMPTS' }),
+      }),
     );
     expect(stage.timers.size).toBe(0);
   });
 
   it('does not try where autoReconnect is off', () => {
     const stage = new Stage({ autoReconnect: false }).connected().closes(1006);
-    expect(stage.session.state).toBe('failed');
+    expect(stage.session.state).toBe('error');
     expect(stage.connected().session.state).toBe('connected');
   });
 });
@@ -141,7 +144,7 @@ describe('refusals', () => {
   it('does not try a refused key again, and says what the server said', () => {
     const stage = new Stage().apply({ type: 'connect' }).apply({ type: 'token', token: 't' });
     stage.says({ type: 'error', code: 'UNAUTHORIZED', error: 'the token is not known' }).closes(4001);
-    expect(stage.session.state).toBe('failed');
+    expect(stage.session.state).toBe('error');
     const errors = stage.since().filter((effect) => effect.do === 'error');
     expect(errors).toEqual([
       {
@@ -155,7 +158,7 @@ describe('refusals', () => {
     const stage = new Stage({ renewsTokens: true }).connected().closes(4001, 'token expired');
     expect(stage.tokensWanted).toBe(2);
     stage.apply({ type: 'token', token: 'new' }).closes(4001, 'token expired');
-    expect(stage.session.state).toBe('failed');
+    expect(stage.session.state).toBe('error');
     expect(stage.tokensWanted).toBe(2);
   });
 
@@ -172,7 +175,7 @@ describe('refusals', () => {
 
   it('does not try again where it is forbidden', () => {
     const stage = new Stage({ renewsTokens: true }).connected().closes(4003, 'this origin may not connect');
-    expect(stage.session.state).toBe('failed');
+    expect(stage.session.state).toBe('error');
     expect(stage.timers.size).toBe(0);
   });
 });
@@ -187,7 +190,7 @@ describe('signs of life', () => {
     stage.pass(24_999);
     expect(stage.session.state).toBe('connected');
     stage.pass(1);
-    expect(stage.session.state).toBe('reconnecting');
+    expect(stage.session.state).toBe('connecting');
     expect(stage.isSocketOpen).toBe(false);
   });
 
@@ -205,7 +208,7 @@ describe('signs of life', () => {
     stage.says({ type: 'pong' }).pass(6_000);
     expect(stage.session.state).toBe('connected');
     stage.apply({ type }).pass(5_000);
-    expect(stage.session.state).toBe('reconnecting');
+    expect(stage.session.state).toBe('connecting');
   });
 
   it('can do without pings', () => {
@@ -235,6 +238,6 @@ describe('tokens that expire', () => {
   it('end the connection where there is no getToken', () => {
     const stage = new Stage().connected().says({ type: 'token_expiring', expiresAt: 0 });
     expect(stage.tokensWanted).toBe(1);
-    expect(stage.closes(4001).session.state).toBe('failed');
+    expect(stage.closes(4001).session.state).toBe('error');
   });
 });

@@ -37,7 +37,7 @@ it('is not sent again when the server may have forgotten its id', () => {
   stage.timers.clear();
   stage.since();
   stage.pass(240_000).apply({ type: 'connect' }).greeted();
-  expect(stage.since()).toContainEqual(refused('TIMEOUT'));
+  expect(stage.since()).toContainEqual(refused('CONNECTION_TIMEOUT'));
 });
 
 it('tells why it was refused', () => {
@@ -63,7 +63,7 @@ it('is refused without a connection, and when the connection is given up', () =>
   const stage = new Stage().apply({ type: 'publish', frame });
   expect(stage.since()).toEqual([refused('NOT_CONNECTED')]);
   stage.connected().apply({ type: 'publish', frame }).apply({ type: 'disconnect' });
-  expect(stage.since()).toContainEqual(refused('CONNECTION_ERROR'));
+  expect(stage.since()).toContainEqual(refused('CONNECTION_CLOSED'));
 });
 
 it('has a limit on how many may wait', () => {
@@ -72,4 +72,26 @@ it('has a limit on how many may wait', () => {
   stage.since();
   stage.apply({ type: 'publish', frame });
   expect(stage.since()).toEqual([refused('OVERLOADED')]);
+});
+
+it('refuses the one that is too large, and sends the others again', () => {
+  const stage = new Stage().connected();
+  const publish = (ref: string, data: string) =>
+    stage.apply({ type: 'publish', frame: { type: 'publish', channel: 'a', data, ref, id: ref } });
+  publish('small', 'x');
+  publish('large', 'x'.repeat(100_000));
+  publish('next', 'y');
+  stage.since();
+  stage.closes(1009, 'too large');
+  expect(stage.since()).toContainEqual({
+    do: 'published',
+    ref: 'large',
+    answer: expect.objectContaining({ code: 'PAYLOAD_TOO_LARGE', retryable: false }),
+  });
+  stage.sent();
+  stage.pass(1_000).apply({ type: 'token', token: 't' }).greeted();
+  expect(stage.sent()).toEqual([
+    expect.objectContaining({ ref: 'small' }),
+    expect.objectContaining({ ref: 'next' }),
+  ]);
 });

@@ -3,7 +3,14 @@ import { act, StrictMode, type ReactNode } from 'react';
 import { createRoot, type Root } from 'react-dom/client';
 import { renderToString } from 'react-dom/server';
 import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
-import { PushFloProvider, useChannel, type UseChannelOptions, usePresence, usePushFlo } from '../src/react';
+import {
+  PushFloProvider,
+  useChannel,
+  type UseChannelOptions,
+  usePresence,
+  usePushFlo,
+  usePushFloContext,
+} from '../src/react';
 import { FakeSocket, settled } from './fake-socket';
 
 let root: Root;
@@ -103,7 +110,63 @@ describe('the provider', () => {
   });
 
   it('is needed', () => {
-    expect(() => renderToString(<Channel name="a" />)).toThrow('need a <PushFloProvider>');
+    expect(() => renderToString(<Channel name="a" />)).toThrow('within a <PushFloProvider>');
+  });
+
+  it('connects when it is told to, where autoConnect is off', async () => {
+    function Connect(): ReactNode {
+      const { connect, isConnecting, connectionState } = usePushFlo();
+      return (
+        <button onClick={() => void connect()}>{JSON.stringify([isConnecting, connectionState])}</button>
+      );
+    }
+    await act(async () => {
+      root.render(
+        <PushFloProvider
+          autoConnect={false}
+          publishKey="pub_1"
+          baseUrl="http://push.test"
+          webSocket={FakeSocket}
+        >
+          <Connect />
+        </PushFloProvider>,
+      );
+      await settled();
+    });
+    expect([shown(), FakeSocket.all]).toEqual([[false, 'disconnected'], []]);
+    await act(async () => page.querySelector('button')!.click());
+    expect(shown()).toEqual([true, 'connecting']);
+  });
+
+  it('neither connects nor throws while a server renders, also without a key', () => {
+    const html = renderToString(
+      <PushFloProvider {...({ autoConnect: true, publishKey: undefined } as object)}>
+        <Channel name="a" />
+      </PushFloProvider>,
+    );
+    expect(html).toContain('disconnected');
+    expect(FakeSocket.all).toEqual([]);
+  });
+
+  it('says in the console what is missing, and shows an error', async () => {
+    const console = vi.spyOn(globalThis.console, 'error').mockReturnValue();
+    function Everything(): ReactNode {
+      const { client, connectionState, subscribe, unsubscribe } = usePushFloContext();
+      unsubscribe('a');
+      return JSON.stringify([client, connectionState, subscribe('a')]);
+    }
+    await act(async () =>
+      root.render(
+        <PushFloProvider publishKey={undefined}>
+          <Everything />
+          <Channel name="a" />
+        </PushFloProvider>,
+      ),
+    );
+    expect(page.textContent).toContain('[null,"error",null]');
+    expect(console).toHaveBeenCalledExactlyOnceWith(
+      expect.stringContaining('NEXT_PUBLIC_PUSHFLO_PUBLISH_KEY'),
+    );
   });
 });
 
@@ -126,7 +189,7 @@ describe('useChannel', () => {
     expect(shown()).toMatchObject({
       messages: ['x', 'y'],
       isSubscribed: false,
-      connectionState: 'reconnecting',
+      connectionState: 'connecting',
     });
   });
 
@@ -150,7 +213,7 @@ describe('useChannel', () => {
     await act(async () => FakeSocket.last.publishes('a', 1, 'x'));
     await show(<Channel name="b" />);
     expect(shown().messages).toEqual([]);
-    await show(<Channel name={null} />);
+    for (const name of [null, '', undefined, false]) await show(<Channel name={name as null} />);
     expect(FakeSocket.last.sent.map((frame) => Object.values(frame as object))).toEqual([
       ['subscribe', 'a'],
       ['unsubscribe', 'a'],
@@ -160,20 +223,52 @@ describe('useChannel', () => {
   });
 });
 
+describe('a channel', () => {
+  it('whose name cannot be is told to onError, and the page stays', async () => {
+    const onError = vi.fn();
+    await show(<Channel name="a b" options={{ onError }} />);
+    await greeted();
+    expect(onError).toHaveBeenCalledExactlyOnceWith(expect.objectContaining({ name: 'ValidationError' }));
+    const console = vi.spyOn(globalThis.console, 'error').mockReturnValue();
+    await show(<Channel name="käse" />);
+    expect(console).toHaveBeenCalledExactlyOnceWith(expect.stringContaining('käse'));
+    expect(FakeSocket.last.sent).toEqual([]);
+  });
+
+  it('never shows the messages of the one before', async () => {
+    const seen: unknown[] = [];
+    function Recorder({ name }: { name: string }): ReactNode {
+      seen.push([name, useChannel(name).messages.map(({ channel }) => channel)]);
+      return null;
+    }
+    await show(<Recorder name="a" />);
+    await greeted();
+    await act(async () => {
+      FakeSocket.last.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 0 });
+      FakeSocket.last.publishes('a', 1, 'x');
+    });
+    await show(<Recorder name="b" />);
+    expect(seen).toContainEqual(['a', ['a']]);
+    expect(seen).toContainEqual(['b', []]);
+    expect(seen).not.toContainEqual(['b', ['a']]);
+  });
+});
+
 it('usePresence shows who is there', async () => {
   function Members(): ReactNode {
-    const { members, count } = usePresence('a');
-    return JSON.stringify([members.map(({ clientId }) => clientId), count]);
+    const { members, count, isKnown } = usePresence('a');
+    return JSON.stringify([members.map(({ clientId }) => clientId), count, isKnown]);
   }
   await show(<Members />);
   await greeted();
   expect(FakeSocket.last.sent).toEqual([{ type: 'subscribe', channel: 'a', presence: true }]);
+  expect(shown()).toEqual([[], 0, false]);
   await act(async () => {
     FakeSocket.last.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 0 });
     FakeSocket.last.says({ type: 'presence', channel: 'a', members: [{ clientId: 'x' }], count: 1 });
     FakeSocket.last.says({ type: 'presence', channel: 'a', joined: [{ clientId: 'y' }], count: 2 });
   });
-  expect(shown()).toEqual([['x', 'y'], 2]);
+  expect(shown()).toEqual([['x', 'y'], 2, true]);
 });
 
 it('usePushFlo gives the connection', async () => {

@@ -1,18 +1,18 @@
 import { createHash, createHmac } from 'node:crypto';
 import { describe, expect, it, vi } from 'vitest';
-import { PushFloServer, type PushFloServerOptions, signToken } from '../src/server';
+import { PushFloServer, type ServerOptions, signToken } from '../src/server';
 
 const OK = { success: true, data: { id: 'm', offset: 1 } };
 
 /** A server whose answers are `answers`, one for each attempt: a status with its body, or a failure. */
 function scripted(
   answers: (Error | [number, unknown?, Record<string, string>?])[],
-  options: PushFloServerOptions = {},
+  options: ServerOptions = {},
 ) {
   vi.spyOn(globalThis, 'setTimeout').mockImplementation(((run: () => void, ms: number) => {
     // Waits between attempts are over at once; the limit of an attempt never comes.
     waits.push(ms);
-    if (ms < 10_000) queueMicrotask(run);
+    if (ms < 30_000) queueMicrotask(run);
     return 0;
   }) as never);
   const waits: number[] = [];
@@ -55,8 +55,10 @@ describe('publishing', () => {
   });
 
   it('tries again with the same key until it is answered', async () => {
-    const { server, calls } = scripted([new TypeError('fetch failed'), [503], [502], [200, OK]]);
-    expect(await server.publish('a', 1)).toEqual(OK.data);
+    const { server, calls } = scripted([new TypeError('fetch failed'), [503], [502], [200, OK]], {
+      retryAttempts: 4,
+    });
+    expect(await server.publish('a', 1)).toMatchObject(OK.data);
     expect(new Set(calls.map(({ headers }) => headers['Idempotency-Key'])).size).toBe(1);
     expect(calls).toHaveLength(4);
   });
@@ -64,11 +66,11 @@ describe('publishing', () => {
   it('gives up after retryAttempts', async () => {
     const { server, calls } = scripted(
       [Object.assign(new TypeError('fetch failed'), { cause: { code: 'ECONNREFUSED' } })],
-      { retryAttempts: 1 },
+      { retryAttempts: 2 },
     );
     await expect(server.publish('a', 1)).rejects.toMatchObject({
-      name: 'ConnectionError',
-      code: 'CONNECTION_ERROR',
+      name: 'NetworkError',
+      code: 'NETWORK_ERROR',
       retryable: true,
       message: expect.stringContaining('ECONNREFUSED'),
     });
@@ -83,10 +85,11 @@ describe('publishing', () => {
       details: { data: ['is required'] },
     };
     const { server, calls } = scripted([[400, refusal]]);
-    await expect(server.publish('a', undefined)).rejects.toMatchObject({
-      name: 'ValidationError',
+    await expect(server.publish('a', 1)).rejects.toMatchObject({
+      name: 'NetworkError',
       code: 'VALIDATION_ERROR',
       status: 400,
+      statusCode: 400,
       retryable: false,
       details: { data: ['is required'] },
     });
@@ -102,7 +105,7 @@ describe('publishing', () => {
       [200, OK],
     ]);
     await server.publish('a', 1);
-    const wait = waits.find((ms) => ms !== 10_000)!;
+    const wait = waits.find((ms) => ms !== 30_000)!;
     expect(wait).toBeGreaterThanOrEqual(2_000);
     expect(wait).toBeLessThan(2_500);
   });
@@ -139,19 +142,98 @@ describe('publishing', () => {
       secretKey: 'sec_1',
       fetch: fetch as never,
       timeout: 5,
-      retryAttempts: 0,
+      retryAttempts: 1,
     });
     await expect(server.publish('a', 1)).rejects.toMatchObject({
-      name: 'ConnectionError',
-      code: 'TIMEOUT',
+      name: 'NetworkError',
+      code: 'REQUEST_TIMEOUT',
       retryable: true,
     });
   });
 });
 
+describe('mistakes of the caller', () => {
+  it('are told before anything is sent, and not tried again', async () => {
+    const { server, calls } = scripted([[200, OK]]);
+    const circle: unknown[] = [];
+    circle.push(circle);
+    const wrong = [
+      server.publish('a', 1n),
+      server.publish('a', circle),
+      server.publish('a', undefined),
+      server.publish('a b', 1),
+      server.publish('a', 1, { eventType: 7 as never }),
+      server.publish('a', 1, { idempotencyKey: 'a b' }),
+      server.createChannel({ name: 'A', slug: 'a b' }),
+    ];
+    for (const call of wrong)
+      await expect(call).rejects.toMatchObject({ name: 'ValidationError', retryable: false });
+    expect(calls).toEqual([]);
+    expect(() => new PushFloServer({ secretKey: 'pub_1' })).toThrow('Invalid secret API key');
+  });
+
+  it('say that another site answers', async () => {
+    const page = async () => new Response('<!doctype html>', { status: 200 });
+    const server = new PushFloServer({
+      secretKey: 'sec_1',
+      baseUrl: 'http://shop.test',
+      fetch: page as never,
+    });
+    await expect(server.getChannel('a')).rejects.toMatchObject({
+      name: 'NetworkError',
+      code: 'PARSE_ERROR',
+      retryable: false,
+      message: expect.stringContaining('http://shop.test answered 200, and not as PushFlo does'),
+    });
+  });
+
+  it('leave the key out of errors', async () => {
+    const { server } = scripted([new TypeError('"Bearer sec_1" is an invalid header value')], {
+      retryAttempts: 1,
+    });
+    const error = await server.publish('a', 1).catch((error) => error);
+    expect(error.message).toContain('"Bearer …"');
+  });
+});
+
+describe('trying again', () => {
+  const limited = { success: false, error: 'slow down', code: 'RATE_LIMITED' };
+
+  it('ends where the server asks for a longer wait than there is time', async () => {
+    const { server, calls } = scripted([[429, limited, { 'Retry-After': '120' }]]);
+    await expect(server.publish('a', 1)).rejects.toMatchObject({ code: 'RATE_LIMITED', retryAfter: 120 });
+    expect(calls).toHaveLength(1);
+  });
+
+  it('goes on without a limit of attempts until the time is over', async () => {
+    const { server, calls } = scripted([[503]], { retryAttempts: 0, retryTimeout: 50 });
+    await expect(server.publish('a', 1)).rejects.toMatchObject({ code: 'SERVER_ERROR' });
+    expect(calls).toHaveLength(1);
+  });
+
+  it('ends with the signal, before, between and in attempts', async () => {
+    const { server, calls } = scripted([[200, OK]]);
+    const ended = { name: 'NetworkError', code: 'ABORTED', retryable: false };
+    await expect(server.publish('a', 1, { signal: AbortSignal.abort() })).rejects.toMatchObject(ended);
+    expect(calls).toEqual([]);
+    vi.restoreAllMocks();
+    for (const fetch of [
+      (_: string, { signal }: RequestInit) =>
+        new Promise((_, reject) => signal!.addEventListener('abort', () => reject(signal!.reason))),
+      async () => new Response(JSON.stringify(limited), { status: 429, headers: { 'Retry-After': '30' } }),
+    ]) {
+      const abort = new AbortController();
+      const waiting = new PushFloServer({ secretKey: 'sec_1', fetch: fetch as never });
+      const call = waiting.publish('a', 1, { signal: abort.signal });
+      setTimeout(() => abort.abort(), 20);
+      await expect(call).rejects.toMatchObject(ended);
+    }
+  });
+});
+
 describe('other calls', () => {
   it('have the addresses of the contract', async () => {
-    const { server, calls } = scripted([[200, { success: true, data: [] }]]);
+    const { server, calls } = scripted([[200, { success: true, data: { items: [] } }]]);
     const after = new Date(5);
     await server.getMessageHistory('orders:1', { page: 2, pageSize: 10, after });
     await server.listChannels({ page: 2 });
@@ -179,7 +261,7 @@ describe('other calls', () => {
   it('do not make a channel twice', async () => {
     const { server, calls } = scripted([new TypeError('fetch failed'), [200, OK]]);
     await expect(server.createChannel({ name: 'A', slug: 'a' })).rejects.toMatchObject({
-      code: 'CONNECTION_ERROR',
+      code: 'NETWORK_ERROR',
     });
     expect(calls).toHaveLength(1);
   });
@@ -198,11 +280,11 @@ describe('other calls', () => {
     [403, 'ForbiddenError'],
     [404, 'NotFoundError'],
     [409, 'ConflictError'],
-    [413, 'ValidationError'],
+    [413, 'NetworkError'],
     [429, 'RateLimitError'],
     [502, 'ServerError'],
   ])('take a status %i without a body for a %s', async (status, name) => {
-    const { server } = scripted([[status]], { retryAttempts: 0 });
+    const { server } = scripted([[status]], { retryAttempts: 1 });
     await expect(server.getChannel('a')).rejects.toMatchObject({ name, status });
   });
 
@@ -210,7 +292,11 @@ describe('other calls', () => {
     const { server, calls } = scripted([[200, OK]], { secretKey: undefined, baseUrl: undefined });
     vi.stubEnv('PUSHFLO_SECRET_KEY', '');
     vi.stubEnv('PUSHFLO_API_KEY', '');
-    await expect(server.publish('a', 1)).rejects.toThrow('secretKey is required');
+    await expect(server.publish('a', 1)).rejects.toMatchObject({ code: 'MISSING_SECRET_KEY' });
+    vi.stubEnv('PUSHFLO_API_KEY', 'sec_with a line break\n');
+    const refused = await server.publish('a', 1).catch((error) => error);
+    expect(refused).toMatchObject({ name: 'AuthenticationError', code: 'INVALID_API_KEY' });
+    expect(refused.message).not.toContain('with a line');
     vi.stubEnv('PUSHFLO_API_KEY', 'sec_2');
     vi.stubEnv('PUSHFLO_URL', 'http://there.test');
     await server.publish('a', 1);

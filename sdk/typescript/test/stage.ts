@@ -16,6 +16,7 @@ export const DEFAULTS: SessionSettings = {
   replayOnReconnect: true,
   replayWindow: 3_600_000,
   renewsTokens: false,
+  server: 'http://push.test',
 };
 
 export class Stage {
@@ -72,7 +73,7 @@ export class Stage {
 
   /** Connects, with whatever that takes. */
   connected(): this {
-    if (this.session.state === 'disconnected' || this.session.state === 'failed')
+    if (this.session.state === 'disconnected' || this.session.state === 'error')
       this.apply({ type: 'connect' });
     return this.greeted();
   }

@@ -6,12 +6,11 @@ import type { ClientFrame, PublishedFrame, PublishFrame, Replay, ServerFrame } f
 /** What an application sees of the connection. */
 export type ConnectionState =
   | 'disconnected'
+  /** It tries, or waits before it tries again. */
   | 'connecting'
   | 'connected'
-  /** It was connected, and will be again. */
-  | 'reconnecting'
   /** It will not try again by itself: refused, or out of attempts. */
-  | 'failed';
+  | 'error';
 
 /** All timers there are; each runs at most once at a time. */
 export const TIMERS = ['connect', 'retry', 'heartbeat', 'probe', 'settle', 'refresh', 'resubscribe'] as const;
@@ -50,6 +49,8 @@ export type Effect =
   | { do: 'state'; state: ConnectionState; error?: PushFloError }
   | { do: 'connected'; clientId: string; timestamp: number }
   | { do: 'disconnected'; code: number; reason: string; willReconnect: boolean }
+  /** An attempt came to nothing; another one follows. */
+  | { do: 'attemptFailed'; error: PushFloError }
   | { do: 'error'; error: PushFloError }
   | { do: 'tell'; channel: string; event: ChannelEvent }
   /** A subscription was refused. */

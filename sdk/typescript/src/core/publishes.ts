@@ -24,17 +24,28 @@ export class Publishes {
     return ref !== undefined && this.pending.delete(ref) ? [settled(ref, answer)] : [];
   }
 
+  /**
+   * The server has ended the connection over a message that is larger than it takes. It is the largest
+   * of those that wait, and it would be too large again.
+   */
+  refuseLargest(): PublishSettled[] {
+    const size = (frame: PublishFrame) => JSON.stringify(frame).length;
+    const [largest] = [...this.pending.values()].sort((a, b) => size(b.frame) - size(a.frame));
+    const error = errorOf('PAYLOAD_TOO_LARGE', 'what was published is larger than the server takes');
+    return this.answer(largest?.frame.ref, error);
+  }
+
   /** What to send on a new connection, in order, and what has waited for too long. */
   again(nowMs: number): (PublishFrame | PublishSettled)[] {
     return [...this.pending.values()].flatMap<PublishFrame | PublishSettled>(({ frame, sinceMs }) => {
       if (nowMs - sinceMs < RETRY_MAX_MS) return [frame];
-      return this.answer(frame.ref, errorOf('TIMEOUT', 'there was no connection for too long'));
+      return this.answer(frame.ref, errorOf('CONNECTION_TIMEOUT', 'there was no connection for too long'));
     });
   }
 
   /** No connection will come for those that wait. */
   reject(why: string): PublishSettled[] {
-    return [...this.pending.keys()].flatMap((ref) => this.answer(ref, errorOf('CONNECTION_ERROR', why)));
+    return [...this.pending.keys()].flatMap((ref) => this.answer(ref, errorOf('CONNECTION_CLOSED', why)));
   }
 }
 

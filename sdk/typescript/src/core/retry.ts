@@ -15,6 +15,13 @@ export interface RetrySettings {
   renewsTokens: boolean;
 }
 
+/** What follows the end of a connection. */
+export interface End {
+  error: PushFloError;
+  /** Until the next attempt; absent where there is none. */
+  waitMs?: number;
+}
+
 export class Retry {
   /** A wait that the server asked for; the network coming back does not cut it short. */
   isAskedToWait = false;
@@ -45,28 +52,31 @@ export class Retry {
   }
 
   /**
-   * A connection has ended with a code: how many milliseconds to wait before the next attempt, or
-   * why there is none. `verdict` is what the server said before.
+   * A connection has ended with a code, or an attempt at one: why, and how many milliseconds to wait
+   * before the next attempt, if there is one. `verdict` is what the server said before.
    */
-  after(code: number, reason: string, verdict?: PushFloError): number | PushFloError {
+  after(code: number, lost: PushFloError, reason: string, verdict?: PushFloError): End {
     const { autoReconnect, maxReconnectAttempts, renewsTokens } = this.settings;
     this.isAskedToWait = false;
-    if (code === CloseCode.forbidden) return verdict ?? errorOf('FORBIDDEN', reason || 'refused');
+    if (code === CloseCode.forbidden) return { error: verdict ?? errorOf('FORBIDDEN', reason || 'refused') };
+    let error = lost;
     if (code === CloseCode.unauthorized) {
-      const refused = verdict ?? errorOf('UNAUTHORIZED', reason || 'the token was refused');
-      if (!renewsTokens || this.isTokenRefused || !autoReconnect) return refused;
+      error = verdict ?? errorOf('UNAUTHORIZED', reason || 'the token was refused');
+      if (!renewsTokens || this.isTokenRefused || !autoReconnect) return { error };
       this.isTokenRefused = true;
     }
-    const lost = errorOf('CONNECTION_ERROR', `the connection was lost (${code})${reason && `: ${reason}`}`);
-    if (!autoReconnect) return lost;
+    if (!autoReconnect) return { error };
     const attempt = this.attempts++;
-    if (maxReconnectAttempts > 0 && attempt >= maxReconnectAttempts) return lost;
+    if (maxReconnectAttempts > 0 && attempt >= maxReconnectAttempts) {
+      const text = `gave up after ${attempt} attempts to reconnect: ${error.message}`;
+      return { error: errorOf('MAX_RECONNECT_ATTEMPTS', text, { cause: error }) };
+    }
     const askedMs = retryAfterMs(reason);
     this.isAskedToWait = askedMs !== undefined || code === CloseCode.overQuota;
-    if (askedMs !== undefined) return askedMs;
-    if (code === CloseCode.overQuota) return jittered(QUOTA_RETRY_MS, this.random);
+    if (askedMs !== undefined) return { error, waitMs: askedMs };
+    if (code === CloseCode.overQuota) return { error, waitMs: jittered(QUOTA_RETRY_MS, this.random) };
     const isUrgent = code === CloseCode.tooSlow || code === CloseCode.unauthorized;
-    return isUrgent && attempt === 0 ? 0 : this.backoffMs(attempt);
+    return { error, waitMs: isUrgent && attempt === 0 ? 0 : this.backoffMs(attempt) };
   }
 
   /**

@@ -26,6 +26,8 @@ export interface SessionSettings extends RetrySettings, RecoverySettings {
   connectionTimeout: number;
   /** Between pings; 0 for none. */
   heartbeatInterval: number;
+  /** The address, for sentences. */
+  server: string;
 }
 
 /** What the session reads instead of having it. */
@@ -54,7 +56,6 @@ export class Session {
   private readonly channels = new Map<string, Channel>();
   private readonly publishes = new Publishes();
   private readonly retry: Retry;
-  private wasConnected = false;
   private resubscribes = 0;
   private unansweredPings = 0;
   /** What the server said before it closes for good. */
@@ -129,7 +130,6 @@ export class Session {
 
   private connect(): void {
     if (this.phase === 'off' || this.phase === 'failed') {
-      this.wasConnected = false;
       this.retry.begin();
     } else if (this.phase !== 'waiting') return;
     this.attempt();
@@ -140,7 +140,7 @@ export class Session {
     this.verdict = undefined;
     this.stop('retry');
     this.start('connect', this.settings.connectionTimeout);
-    this.show(this.wasConnected ? 'reconnecting' : 'connecting');
+    this.show('connecting');
     this.effects.push({ do: 'fetchToken' });
   }
 
@@ -152,14 +152,13 @@ export class Session {
   }
 
   private tokenFailed(error: PushFloError): void {
+    if (this.phase === 'waitingForToken') return this.ended(CloseCode.lost, '', error);
     this.effects.push({ do: 'error', error });
-    if (this.phase === 'open') return this.start('refresh', REFRESH_RETRY_MS);
-    if (this.phase === 'waitingForToken') this.ended(CloseCode.lost, error.message);
+    if (this.phase === 'open') this.start('refresh', REFRESH_RETRY_MS);
   }
 
   private greeted(clientId: string, timestamp: number): void {
     this.phase = 'open';
-    this.wasConnected = true;
     this.retry.accepted();
     this.unansweredPings = 0;
     this.clockSkewMs = timestamp - this.surroundings.now();
@@ -187,24 +186,33 @@ export class Session {
   }
 
   /** The connection, or the attempt at one, came to an end that nobody here wanted. */
-  private ended(code: number, reason: string): void {
+  private ended(code: number, reason: string, cause?: PushFloError): void {
     const wasOpen = this.phase === 'open';
     this.leave();
-    const waitMs = this.retry.after(code, reason, this.verdict);
-    const willReconnect = typeof waitMs === 'number';
-    if (!willReconnect) this.fail(waitMs);
+    if (code === CloseCode.tooLarge) this.effects.push(...this.publishes.refuseLargest());
+    const lost = cause ?? this.lost(code, reason, wasOpen);
+    const { error, waitMs } = this.retry.after(code, lost, reason, this.verdict);
+    if (waitMs === undefined) this.fail(error);
     else if (waitMs > 0) {
       this.phase = 'waiting';
       this.start('retry', waitMs);
-      this.show(this.wasConnected ? 'reconnecting' : 'connecting');
+      this.show('connecting');
+      if (!wasOpen) this.effects.push({ do: 'attemptFailed', error }, { do: 'error', error });
     } else this.attempt();
-    if (wasOpen) this.tellDisconnected(code, reason, willReconnect);
+    if (wasOpen) this.tellDisconnected(code, reason, waitMs !== undefined);
+  }
+
+  private lost(code: number, reason: string, wasOpen: boolean): PushFloError {
+    const why = `(${code})${reason && `: ${reason}`}`;
+    if (wasOpen) return errorOf('CONNECTION_CLOSED', `the connection was lost ${why}`);
+    const help = 'is PushFlo there, and does everything in between let WebSockets through?';
+    return errorOf('CONNECTION_FAILED', `cannot connect to ${this.settings.server} ${why}; ${help}`);
   }
 
   private fail(error: PushFloError): void {
     this.phase = 'failed';
     this.effects.push(...this.publishes.reject(error.message));
-    this.show('failed', error);
+    this.show('error', error);
     this.effects.push({ do: 'error', error });
   }
 
@@ -247,8 +255,11 @@ export class Session {
 
   private timer(timer: Timer): void {
     switch (timer) {
-      case 'connect':
-        return this.ended(CloseCode.lost, 'connecting took too long');
+      case 'connect': {
+        const { server, connectionTimeout } = this.settings;
+        const text = `no connection to ${server} within ${connectionTimeout} ms`;
+        return this.ended(CloseCode.lost, '', errorOf('CONNECTION_TIMEOUT', text));
+      }
       case 'retry':
         return this.attempt();
       case 'heartbeat':

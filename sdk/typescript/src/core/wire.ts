@@ -116,6 +116,8 @@ export const CloseCode = {
   /** What a browser tells of a connection that was lost without a word. */
   lost: 1006,
   goingAway: 1001,
+  /** A message was larger than the server takes (RFC 6455 section 7.4.1). */
+  tooLarge: 1009,
   unauthorized: 4001,
   forbidden: 4003,
   tooSlow: 4008,

@@ -1,7 +1,6 @@
 import type { ConnectionState, Gap, Message, PushFloError, Replay } from '@pushflodev/sdk';
 import { useCallback, useEffect, useRef, useState } from 'react';
-import { useClient } from './provider';
-import { useConnectionState } from './use-pushflo';
+import { usePushFloContext } from './provider';
 
 export interface UseChannelOptions<T = any> {
   /** How many messages are kept, the latest. Default 100. */
@@ -9,30 +8,36 @@ export interface UseChannelOptions<T = any> {
   /** What to begin with: the last so many messages, or all since a time in Unix ms. */
   history?: number | { since: number };
   onMessage?: (message: Message<T>) => void;
+  /** The subscription was refused, or the channel's name or an option is wrong. */
   onError?: (error: PushFloError) => void;
   /** Messages may be missing. */
   onGap?: (gap: Gap) => void;
 }
 
-export interface ChannelMessages<T = any> {
+export interface UseChannelResult<T = any> {
   /** Oldest first. */
   messages: Message<T>[];
   lastMessage: Message<T> | null;
   /** Whether messages come; false while the connection is away. */
   isSubscribed: boolean;
   connectionState: ConnectionState;
-  clearMessages(): void;
+  clearMessages: () => void;
 }
 
-/** Subscribes to a channel while the component is there; `null` subscribes to nothing. */
+/** What is known of one channel; of another there is nothing to show. */
+interface Seen {
+  channel: unknown;
+  isSubscribed: boolean;
+  messages: Message[];
+}
+
+/** Subscribes to a channel while the component is there; what is no name, as `null`, to nothing. */
 export function useChannel<T = any>(
-  channel: string | null,
+  channel: string | null | undefined | false,
   options: UseChannelOptions<T> = {},
-): ChannelMessages<T> {
-  const client = useClient();
-  const connectionState = useConnectionState(client);
-  const [messages, setMessages] = useState<Message<T>[]>([]);
-  const [isSubscribed, setSubscribed] = useState(false);
+): UseChannelResult<T> {
+  const { client, connectionState } = usePushFloContext();
+  const [seen, setSeen] = useState<Seen>({ channel: null, isSubscribed: false, messages: [] });
   // Callbacks are mostly new with each rendering, which is no reason to subscribe anew.
   const latest = useRef(options);
   useEffect(() => {
@@ -40,32 +45,52 @@ export function useChannel<T = any>(
   });
 
   useEffect(() => {
-    if (channel === null) return;
+    if (!client || !channel) return;
+    const change = (next: (before: Seen) => Partial<Seen>) => {
+      setSeen((before) => {
+        const mine = before.channel === channel ? before : { channel, isSubscribed: false, messages: [] };
+        return { ...mine, ...next(mine) };
+      });
+    };
     const { history, maxMessages: first } = latest.current;
-    const subscription = client.subscribe<T>(channel, {
-      replay: replayOf(history, first),
-      onMessage: (message) => {
-        const { maxMessages = MAX_MESSAGES_DEFAULT, onMessage } = latest.current;
-        setMessages((before) => [...before, message].slice(-maxMessages));
-        onMessage?.(message);
-      },
-      onSubscribed: () => setSubscribed(true),
-      onUnsubscribed: () => setSubscribed(false),
-      onError: (error) => latest.current.onError?.(error),
-      onGap: (gap) => latest.current.onGap?.(gap),
-    });
+    const fail = (error: PushFloError) => {
+      const { onError } = latest.current;
+      if (onError) onError(error);
+      else console.error(`[pushflo] useChannel: ${error.message}`);
+    };
+    let subscription: { unsubscribe(): void };
+    try {
+      subscription = client.subscribe<T>(channel, {
+        replay: replayOf(history, first),
+        onMessage: (message) => {
+          const { maxMessages = MAX_MESSAGES_DEFAULT, onMessage } = latest.current;
+          change(({ messages }) => ({ messages: [...messages, message].slice(-maxMessages) }));
+          onMessage?.(message);
+        },
+        onSubscribed: () => change(() => ({ isSubscribed: true })),
+        onUnsubscribed: () => change(() => ({ isSubscribed: false })),
+        onError: fail,
+        onGap: (gap) => latest.current.onGap?.(gap),
+      });
+    } catch (error) {
+      fail(error as PushFloError);
+      return;
+    }
     const removeListener = client.onConnectionChange((state) => {
-      if (state !== 'connected') setSubscribed(false);
+      if (state !== 'connected') change(() => ({ isSubscribed: false }));
     });
     return () => {
       removeListener();
       subscription.unsubscribe();
-      setMessages([]);
+      setSeen({ channel: null, isSubscribed: false, messages: [] });
     };
   }, [client, channel]);
 
-  const clearMessages = useCallback(() => setMessages([]), []);
-  return { messages, lastMessage: messages.at(-1) ?? null, isSubscribed, connectionState, clearMessages };
+  const clearMessages = useCallback(() => setSeen((before) => ({ ...before, messages: [] })), []);
+  const isThis = seen.channel === channel;
+  const messages = isThis ? seen.messages : NONE;
+  const lastMessage = messages.at(-1) ?? null;
+  return { messages, lastMessage, isSubscribed: isThis && seen.isSubscribed, connectionState, clearMessages };
 }
 
 function replayOf(
@@ -75,4 +100,6 @@ function replayOf(
   return typeof history === 'number' ? { last: Math.min(history, maxMessages) } : history;
 }
 
+/** The same one each time, so that what depends on it is not done again. */
+const NONE: Message[] = [];
 const MAX_MESSAGES_DEFAULT = 100;

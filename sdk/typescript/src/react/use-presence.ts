@@ -1,27 +1,39 @@
 import type { Member } from '@pushflodev/sdk';
 import { useEffect, useState } from 'react';
-import { useClient } from './provider';
+import { usePushFloContext } from './provider';
 
-export interface ChannelPresence {
+export interface UsePresenceResult {
   /** Everybody who is there, this client too. */
   members: Member[];
   count: number;
+  /**
+   * Whether the server has told who is there. It never does of a channel without presence, which is
+   * switched on with `updateChannel(slug, { presence: true })`.
+   */
+  isKnown: boolean;
 }
 
 /** Who is subscribed to a channel with presence, while the component is there. */
-export function usePresence(channel: string | null): ChannelPresence {
-  const client = useClient();
-  const [presence, setPresence] = useState(NOBODY);
+export function usePresence(channel: string | null | undefined | false): UsePresenceResult {
+  const { client } = usePushFloContext();
+  const [seen, setSeen] = useState({ channel: null as unknown, presence: NOBODY });
   useEffect(() => {
-    if (channel === null) return;
-    const onPresence = ({ members, count }: ChannelPresence) => setPresence({ members, count });
-    const subscription = client.subscribe(channel, { onPresence });
+    if (!client || !channel) return;
+    const onPresence = ({ members, count }: { members: Member[]; count: number }) =>
+      setSeen({ channel, presence: { members, count, isKnown: true } });
+    let subscription: { unsubscribe(): void };
+    try {
+      subscription = client.subscribe(channel, { onPresence });
+    } catch (error) {
+      console.error(`[pushflo] usePresence: ${(error as Error).message}`);
+      return;
+    }
     return () => {
       subscription.unsubscribe();
-      setPresence(NOBODY);
+      setSeen({ channel: null, presence: NOBODY });
     };
   }, [client, channel]);
-  return presence;
+  return seen.channel === channel ? seen.presence : NOBODY;
 }
 
-const NOBODY: ChannelPresence = { members: [], count: 0 };
+const NOBODY: UsePresenceResult = { members: [], count: 0, isKnown: false };

@@ -1,32 +1,25 @@
-import type { ConnectionState, PushFloClient } from '@pushflodev/sdk';
-import { useCallback, useSyncExternalStore } from 'react';
-import { useClient } from './provider';
+import type { ConnectionState, PushFloClient, Subscription, SubscriptionOptions } from '@pushflodev/sdk';
+import { usePushFloContext } from './provider';
 
-export interface PushFloConnection {
-  client: PushFloClient;
+export interface UsePushFloResult {
+  /** Null where none can be made of the provider's properties; the console says why. */
+  client: PushFloClient | null;
   connectionState: ConnectionState;
   isConnected: boolean;
+  isConnecting: boolean;
   /** The name the server gave the connection. */
   clientId: string | null;
-  connect(): Promise<void>;
-  disconnect(): void;
+  connect: () => Promise<void>;
+  disconnect: () => void;
+  subscribe: (channel: string, options?: SubscriptionOptions) => Subscription | null;
+  unsubscribe: (channel: string) => void;
 }
 
 /** The provider's client and the state of its connection. */
-export function usePushFlo(): PushFloConnection {
-  const client = useClient();
-  const connectionState = useConnectionState(client);
-  const connect = useCallback(() => client.connect(), [client]);
-  const disconnect = useCallback(() => client.disconnect(), [client]);
+export function usePushFlo(): UsePushFloResult {
+  const context = usePushFloContext();
+  const { client, connectionState } = context;
   const isConnected = connectionState === 'connected';
-  return { client, connectionState, isConnected, clientId: client.clientId, connect, disconnect };
-}
-
-/** Renders anew when the state changes. */
-export function useConnectionState(client: PushFloClient): ConnectionState {
-  return useSyncExternalStore(
-    useCallback((changed) => client.onConnectionChange(changed), [client]),
-    () => client.connectionState,
-    () => 'disconnected',
-  );
+  const isConnecting = connectionState === 'connecting';
+  return { ...context, isConnected, isConnecting, clientId: client && client.clientId };
 }

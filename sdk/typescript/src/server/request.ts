@@ -4,16 +4,21 @@
  * A call is tried again only where that cannot do harm: reads, calls with an idempotency key, and
  * calls that the server says it has not begun.
  */
-import { type ErrorContext, errorOf, PushFloError } from '../errors';
+import { type ErrorContext, PushFloError, ValidationError } from '../errors';
+import { codeOf, httpErrorOf, NetworkError } from '../http-errors';
+import { log, type LogTarget } from '../log';
 
 export interface RequestSettings {
   baseUrl: string;
   secretKey: string;
   /** Milliseconds for one attempt, with its answer. */
   timeout: number;
-  /** Attempts after the first. */
+  /** Attempts in all; 0 for as many as `retryTimeout` leaves room for. */
   retryAttempts: number;
+  /** Milliseconds for all attempts and the waits between them, from which on none begins. */
+  retryTimeout: number;
   fetch: typeof fetch;
+  debug?: LogTarget;
 }
 
 export interface Call {
@@ -26,6 +31,8 @@ export interface Call {
   idempotencyKey?: string;
   /** Whether doing it twice is the same as doing it once. */
   isRepeatable?: boolean;
+  /** Ends the call, between attempts too. */
+  signal?: AbortSignal;
 }
 
 /** The `data` of the answer, and what lists have beside it. */
@@ -43,45 +50,79 @@ export interface Pagination {
 
 /** Calls, and tries again as the call allows. @throws {PushFloError} */
 export async function request<T>(settings: RequestSettings, call: Call): Promise<Answer<T>> {
-  for (let attempt = 0; ; attempt++) {
+  const body = encoded(call);
+  checkHeader('idempotencyKey', call.idempotencyKey);
+  const untilMs = Date.now() + settings.retryTimeout;
+  for (let attempt = 1; ; attempt++) {
     try {
-      return await once<T>(settings, call);
+      return await once<T>(settings, call, body);
     } catch (error) {
-      const isLast = attempt >= settings.retryAttempts;
-      if (!(error instanceof PushFloError) || isLast || !mayRepeat(error, call)) {
+      if (!(error instanceof PushFloError)) throw error;
+      const ms = waitMs(error, attempt);
+      const isLast = attempt === settings.retryAttempts || Date.now() + ms > untilMs;
+      log(settings.debug, `${call.method} ${call.path}: ${error}`);
+      if (isLast || !mayRepeat(error, call)) {
         // It was deleted by an attempt whose answer was lost.
-        if (call.method === 'DELETE' && attempt > 0 && isNotFound(error)) return { data: undefined as T };
+        const isDone = call.method === 'DELETE' && attempt > 1 && error.code === 'NOT_FOUND';
+        if (isDone) return { data: undefined as T };
         throw error;
       }
-      await pause(waitMs(error, attempt));
+      await pause(ms, call.signal);
     }
   }
 }
 
-async function once<T>(settings: RequestSettings, call: Call): Promise<Answer<T>> {
+/** The body as it is sent. @throws {ValidationError} for what JSON cannot say, before anything is sent. */
+function encoded({ body }: Call): string | undefined {
+  try {
+    return body === undefined ? undefined : JSON.stringify(body);
+  } catch (cause) {
+    throw new ValidationError(`what is sent must be JSON: ${reasonOf(cause)}`, undefined, { cause });
+  }
+}
+
+/** @throws {ValidationError} for what no header may carry. */
+function checkHeader(name: string, value: unknown): void {
+  if (value === undefined || (typeof value === 'string' && /^[\x21-\x7e]+$/.test(value))) return;
+  throw new ValidationError(`${name} must be visible ASCII characters without blanks`, name);
+}
+
+async function once<T>(settings: RequestSettings, call: Call, body?: string): Promise<Answer<T>> {
+  const { signal } = call;
+  if (signal?.aborted) throw aborted(signal);
   const abort = new AbortController();
-  const timer = setTimeout(() => abort.abort(), settings.timeout);
+  const stop = () => abort.abort();
+  const timer = setTimeout(stop, settings.timeout);
+  signal?.addEventListener('abort', stop);
   try {
     const response = await settings.fetch(address(settings, call), {
       method: call.method,
       headers: headers(settings, call),
-      body: call.body === undefined ? undefined : JSON.stringify(call.body),
+      body,
       signal: abort.signal,
       // Next.js before 15 would keep answers otherwise; `cache` is not known to all edge runtimes.
       ...({ next: { revalidate: 0 } } as RequestInit),
     });
     const text = await response.text();
-    if (!response.ok) throw refusal(response, text);
-    return text ? (JSON.parse(text) as Answer<T>) : { data: undefined as T };
+    log(settings.debug, `${call.method} ${call.path}: ${response.status}`);
+    if (!response.ok) throw refusal(settings, response, text);
+    return text ? parsed<T>(settings, response, text) : { data: undefined as T };
   } catch (cause) {
     if (cause instanceof PushFloError) throw cause;
+    if (signal?.aborted) throw aborted(signal);
     if (abort.signal.aborted) {
-      throw errorOf('TIMEOUT', `no answer came within ${settings.timeout} ms`, { cause });
+      throw new NetworkError(`no answer came within ${settings.timeout} ms`, 'REQUEST_TIMEOUT', { cause });
     }
-    throw errorOf('CONNECTION_ERROR', `cannot reach ${settings.baseUrl}: ${reasonOf(cause)}`, { cause });
+    const text = `cannot reach ${settings.baseUrl}: ${reasonOf(cause)}`;
+    throw new NetworkError(text.replaceAll(settings.secretKey, '…'), 'NETWORK_ERROR', { cause });
   } finally {
     clearTimeout(timer);
+    signal?.removeEventListener('abort', stop);
   }
+}
+
+function aborted({ reason }: AbortSignal): NetworkError {
+  return new NetworkError('the call was aborted', 'ABORTED', { retryable: false, cause: reason });
 }
 
 function address({ baseUrl }: RequestSettings, { path, query = {} }: Call): string {
@@ -101,8 +142,22 @@ function headers({ secretKey }: RequestSettings, { body, idempotencyKey }: Call)
   };
 }
 
+function parsed<T>(settings: RequestSettings, response: Response, text: string): Answer<T> {
+  try {
+    return JSON.parse(text) as Answer<T>;
+  } catch (cause) {
+    const { status } = response;
+    throw new NetworkError(foreign(settings, status), 'PARSE_ERROR', { status, retryable: false, cause });
+  }
+}
+
+/** What is said where something else than PushFlo has answered. */
+function foreign({ baseUrl }: RequestSettings, status: number): string {
+  return `${baseUrl} answered ${status}, and not as PushFlo does: is it the address of your PushFlo?`;
+}
+
 /** The error in an answer; a proxy's answer may not be the server's JSON. */
-function refusal(response: Response, text: string): PushFloError {
+function refusal(settings: RequestSettings, response: Response, text: string): PushFloError {
   const { status } = response;
   const context: ErrorContext = { status };
   const retryAfter = Number(response.headers.get('retry-after') ?? Number.NaN);
@@ -110,26 +165,12 @@ function refusal(response: Response, text: string): PushFloError {
   try {
     const { error, code, details } = JSON.parse(text);
     if (details) context.details = details;
-    if (code) return errorOf(code, error, context);
+    if (code) return httpErrorOf(code, error, context);
   } catch {
     // The status says enough.
   }
-  return errorOf(
-    CODES[status] ?? (status < 500 ? 'VALIDATION_ERROR' : 'SERVER_ERROR'),
-    `the answer was ${status}`,
-    context,
-  );
+  return httpErrorOf(codeOf(status), foreign(settings, status), context);
 }
-
-/** What a status means where no code came with it. */
-const CODES: Record<number, string> = {
-  401: 'UNAUTHORIZED',
-  403: 'FORBIDDEN',
-  404: 'NOT_FOUND',
-  409: 'CONFLICT',
-  413: 'PAYLOAD_TOO_LARGE',
-  429: 'RATE_LIMITED',
-};
 
 function mayRepeat(error: PushFloError, call: Call): boolean {
   // Refused before anything was done.
@@ -139,18 +180,23 @@ function mayRepeat(error: PushFloError, call: Call): boolean {
 }
 
 function waitMs({ retryAfter }: PushFloError, attempt: number): number {
-  const grownMs = Math.min(RETRY_MS * 2 ** attempt, RETRY_MAX_MS);
-  if (retryAfter !== undefined)
-    return Math.min(retryAfter * 1000, RETRY_AFTER_MAX_MS) + grownMs * Math.random();
+  const grownMs = Math.min(RETRY_MS * 2 ** (attempt - 1), RETRY_MAX_MS);
+  if (retryAfter !== undefined) return retryAfter * 1000 + grownMs * Math.random();
   return grownMs * (0.5 + Math.random() / 2);
 }
 
-function pause(ms: number): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
-}
-
-function isNotFound(error: unknown): boolean {
-  return error instanceof PushFloError && error.code === 'NOT_FOUND';
+function pause(ms: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      clearTimeout(timer);
+      reject(aborted(signal!));
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener('abort', stop);
+      resolve();
+    }, ms);
+    signal?.addEventListener('abort', stop, { once: true });
+  });
 }
 
 /** Node's `fetch` hides the reason in the cause. */
@@ -162,5 +208,3 @@ function reasonOf(error: unknown): string {
 /** The first wait before trying again. */
 const RETRY_MS = 200;
 const RETRY_MAX_MS = 5_000;
-/** The longest wait that a server may ask for. */
-const RETRY_AFTER_MAX_MS = 30_000;

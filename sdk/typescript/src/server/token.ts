@@ -2,7 +2,8 @@
  * Connection tokens made here instead of by the server: JWT, HS256, signed with a key that is derived
  * from the secret key, which itself never leaves the backend.
  */
-import { PushFloError } from '../errors';
+import { webcrypto } from '#webcrypto';
+import { ValidationError } from '../errors';
 
 /** What a token grants. A pattern is a channel's name, or a prefix and `*`. */
 export interface TokenGrant {
@@ -22,11 +23,9 @@ export interface TokenGrant {
 export async function signToken(secretKey: string, grant: TokenGrant, nowMs = Date.now()): Promise<string> {
   const { clientId: sub, channels, publish, data, ttl = TTL_DEFAULT_S } = grant;
   if (!(ttl >= 1 && ttl <= TTL_MAX_S)) {
-    throw new PushFloError(`ttl is 1 to ${TTL_MAX_S} seconds`, 'VALIDATION_ERROR', {
-      details: { ttl: ['is out of range'] },
-    });
+    throw new ValidationError(`ttl is 1 to ${TTL_MAX_S} seconds`, 'ttl');
   }
-  const { subtle } = await webCrypto();
+  const { subtle } = webcrypto;
   const digest = async (text: string) => hex(await subtle.digest('SHA-256', utf8(text)));
   const kid = `key_${(await digest(secretKey)).slice(0, KEY_ID_DIGITS)}`;
   const derived = utf8(await digest(`pushflo-token:${secretKey}`));
@@ -35,14 +34,6 @@ export async function signToken(secretKey: string, grant: TokenGrant, nowMs = Da
   const claims = { aud: 'pushflo', exp, sub, channels, publish, data };
   const signed = `${base64url(json({ alg: 'HS256', typ: 'JWT', kid }))}.${base64url(json(claims))}`;
   return `${signed}.${base64url(new Uint8Array(await subtle.sign('HMAC', key, utf8(signed))))}`;
-}
-
-/** Node 18 has it only as a module, which other runtimes do not have: bundlers must not look for it. */
-async function webCrypto(): Promise<Crypto> {
-  if (globalThis.crypto) return globalThis.crypto;
-  const module = 'node:crypto';
-  return (await import(/* webpackIgnore: true */ /* turbopackIgnore: true */ /* @vite-ignore */ module))
-    .webcrypto;
 }
 
 function json(value: unknown): Uint8Array<ArrayBuffer> {

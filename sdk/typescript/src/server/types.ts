@@ -1,5 +1,6 @@
 /** What the HTTP calls take and give. Times ending in `At` are ISO 8601. */
 import type { Member } from '../core/wire';
+import type { Message } from '../message';
 import type { Pagination } from './request';
 
 /** What one publish became. */
@@ -7,7 +8,8 @@ export interface PublishResult {
   id: string;
   channelSlug: string;
   eventType: string;
-  clientId: string | null;
+  /** Empty where the publisher said none. */
+  clientId: string;
   /** Subscribers to which it was queued for sending. */
   delivered: number;
   createdAt: string;
@@ -45,19 +47,11 @@ export interface BatchResult {
 }
 
 /** A message of the past. */
-export interface HistoryMessage<T = any> {
-  id: string;
-  channel: string;
-  eventType: string;
-  clientId: string | null;
-  content: T;
-  /** Unix milliseconds. */
-  timestamp: number;
+export interface HistoryMessage<T = any> extends Message<T> {
   createdAt: string;
-  offset: number;
 }
 
-export interface HistoryQuery {
+export interface MessageHistoryOptions {
   /** From 1. */
   page?: number;
   /** Up to 100. Default 25. */
@@ -66,15 +60,17 @@ export interface HistoryQuery {
   /** Unix milliseconds, or a date. */
   after?: number | Date;
   before?: number | Date;
+  /** Ends the call. */
+  signal?: AbortSignal;
 }
 
 /** Newest first. */
-export interface HistoryPage<T = any> {
-  items: HistoryMessage<T>[];
+export interface MessageHistory<T = any> {
+  messages: HistoryMessage<T>[];
   pagination: Pagination;
 }
 
-export interface ChannelInfo {
+export interface Channel {
   id: string;
   name: string;
   slug: string;
@@ -90,7 +86,7 @@ export interface ChannelInfo {
 }
 
 /** What can be changed of a channel. */
-export interface ChannelChange {
+export interface ChannelUpdateInput {
   name?: string;
   description?: string | null;
   isPrivate?: boolean;
@@ -98,19 +94,21 @@ export interface ChannelChange {
   metadata?: Record<string, unknown> | null;
 }
 
-export interface NewChannel extends ChannelChange {
+export interface ChannelInput extends ChannelUpdateInput {
   name: string;
   slug: string;
 }
 
-export interface PageQuery {
+export interface ListChannelsOptions {
   /** From 1. */
   page?: number;
   pageSize?: number;
+  /** Ends the call. */
+  signal?: AbortSignal;
 }
 
 export interface ChannelPage {
-  channels: ChannelInfo[];
+  channels: Channel[];
   pagination: Pagination;
 }
 
