@@ -59,7 +59,7 @@ export interface PublishReceipt {
 export interface PublishRequest {
   channel: string;
   /** Default `message`. */
-  event?: string;
+  event?: string | undefined;
   /** Any JSON. */
   data: unknown;
 }

@@ -20,40 +20,40 @@ export type Token = string | { token: string };
 
 export interface ClientOptions {
   /** A `pub_` key. Not needed with `getToken`. */
-  publishKey?: string;
+  publishKey?: string | undefined;
   /**
    * Gets a connection token from your backend; called before each connect and when the token is
    * about to expire.
    */
-  getToken?: () => Token | Promise<Token>;
+  getToken?: (() => Token | Promise<Token>) | undefined;
   /**
    * Where PushFlo is, such as `https://push.example.com`; in a page also relative to it (`/`).
    * Otherwise `NEXT_PUBLIC_PUSHFLO_URL` or `PUSHFLO_URL` from the environment, or
    * `http://127.0.0.1:7070`.
    */
-  baseUrl?: string;
+  baseUrl?: string | undefined;
   /** Connect at once instead of at `connect()`. Default false. */
-  autoConnect?: boolean;
+  autoConnect?: boolean | undefined;
   /** Default true. */
-  autoReconnect?: boolean;
+  autoReconnect?: boolean | undefined;
   /** Attempts in a row, without a connection that held, until the state is `error`; default 0: no limit. */
-  maxReconnectAttempts?: number;
+  maxReconnectAttempts?: number | undefined;
   /** The first wait before connecting again; it doubles with each attempt. Default 1000. */
-  reconnectDelay?: number;
+  reconnectDelay?: number | undefined;
   /** Default 30000. */
-  maxReconnectDelay?: number;
+  maxReconnectDelay?: number | undefined;
   /** How long one attempt may take, with its token. Default 30000. */
-  connectionTimeout?: number;
+  connectionTimeout?: number | undefined;
   /** Between pings; the connection is dropped after twice that without an answer. 0 for none. Default 25000. */
-  heartbeatInterval?: number;
+  heartbeatInterval?: number | undefined;
   /** Whether messages missed while there was no connection are asked for. Default true. */
-  replayOnReconnect?: boolean;
+  replayOnReconnect?: boolean | undefined;
   /** How far back that goes; `onGap` tells of what is older. Default one hour. */
-  replayWindow?: number;
+  replayWindow?: number | undefined;
   /** Writes what happens to the console, or to a function. Keys and tokens are left out. */
-  debug?: LogTarget;
+  debug?: LogTarget | undefined;
   /** The WebSocket class, where there is no global one: Node before 22. */
-  webSocket?: WebSocketConstructor;
+  webSocket?: WebSocketConstructor | undefined;
 }
 
 /** The session's part of the options. @throws {ValidationError} for a time or count that is none. */

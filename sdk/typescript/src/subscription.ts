@@ -27,24 +27,24 @@ export interface Gap {
 }
 
 export interface SubscriptionOptions<T = any> {
-  onMessage?: (message: Message<T>) => void;
+  onMessage?: ((message: Message<T>) => void) | undefined;
   /** The subscription was refused, such as for a private channel. */
-  onError?: (error: PushFloError) => void;
+  onError?: ((error: PushFloError) => void) | undefined;
   /** It is in force: at first, and again after each reconnect. What was asked for of the past follows. */
-  onSubscribed?: () => void;
+  onSubscribed?: (() => void) | undefined;
   /** It has ended, by `unsubscribe()` or because the channel was deleted. */
-  onUnsubscribed?: () => void;
+  onUnsubscribed?: (() => void) | undefined;
   /** The connection was away, and nothing is missing: what was missed follows. */
-  onRecovered?: (info: { channel: string; replayed: number }) => void;
+  onRecovered?: ((info: { channel: string; replayed: number }) => void) | undefined;
   /** The connection was away for too long: messages may be missing. */
-  onGap?: (gap: Gap) => void;
+  onGap?: ((gap: Gap) => void) | undefined;
   /**
    * What to get of the past at first: the last so many messages, or all since a time in Unix ms. One
    * that joins a subscription of the same client which is in force already begins with what comes.
    */
-  replay?: Replay;
+  replay?: Replay | undefined;
   /** Who else is there; the channel must have presence. */
-  onPresence?: (presence: Presence) => void;
+  onPresence?: ((presence: Presence) => void) | undefined;
 }
 
 /** A subscription in force or on its way. */

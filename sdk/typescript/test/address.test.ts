@@ -30,3 +30,16 @@ it('needs neither a page nor an environment', () => {
 it('is the same for WebSockets, with the token in it', () => {
   expect(socketUrl('https://a.test/push', 'a b')).toBe('wss://a.test/push/ws?token=a%20b');
 });
+
+it('is asked for in production, where the default means nothing', () => {
+  vi.stubGlobal('location', { hostname: 'shop.test', href: 'https://shop.test/' });
+  expect(() => resolveBaseUrl()).toThrow('NEXT_PUBLIC_PUSHFLO_URL');
+  expect(resolveBaseUrl('/push')).toBe('https://shop.test/push');
+  for (const hostname of ['localhost', '127.0.0.1', '[::1]', 'app.localhost']) {
+    vi.stubGlobal('location', { hostname, href: `http://${hostname}/` });
+    expect(resolveBaseUrl()).toBe('http://127.0.0.1:7070');
+  }
+  vi.stubGlobal('location', undefined);
+  vi.stubEnv('NODE_ENV', 'production');
+  expect(() => resolveBaseUrl()).toThrow('baseUrl is required');
+});

@@ -23,9 +23,9 @@ import {
 } from 'react';
 
 export type PushFloProviderProps = {
-  children?: ReactNode;
+  children?: ReactNode | undefined;
   /** Connect when the tree is mounted. Default true. */
-  autoConnect?: boolean;
+  autoConnect?: boolean | undefined;
 } & (
   | {
       /** A client of your own, which the provider neither connects nor disconnects. */

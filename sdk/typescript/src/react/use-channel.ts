@@ -4,14 +4,14 @@ import { usePushFloContext } from './provider';
 
 export interface UseChannelOptions<T = any> {
   /** How many messages are kept, the latest. Default 100. */
-  maxMessages?: number;
+  maxMessages?: number | undefined;
   /** What to begin with: the last so many messages, or all since a time in Unix ms. */
-  history?: number | { since: number };
-  onMessage?: (message: Message<T>) => void;
+  history?: number | { since: number } | undefined;
+  onMessage?: ((message: Message<T>) => void) | undefined;
   /** The subscription was refused, or the channel's name or an option is wrong. */
-  onError?: (error: PushFloError) => void;
+  onError?: ((error: PushFloError) => void) | undefined;
   /** Messages may be missing. */
-  onGap?: (gap: Gap) => void;
+  onGap?: ((gap: Gap) => void) | undefined;
 }
 
 export interface UseChannelResult<T = any> {

@@ -13,41 +13,41 @@ export interface ServerOptions {
    * A `sec_` key, or a `mgmt_` key where channels are made and changed. Otherwise
    * `PUSHFLO_SECRET_KEY` or `PUSHFLO_API_KEY` from the environment.
    */
-  secretKey?: string;
+  secretKey?: string | undefined;
   /**
    * Where PushFlo is. Otherwise `NEXT_PUBLIC_PUSHFLO_URL` or `PUSHFLO_URL` from the environment, or
    * `http://127.0.0.1:7070`.
    */
-  baseUrl?: string;
+  baseUrl?: string | undefined;
   /** Where channels are made and changed, if that is elsewhere. Otherwise `baseUrl`. */
-  consoleUrl?: string;
+  consoleUrl?: string | undefined;
   /** Milliseconds for one attempt. Default 30000. */
-  timeout?: number;
+  timeout?: number | undefined;
   /**
    * Attempts in all, where trying again is safe; 1 for one alone, 0 for as many as `retryTimeout`
    * leaves room for. Default 3.
    */
-  retryAttempts?: number;
+  retryAttempts?: number | undefined;
   /** Milliseconds after which no attempt begins, also where the server asks for a longer wait. Default 60000. */
-  retryTimeout?: number;
+  retryTimeout?: number | undefined;
   /** Writes what happens to the console, or to a function. Keys and contents are left out. */
-  debug?: LogTarget;
+  debug?: LogTarget | undefined;
   /** Sends the requests; the global `fetch` where nothing is given. */
-  fetch?: typeof fetch;
+  fetch?: typeof fetch | undefined;
 }
 
 export interface PublishOptions {
   /** Default `message`. */
-  eventType?: string;
+  eventType?: string | undefined;
   /** Who it comes from. */
-  clientId?: string;
+  clientId?: string | undefined;
   /**
    * Names this publish: the same again within five minutes publishes nothing. Otherwise each call
    * has a name of its own, and only its own attempts count as the same.
    */
-  idempotencyKey?: string;
+  idempotencyKey?: string | undefined;
   /** Ends the call. What was sent already may be published all the same. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** Publishes, reads and manages. Every call @throws {PushFloError}. */

@@ -8,15 +8,15 @@ import { ValidationError } from '../errors';
 /** What a token grants. A pattern is a channel's name, or a prefix and `*`. */
 export interface TokenGrant {
   /** Who the connection is; it stays the same over reconnects. */
-  clientId?: string;
+  clientId?: string | undefined;
   /** Channels that may be subscribed to; without it all that are not private. */
-  channels?: string[];
+  channels?: string[] | undefined;
   /** Channels that may be published to over the connection. */
-  publish?: string[];
+  publish?: string[] | undefined;
   /** What others see of this client in presence, up to 1 KiB of JSON. */
-  data?: unknown;
+  data?: unknown | undefined;
   /** Seconds, 1 to 86,400. Default 3,600. */
-  ttl?: number;
+  ttl?: number | undefined;
 }
 
 /** Signs a token without asking the server. `nowMs` is the time from which it counts. */

@@ -21,11 +21,11 @@ export interface PublishResult {
 export interface PublishRequest {
   channel: string;
   /** Default `message`. */
-  event?: string;
+  event?: string | undefined;
   /** Any JSON. */
   data: unknown;
   /** Who it comes from. */
-  clientId?: string;
+  clientId?: string | undefined;
 }
 
 /** A message of a batch; with `channels` it goes to each of them. */
@@ -53,15 +53,15 @@ export interface HistoryMessage<T = any> extends Message<T> {
 
 export interface MessageHistoryOptions {
   /** From 1. */
-  page?: number;
+  page?: number | undefined;
   /** Up to 100. Default 25. */
-  pageSize?: number;
-  eventType?: string;
+  pageSize?: number | undefined;
+  eventType?: string | undefined;
   /** Unix milliseconds, or a date. */
-  after?: number | Date;
-  before?: number | Date;
+  after?: number | Date | undefined;
+  before?: number | Date | undefined;
   /** Ends the call. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 /** Newest first. */
@@ -87,11 +87,11 @@ export interface Channel {
 
 /** What can be changed of a channel. */
 export interface ChannelUpdateInput {
-  name?: string;
-  description?: string | null;
-  isPrivate?: boolean;
-  presence?: boolean;
-  metadata?: Record<string, unknown> | null;
+  name?: string | undefined;
+  description?: string | null | undefined;
+  isPrivate?: boolean | undefined;
+  presence?: boolean | undefined;
+  metadata?: Record<string, unknown> | null | undefined;
 }
 
 export interface ChannelInput extends ChannelUpdateInput {
@@ -101,10 +101,10 @@ export interface ChannelInput extends ChannelUpdateInput {
 
 export interface ListChannelsOptions {
   /** From 1. */
-  page?: number;
-  pageSize?: number;
+  page?: number | undefined;
+  pageSize?: number | undefined;
   /** Ends the call. */
-  signal?: AbortSignal;
+  signal?: AbortSignal | undefined;
 }
 
 export interface ChannelPage {
