@@ -76,7 +76,7 @@ describe('installed into an empty project', () => {
       readFileSync(join(project.folder, 'node_modules/@pushflodev/sdk/package.json'), 'utf8'),
     );
     expect(manifest.dependencies).toBeUndefined();
-    expect(manifest.files).toEqual(['dist']);
+    expect(manifest.files).toEqual(['dist', 'LICENSE-*']);
   });
 });
 
