@@ -160,7 +160,12 @@ export class PushFloClient extends Emitter<ClientEvents> {
     const all = this.subscribers.get(channel) ?? new Set();
     const [companion] = all;
     this.subscribers.set(channel, all.add(listener));
-    this.apply({ type: 'subscribe', channel, replay: options.replay, presence: Boolean(options.onPresence) });
+    this.apply({
+      type: 'subscribe',
+      channel,
+      replay: listener.replay,
+      presence: Boolean(options.onPresence),
+    });
     if (companion && this.session.isLive(channel)) {
       queueMicrotask(() => {
         if (!all.has(listener) || !this.session.isLive(channel)) return;

@@ -39,8 +39,8 @@ export interface SubscriptionOptions<T = any> {
   /** The connection was away for too long: messages may be missing. */
   onGap?: ((gap: Gap) => void) | undefined;
   /**
-   * What to get of the past at first: the last so many messages, or all since a time in Unix ms. One
-   * that joins a subscription of the same client which is in force already begins with what comes.
+   * What to get of the past at first: the last so many messages, or all since a time in Unix ms. Each
+   * subscription gets its own, also one that joins others of the same channel.
    */
   replay?: Replay | undefined;
   /** Who else is there; the channel must have presence. */
@@ -56,18 +56,32 @@ export interface Subscription {
 /** One listener of a channel. */
 export class Listener {
   private lastPresence?: Presence;
+  /** It has what it asked for of the past, and gets what is live. */
+  private isFilled: boolean;
+  /** What it has of the past, where it joined late: that comes again, and is not for it. */
+  private has?: StreamPosition;
+  /** What it wants of the past: an object of its own, by which it is known. */
+  readonly replay?: Replay;
 
   constructor(
     readonly channel: string,
     readonly options: SubscriptionOptions,
-  ) {}
+  ) {
+    this.replay = options.replay && { ...options.replay };
+    this.isFilled = !this.replay;
+  }
 
   /** Passes on what happened in the channel. */
   tell(event: ChannelEvent): void {
     const { channel, options } = this;
     switch (event.type) {
       case 'message':
-        if (!event.fromPast || options.replay) guarded(options.onMessage, messageOf(event.frame));
+        if (this.isForMe(event)) guarded(options.onMessage, messageOf(event.frame));
+        return;
+      case 'filled':
+        if (this.isFilled || !event.asks.includes(this.replay!)) return;
+        this.isFilled = true;
+        this.has = event.head;
         return;
       case 'subscribed':
         return guarded(options.onSubscribed);
@@ -86,6 +100,21 @@ export class Listener {
         };
         return guarded(options.onPresence, this.lastPresence);
     }
+  }
+
+  private isForMe({ frame, past }: ChannelEvent & { type: 'message' }): boolean {
+    const { offset, epoch, timestamp } = frame;
+    if (this.has && (epoch ?? this.has.epoch) === this.has.epoch && offset <= this.has.offset) return false;
+    if (!past) return this.isFilled;
+    const { replay } = this;
+    if (!replay || !past.asks.includes(replay)) return false;
+    if (this.isFilled) return !past.isLate;
+    const isWanted = 'last' in replay ? past.left <= replay.last : timestamp >= replay.since;
+    if (!isWanted) return false;
+    // What follows in a first round is all for it; a late round may have to be begun again.
+    if (past.isLate) this.has = { epoch: epoch!, offset };
+    else this.isFilled = true;
+    return true;
   }
 
   /** Brings one that came later to what this one knows. */

@@ -49,10 +49,10 @@ describe('subscribing', () => {
     stage.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset: 9, recovered: true, replayed: 2 });
     stage.publishes(8).publishes(9).publishes(10);
     const past = stage.log.flatMap((e) =>
-      e.do === 'tell' && e.event.type === 'message' ? [e.event.fromPast] : [],
+      e.do === 'tell' && e.event.type === 'message' ? [e.event.past?.left ?? 0] : [],
     );
-    expect(past).toEqual([true, true, false]);
-    expect(stage.told()).toEqual(['subscribed', 8, 9, 10]);
+    expect(past).toEqual([2, 1, 0]);
+    expect(stage.told()).toEqual(['subscribed', 8, 9, 'filled', 10]);
   });
 
   it('asks for the past again when the connection is lost before it came', () => {

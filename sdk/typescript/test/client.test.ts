@@ -326,6 +326,80 @@ describe('subscriptions', () => {
     expect([asked.mock.calls.length, other.mock.calls.length]).toEqual([1, 0]);
   });
 
+  it('each get as much of the past as they asked for', async () => {
+    const client = await connected();
+    const seen: Record<string, number[]> = { two: [], one: [], live: [] };
+    const onMessage = (name: string) => (message: { data: number }) => void seen[name]!.push(message.data);
+    client.subscribe('a', { onMessage: onMessage('one'), replay: { last: 1 } });
+    client.subscribe('a', { onMessage: onMessage('two'), replay: { last: 2 } });
+    client.subscribe('a', { onMessage: onMessage('live') });
+    const answer = { type: 'subscribed', channel: 'a', epoch: 'e', offset: 9, recovered: true } as const;
+    FakeSocket.last.says({ ...answer, replayed: 1 });
+    FakeSocket.last.publishes('a', 9, 9);
+    expect(seen).toEqual({ one: [9], two: [], live: [] });
+    // The second came when the first was asked for: it gets its own round.
+    FakeSocket.last.says({ type: 'unsubscribed', channel: 'a' });
+    FakeSocket.last.says({ ...answer, replayed: 2 });
+    FakeSocket.last.publishes('a', 8, 8);
+    FakeSocket.last.publishes('a', 9, 9);
+    FakeSocket.last.says({ type: 'unsubscribed', channel: 'a' });
+    FakeSocket.last.says({ ...answer, offset: 10, replayed: 1 });
+    FakeSocket.last.publishes('a', 10, 10);
+    FakeSocket.last.publishes('a', 11, 11);
+    expect(seen).toEqual({ one: [9, 10, 11], two: [8, 9, 10, 11], live: [10, 11] });
+    expect(FakeSocket.last.sent).toEqual([
+      { type: 'subscribe', channel: 'a', replay: { last: 1 } },
+      { type: 'unsubscribe', channel: 'a' },
+      { type: 'subscribe', channel: 'a', replay: { last: 2 } },
+      { type: 'unsubscribe', channel: 'a' },
+      { type: 'subscribe', channel: 'a', recover: { epoch: 'e', offset: 9 } },
+    ]);
+  });
+
+  it('ask once for all who are there before the connection', async () => {
+    const client = make();
+    const [few, many, since] = [vi.fn(), vi.fn(), vi.fn()];
+    client.subscribe('a', { onMessage: few, replay: { last: 1 } });
+    client.subscribe('a', { onMessage: many, replay: { last: 3 } });
+    client.connect();
+    await settled();
+    FakeSocket.last.greets();
+    expect(FakeSocket.last.sent).toEqual([{ type: 'subscribe', channel: 'a', replay: { last: 3 } }]);
+    FakeSocket.last.says({
+      type: 'subscribed',
+      channel: 'a',
+      epoch: 'e',
+      offset: 3,
+      recovered: true,
+      replayed: 3,
+    });
+    for (const n of [1, 2, 3, 4]) FakeSocket.last.publishes('a', n, n);
+    expect([few.mock.calls.length, many.mock.calls.length]).toEqual([2, 4]);
+    // One that wants another kind of past comes later, and tells the others nothing.
+    client.subscribe('a', { onMessage: since, replay: { since: 1 } });
+    FakeSocket.last.says({ type: 'unsubscribed', channel: 'a' });
+    expect(FakeSocket.last.sent.at(-1)).toEqual({ type: 'subscribe', channel: 'a', replay: { since: 1 } });
+    FakeSocket.last.says({
+      type: 'subscribed',
+      channel: 'a',
+      epoch: 'e',
+      offset: 4,
+      recovered: true,
+      replayed: 0,
+    });
+    FakeSocket.last.says({ type: 'unsubscribed', channel: 'a' });
+    FakeSocket.last.says({
+      type: 'subscribed',
+      channel: 'a',
+      epoch: 'e',
+      offset: 4,
+      recovered: true,
+      replayed: 0,
+    });
+    FakeSocket.last.publishes('a', 5, 5);
+    expect([few, many, since].map(({ mock }) => mock.calls.length)).toEqual([3, 5, 1]);
+  });
+
   it('tell of refusals, and of a channel that was deleted', async () => {
     const client = await connected();
     const [onError, onUnsubscribed, everywhere] = [vi.fn(), vi.fn(), vi.fn()];

@@ -20,13 +20,24 @@ export type ChannelEvent =
   | { type: 'subscribed'; recovered?: boolean; replayed: number }
   /** The server ended the subscription: the channel was deleted. */
   | { type: 'unsubscribed' }
-  /** `fromPast`: it was published before the subscription and asked for with `replay`. */
-  | { type: 'message'; frame: MessageFrame; fromPast: boolean }
+  | { type: 'message'; frame: MessageFrame; past?: Past }
+  /** All of the past that was asked for is there, up to `head`. */
+  | { type: 'filled'; asks: Replay[]; head: StreamPosition }
   /** Everything that was missed follows. */
   | { type: 'recovered'; replayed: number }
   /** Messages after `after` and up to `head` may be missing. */
   | { type: 'gap'; after?: StreamPosition; head: StreamPosition }
   | { type: 'presence'; members: Member[]; count: number; joined: Member[]; left: Member[] };
+
+/** What a message is that was published before the subscription and asked for with `replay`. */
+export interface Past {
+  /** Whose it is: the very objects that were given. The past is as much as the most that they want. */
+  asks: Replay[];
+  /** How many of it follow, this one included. */
+  left: number;
+  /** It is for those alone who joined while the channel was live; all others have it. */
+  isLate: boolean;
+}
 
 /** What a channel wants done: a frame sent, or its listeners told. */
 export type ChannelEffect = { send: ClientFrame } | { tell: ChannelEvent };
@@ -45,8 +56,10 @@ type State =
 export class Channel {
   /** Whether anybody listens. */
   isWanted = false;
-  /** What the first subscription wants of the past. */
-  replay?: Replay;
+  /** What subscribers want of the past and have not got, each with an object of its own. */
+  private asks: Replay[] = [];
+  /** Those of them that `replay` or `late` asks for. */
+  private served: Replay[] = [];
   /** Whether anybody wants to know who else is there. */
   wantsPresence = false;
 
@@ -56,7 +69,9 @@ export class Channel {
   private epoch = '';
   /** When the connection was lost on which `position` was reached. */
   private lostAtMs?: number;
-  private asked: 'live' | 'recover' | 'window' | 'replay' = 'live';
+  private asked: 'live' | 'recover' | 'window' | 'replay' | 'late' = 'live';
+  /** The head when the past began that is under way. */
+  private pastHead: StreamPosition = { epoch: '', offset: 0 };
   /** Messages of the past that still follow `subscribed`. */
   private pastLeft = 0;
   /** The next message may follow anything: nothing is known of what was before. */
@@ -64,6 +79,8 @@ export class Channel {
   /** The position from which a hole in the stream was asked for last. */
   private askedAgainAfter?: number;
   private hasPresence = false;
+  /** It is subscribed anew for the sake of those who joined late: for the others nothing happens. */
+  private isInRounds = false;
   private members = new Map<string, Member>();
 
   constructor(
@@ -72,7 +89,7 @@ export class Channel {
   ) {}
 
   get isLive(): boolean {
-    return this.state === 'live';
+    return this.state === 'live' || this.isInRounds;
   }
 
   /** Nobody listens and nothing is under way: it can be forgotten. */
@@ -84,22 +101,34 @@ export class Channel {
   proceed(nowMs: number, serverNowMs: number): ChannelEffect[] {
     if (this.state === 'idle' && this.isWanted) return [this.subscribe(nowMs, serverNowMs)];
     const isOutdated = !this.isWanted || (this.wantsPresence && !this.hasPresence);
-    return this.state === 'live' && isOutdated ? [this.leave()] : [];
+    // Whoever joined late gets the past in a round of its own, when none is under way.
+    const isLateWanted = this.asks.length > 0 && this.pastLeft === 0;
+    if (this.state !== 'live' || !(isOutdated || isLateWanted)) return [];
+    this.isInRounds = this.isWanted && !isOutdated;
+    return [this.leave()];
   }
 
   /** The connection is gone. */
   lost(nowMs: number): void {
     if (this.state !== 'idle') this.lostAtMs ??= nowMs;
     this.state = 'idle';
+    this.isInRounds = false;
     this.askedAgainAfter = undefined;
     // Nothing of the past that was asked for has arrived: it is asked for again.
     if (this.position && this.position.offset < 0) this.position = undefined;
   }
 
+  /** Somebody listens, and wants this of the past. */
+  want(replay?: Replay): void {
+    this.isWanted = true;
+    if (replay) this.asks.push(replay);
+  }
+
   /** Nobody listens any more; one that subscribes later starts anew. */
   unwant(): void {
     this.isWanted = this.wantsPresence = false;
-    this.replay = this.position = undefined;
+    this.asks = [];
+    this.position = undefined;
   }
 
   subscribed(frame: SubscribedFrame): ChannelEffect[] {
@@ -110,6 +139,12 @@ export class Channel {
     const { epoch, offset, recovered, replayed = 0 } = frame;
     const head = { epoch, offset };
     const before = this.position;
+    this.pastHead = head;
+    if (this.asked === 'late') {
+      this.epoch = epoch;
+      this.pastLeft = replayed;
+      return replayed > 0 ? [] : this.filled();
+    }
     this.epoch = epoch;
     this.pastLeft = this.asked === 'replay' || this.asked === 'window' ? replayed : 0;
     this.isAtStart = this.pastLeft > 0;
@@ -119,10 +154,12 @@ export class Channel {
       // Of a replayed past, only what was seen before is known.
       this.position = this.isAtStart ? { epoch, offset: isSame ? before.offset : -1 } : head;
     }
-    const effects: ChannelEffect[] = [tell({ type: 'subscribed', recovered, replayed })];
-    if (before) {
-      effects.push(tell(isWhole ? { type: 'recovered', replayed } : { type: 'gap', after: before, head }));
-    }
+    const wasInRounds = this.isInRounds;
+    this.isInRounds = false;
+    const effects: ChannelEffect[] = wasInRounds ? [] : [tell({ type: 'subscribed', recovered, replayed })];
+    if (this.asked === 'replay' && replayed === 0) effects.push(...this.filled());
+    if (before && !isWhole) effects.push(tell({ type: 'gap', after: before, head }));
+    else if (before && !wasInRounds) effects.push(tell({ type: 'recovered', replayed }));
     return effects;
   }
 
@@ -134,18 +171,23 @@ export class Channel {
     return [tell({ type: 'unsubscribed' })];
   }
 
-  /** The server said no to `subscribe`. */
-  refused(): void {
-    if (this.state === 'subscribing') this.state = 'idle';
+  /** The server said no to `subscribe`. Returns whether only those are concerned who joined late. */
+  refused(): boolean {
+    if (this.state !== 'subscribing') return false;
+    this.state = 'idle';
+    if (this.asked !== 'late') return false;
+    this.forgetServed();
+    return true;
   }
 
   message(frame: MessageFrame): ChannelEffect[] {
     const seen = this.position;
     if (this.state !== 'live' || !this.isWanted || !seen) return [];
+    if (this.asked === 'late') return this.lateMessage(frame);
     const { offset, epoch = this.epoch, prev = offset - 1 } = frame;
     const isSame = epoch === seen.epoch;
-    const fromPast = this.pastLeft > 0;
-    if (fromPast) this.pastLeft--;
+    const left = this.pastLeft;
+    if (left > 0) this.pastLeft--;
     if (isSame && offset <= seen.offset) return [];
     const effects: ChannelEffect[] = [];
     const isMissingSome = !this.isAtStart && prev > (isSame ? seen.offset : 0);
@@ -159,8 +201,28 @@ export class Channel {
     this.isAtStart = false;
     this.position = { epoch, offset };
     // The past of a window is new to those who were there before.
-    effects.push(tell({ type: 'message', frame, fromPast: fromPast && this.asked === 'replay' }));
+    const isPast = left > 0 && this.asked === 'replay';
+    const past = isPast ? { asks: this.served, left, isLate: false } : undefined;
+    effects.push(tell({ type: 'message', frame, past }));
+    if (isPast && left === 1) effects.push(...this.filled());
     return effects;
+  }
+
+  /** A message of the past for those who joined late. What is live comes again in the next round. */
+  private lateMessage(frame: MessageFrame): ChannelEffect[] {
+    const left = this.pastLeft;
+    if (left === 0) return [];
+    this.pastLeft--;
+    const past = { asks: this.served, left, isLate: true };
+    const message = tell({ type: 'message', frame: { ...frame, epoch: frame.epoch ?? this.epoch }, past });
+    return left === 1 ? [message, ...this.filled()] : [message];
+  }
+
+  /** All that was asked for is there. After a late round, what everybody listens to goes on. */
+  private filled(): ChannelEffect[] {
+    const told = tell({ type: 'filled', asks: this.served, head: this.pastHead });
+    this.forgetServed();
+    return this.asked === 'late' ? [told, this.leave()] : [told];
   }
 
   presence({ members, joined = [], left = [], count }: PresenceFrame): ChannelEffect[] {
@@ -168,6 +230,10 @@ export class Channel {
     for (const member of joined) this.members.set(identity(member), member);
     for (const member of left) this.members.delete(identity(member));
     return [tell({ type: 'presence', members: [...this.members.values()], count, joined, left })];
+  }
+
+  private forgetServed(): void {
+    this.asks = this.asks.filter((ask) => !this.served.includes(ask));
   }
 
   private leave(): ChannelEffect {
@@ -187,9 +253,16 @@ export class Channel {
   private past(nowMs: number, serverNowMs: number): { recover?: StreamPosition; replay?: Replay } {
     const { replayOnReconnect, replayWindow } = this.settings;
     const awayMs = this.lostAtMs === undefined ? undefined : nowMs - this.lostAtMs;
+    const isServed = (ask: Replay) => 'last' in ask === 'last' in this.asks[0]!;
+    this.served = this.asks.filter(isServed);
+    const ask = this.served.length ? this.served.reduce(larger) : undefined;
     if (!this.position) {
-      this.asked = this.replay ? 'replay' : 'live';
-      return this.replay ? { replay: this.replay } : {};
+      this.asked = ask ? 'replay' : 'live';
+      return ask ? { replay: ask } : {};
+    }
+    if (ask && awayMs === undefined && this.asked !== 'late') {
+      this.asked = 'late';
+      return { replay: ask };
     }
     if (awayMs !== undefined && !replayOnReconnect) {
       this.asked = 'live';
@@ -207,6 +280,13 @@ export class Channel {
 /** Someone who merely says that it is ann is not the ann that a backend vouched for. */
 function identity({ clientId, verified }: Member): string {
   return verified === false ? `?${clientId}` : `=${clientId}`;
+}
+
+/** What has in it what either asks for. They are of one kind. */
+function larger(one: Replay, other: Replay): Replay {
+  if ('last' in one && 'last' in other) return one.last >= other.last ? one : other;
+  if ('since' in one && 'since' in other) return one.since <= other.since ? one : other;
+  return one;
 }
 
 function tell(event: ChannelEvent): ChannelEffect {

@@ -321,7 +321,11 @@ export class Session {
     }
     const channel = name === undefined ? undefined : this.channels.get(name);
     if (channel) {
-      channel.refused();
+      const isOfLate = channel.refused();
+      if (isOfLate) {
+        this.effects.push({ do: 'error', error });
+        return this.proceed(channel);
+      }
       if (!error.retryable) this.effects.push({ do: 'refused', channel: channel.name, error });
       else this.start('resubscribe', this.retry.backoffMs(this.resubscribes++));
       return this.forgetIfIdle(channel);
@@ -344,8 +348,7 @@ export class Session {
   }): void {
     let channel = this.channels.get(name);
     if (!channel) this.channels.set(name, (channel = new Channel(name, this.settings)));
-    channel.isWanted = true;
-    channel.replay ??= replay;
+    channel.want(replay);
     channel.wantsPresence ||= presence ?? false;
     this.proceed(channel);
   }
