@@ -15,6 +15,7 @@ import pathlib
 import signal
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -116,6 +117,8 @@ def main():
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--generator-core", type=int, default=1)
     arguments = parser.parse_args()
+    # So that a server is not left behind by one who is told to go.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     only = [part for part in arguments.only.split(";") if part]
     print("| scenario | figure | before | after | ratio |\n| --- | --- | --- | --- | --- |", flush=True)
     for name, load, server, figures in SCENARIOS:
