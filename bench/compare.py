@@ -9,26 +9,20 @@ in every row but those of deliveries per second. What is within the spread of th
 """
 
 import argparse
-import json
-import os
 import pathlib
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 
-from peers import PUBLISH_KEY, RELEASE, SECRET_KEY, wait_for
+from peers import RELEASE, run_pushflo
 
-PORT = 8102
-ENVIRONMENT = dict(os.environ, PUSHFLO_PUBLISH_KEY=PUBLISH_KEY, PUSHFLO_SECRET_KEY=SECRET_KEY)
-LOG, MEMORY = ["--durability", "os"], ["--durability", "memory"]
+LOG, MEMORY = "--shards 1 --durability os", "--shards 1 --durability memory"
 
 
 def cpu(report):
     """Microseconds of the server for each delivery."""
-    return report["serverCpuNanoseconds"] / 1e3 / report["deliveries"]
+    return report["serverCpuMicrosecondsPerDelivery"]
 
 
 def gathered(report):
@@ -82,30 +76,9 @@ SCENARIOS = [
 
 
 def run(program, load, server, arguments):
-    """One run of the load generator against a fresh server."""
+    """One run of a program in a scenario."""
     with tempfile.TemporaryDirectory(prefix="pushflo-compare-") as folder:
-        out = pathlib.Path(folder) / "report.json"
-        command = ["taskset", "-c", str(arguments.server_core), program, "--shards", "1", *server]
-        command += ["--listen", f"127.0.0.1:{PORT}", "--data-dir", f"{folder}/data"]
-        process = subprocess.Popen(
-            command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            wait_for(PORT, process)
-            time.sleep(0.5)
-            command = [str(RELEASE / "pushflo-loadgen"), *load.split(), "--url", f"http://127.0.0.1:{PORT}"]
-            command += ["--cores", str(arguments.generator_core), "--server-pid", str(process.pid)]
-            done = subprocess.run(
-                [*command, "--json", str(out)], env=ENVIRONMENT, capture_output=True, text=True, timeout=400
-            )
-            report = json.loads(out.read_text())
-            if not report["whole"]:
-                raise SystemExit(f"messages were lost:\n{done.stdout}")
-            return report
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-            time.sleep(0.5)
+        return run_pushflo(load, server, pathlib.Path(folder) / "report.json", arguments, program)
 
 
 def main():

@@ -8,19 +8,12 @@ ratio, both sides run in turn. Needs nothing but Python's standard library, and 
 import argparse
 import datetime
 import json
-import os
 import pathlib
-import signal
 import socket
 import statistics
 import subprocess
-import tempfile
-import time
 
-from peers import PUBLISH_KEY, RELEASE, ROOT, SECRET_KEY, machine, read_report, wait_for, write
-
-URL = "http://127.0.0.1:8101"
-ENVIRONMENT = dict(os.environ, PUSHFLO_PUBLISH_KEY=PUBLISH_KEY, PUSHFLO_SECRET_KEY=SECRET_KEY)
+from peers import RELEASE, ROOT, machine, run_pushflo
 
 
 class Bench:
@@ -32,29 +25,7 @@ class Bench:
         self.count += 1
         print(f"  {load}   (server: {server})", flush=True)
         out = self.raw / f"goal-{self.count:02}.json"
-        with tempfile.TemporaryDirectory(prefix="pushflo-goals-") as folder:
-            command = ["taskset", "-c", str(self.arguments.server_core), str(RELEASE / "pushflo")]
-            command += ["--listen", "127.0.0.1:8101", "--data-dir", f"{folder}/data", *server.split()]
-            command += ["--config", write(folder, "pushflo.toml", config)]
-            process = subprocess.Popen(
-                command, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            try:
-                wait_for(8101, process)
-                time.sleep(0.5)
-                command = [str(RELEASE / "pushflo-loadgen"), *load.split(), "--url", URL]
-                command += ["--cores", str(self.arguments.generator_core)]
-                command += ["--server-pid", str(process.pid), "--json", str(out)]
-                done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=400)
-                found = read_report(out)
-                if not found["whole"]:
-                    raise SystemExit(f"messages were lost:\n{done.stdout}")
-                return found
-            finally:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-                time.sleep(1)
+        return run_pushflo(load, server, out, self.arguments, config=config)
 
     def floor(self, options):
         """What the kernel alone takes for the same sends."""

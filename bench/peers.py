@@ -230,6 +230,33 @@ def wait_for(port, process):
     raise RuntimeError("it does not listen")
 
 
+def run_pushflo(load, server, out, arguments, program=RELEASE / "pushflo", config=""):
+    """One run of the load generator against a fresh PushFlo, whose report goes to `out`."""
+    environment = dict(os.environ, PUSHFLO_PUBLISH_KEY=PUBLISH_KEY, PUSHFLO_SECRET_KEY=SECRET_KEY)
+    with tempfile.TemporaryDirectory(prefix="pushflo-measured-") as folder:
+        command = ["taskset", "-c", str(arguments.server_core), str(program)]
+        command += ["--listen", "127.0.0.1:8101", "--data-dir", f"{folder}/data", *server.split()]
+        command += ["--config", write(folder, "pushflo.toml", config)]
+        process = subprocess.Popen(
+            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+        try:
+            wait_for(8101, process)
+            time.sleep(0.5)
+            command = [str(RELEASE / "pushflo-loadgen"), *load.split(), "--url", "http://127.0.0.1:8101"]
+            command += ["--cores", str(arguments.generator_core)]
+            command += ["--server-pid", str(process.pid), "--json", str(out)]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+            found = read_report(out)
+            if not found["whole"]:
+                raise SystemExit(f"messages were lost:\n{done.stdout}")
+            return found
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            time.sleep(1)
+
+
 def worker_of(process):
     """The process that serves: nginx does it in a child."""
     children = pathlib.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()

@@ -166,8 +166,9 @@ impl Config {
             cores,
             memory_bytes: machine.memory_bytes,
             fitted: settings::all()
-                .filter(|setting| setting.default_on(&machine) < setting.default)
-                .map(|setting| (setting.key, setting.default_on(&machine)))
+                .map(|setting| (setting, setting.default_on(&machine)))
+                .filter(|(setting, default)| *default < setting.default)
+                .map(|(setting, default)| (setting.key, default))
                 .collect(),
             drain_spread_ms: DRAIN_SPREAD_MS.check(file.drain_spread_ms, &machine)?,
             keys: keys(file.keys, overrides.keys)?,

@@ -337,7 +337,8 @@ impl Edge {
         let Some(publish) = publish else {
             return bug!(cx, "an answer to a publish that nobody waits for");
         };
-        let (channel, reference) = (publish.channel.clone(), publish.reference.as_deref());
+        let channel = outcome.is_err().then(|| publish.channel.clone());
+        let reference = publish.reference.as_deref();
         publish.answer = Some(match &outcome {
             Ok(Answer::Published(receipt)) => {
                 event::published(&publish.channel, receipt, reference)
@@ -355,7 +356,7 @@ impl Edge {
             ready.extend(active.publishes.pop_front().and_then(|publish| publish.answer));
         }
         if let Err(refusal) = outcome {
-            self.refused(cx, connection, &refusal, Some(&channel));
+            self.refused(cx, connection, &refusal, channel.as_ref());
         }
         for event in ready {
             self.send(connection, event);

@@ -3,6 +3,7 @@
  * carries out what the session wants and tells it what happened. What to do is decided there.
  */
 import { resolveBaseUrl, socketUrl } from './address';
+import { checkText } from './check';
 import type { ConnectionState, Effect, Input, Timer } from './core/effects';
 import { Session } from './core/session';
 import { CloseCode, type PublishedFrame, type Replay } from './core/wire';
@@ -94,7 +95,10 @@ export class PushFloClient extends Emitter<ClientEvents> {
     super();
     this.baseUrl = resolveBaseUrl(options.baseUrl);
     this.fetchToken = tokenSource(options);
-    this.session = new Session(sessionSettings(options), { now: Date.now, random: Math.random });
+    this.session = new Session(sessionSettings(options, this.baseUrl), {
+      now: Date.now,
+      random: Math.random,
+    });
     if (options.autoConnect) this.connect();
   }
 
@@ -205,9 +209,7 @@ export class PushFloClient extends Emitter<ClientEvents> {
       typeof to === 'string' ? { channel: to, event: options.eventType, data: content } : to;
     return new Promise((resolve, reject) => {
       checkChannel(channel);
-      if (event !== undefined && typeof event !== 'string') {
-        throw new ValidationError('event must be a string', 'event');
-      }
+      checkText('event', event);
       const ref = uniqueId();
       const frame = { type: 'publish', channel, event, data: snapshot(data), ref, id: ref } as const;
       this.publishes.set(ref, { resolve, reject });

@@ -1,6 +1,5 @@
 /** What a client is made with, and what is assumed where nothing is said. Times are milliseconds. */
 import type { SessionSettings } from './core/session';
-import { resolveBaseUrl } from './address';
 import { AuthenticationError, ForbiddenError, ValidationError } from './errors';
 import type { LogTarget } from './log';
 
@@ -57,7 +56,7 @@ export interface ClientOptions {
 }
 
 /** The session's part of the options. @throws {ValidationError} for a time or count that is none. */
-export function sessionSettings(options: ClientOptions): SessionSettings {
+export function sessionSettings(options: ClientOptions, server: string): SessionSettings {
   const numbers = { ...NUMBERS };
   for (const name of Object.keys(NUMBERS) as (keyof typeof NUMBERS)[]) {
     numbers[name] = options[name] ?? NUMBERS[name];
@@ -66,7 +65,6 @@ export function sessionSettings(options: ClientOptions): SessionSettings {
     }
   }
   const { autoReconnect = true, replayOnReconnect = true, getToken } = options;
-  const server = resolveBaseUrl(options.baseUrl);
   return { ...numbers, autoReconnect, replayOnReconnect, renewsTokens: Boolean(getToken), server };
 }
 

@@ -358,6 +358,15 @@ describe('subscriptions', () => {
 
   it('ask once for all who are there before the connection', async () => {
     const client = make();
+    const answers = (offset: number, replayed: number) =>
+      FakeSocket.last.says({
+        type: 'subscribed',
+        channel: 'a',
+        epoch: 'e',
+        offset,
+        recovered: true,
+        replayed,
+      });
     const [few, many, since] = [vi.fn(), vi.fn(), vi.fn()];
     client.subscribe('a', { onMessage: few, replay: { last: 1 } });
     client.subscribe('a', { onMessage: many, replay: { last: 3 } });
@@ -365,37 +374,16 @@ describe('subscriptions', () => {
     await settled();
     FakeSocket.last.greets();
     expect(FakeSocket.last.sent).toEqual([{ type: 'subscribe', channel: 'a', replay: { last: 3 } }]);
-    FakeSocket.last.says({
-      type: 'subscribed',
-      channel: 'a',
-      epoch: 'e',
-      offset: 3,
-      recovered: true,
-      replayed: 3,
-    });
+    answers(3, 3);
     for (const n of [1, 2, 3, 4]) FakeSocket.last.publishes('a', n, n);
     expect([few.mock.calls.length, many.mock.calls.length]).toEqual([2, 4]);
     // One that wants another kind of past comes later, and tells the others nothing.
     client.subscribe('a', { onMessage: since, replay: { since: 1 } });
     FakeSocket.last.says({ type: 'unsubscribed', channel: 'a' });
     expect(FakeSocket.last.sent.at(-1)).toEqual({ type: 'subscribe', channel: 'a', replay: { since: 1 } });
-    FakeSocket.last.says({
-      type: 'subscribed',
-      channel: 'a',
-      epoch: 'e',
-      offset: 4,
-      recovered: true,
-      replayed: 0,
-    });
+    answers(4, 0);
     FakeSocket.last.says({ type: 'unsubscribed', channel: 'a' });
-    FakeSocket.last.says({
-      type: 'subscribed',
-      channel: 'a',
-      epoch: 'e',
-      offset: 4,
-      recovered: true,
-      replayed: 0,
-    });
+    answers(4, 0);
     FakeSocket.last.publishes('a', 5, 5);
     expect([few, many, since].map(({ mock }) => mock.calls.length)).toEqual([3, 5, 1]);
   });

@@ -4,6 +4,7 @@
  * A call is tried again only where that cannot do harm: reads, calls with an idempotency key, and
  * calls that the server says it has not begun.
  */
+import { VISIBLE_ASCII } from '../check';
 import { type ErrorContext, PushFloError, ValidationError } from '../errors';
 import { codeOf, httpErrorOf, NetworkError } from '../http-errors';
 import { log, type LogTarget } from '../log';
@@ -83,7 +84,7 @@ function encoded({ body }: Call): string | undefined {
 
 /** @throws {ValidationError} for what no header may carry. */
 function checkHeader(name: string, value: unknown): void {
-  if (value === undefined || (typeof value === 'string' && /^[\x21-\x7e]+$/.test(value))) return;
+  if (value === undefined || (typeof value === 'string' && VISIBLE_ASCII.test(value))) return;
   throw new ValidationError(`${name} must be visible ASCII characters without blanks`, name);
 }
 

@@ -1,5 +1,6 @@
 /** The backend's side: publishing and everything else that is done over HTTP with a secret key. */
 import { environment, resolveBaseUrl } from '../address';
+import { checkText, VISIBLE_ASCII } from '../check';
 import { AuthenticationError, ValidationError } from '../errors';
 import type { LogTarget } from '../log';
 import { checkChannel } from '../slug';
@@ -202,15 +203,9 @@ function channelPath(slug: string): string {
 /** @throws {AuthenticationError} that does not repeat the key: it is a secret. */
 function checkKey(key: string): void {
   if (!/^(sec|mgmt)_/.test(key)) throw AuthenticationError.invalidKey('secret');
-  if (/^[\x21-\x7e]+$/.test(key)) return;
+  if (VISIBLE_ASCII.test(key)) return;
   const text = 'the secret key has a blank, a line break or another character that no key has';
   throw new AuthenticationError(text, 'INVALID_API_KEY');
-}
-
-function checkText(field: string, value: unknown): void {
-  if (value !== undefined && typeof value !== 'string') {
-    throw new ValidationError(`${field} must be a string`, field);
-  }
 }
 
 /** The server says `null` where the publisher said nothing. */
