@@ -31,11 +31,9 @@ export default defineConfig([
     treeshake: false,
   },
   {
-    // For pages without a build step: <script src="pushflo.js"> makes the global `PushFlo`.
-    entry: { pushflo: 'src/index.ts' },
+    entry: { pushflo: 'src/script.ts' },
     format: ['iife'],
     target: 'es2022',
-    globalName: 'PushFlo',
     minify: true,
     outExtension: () => ({ js: '.js' }),
   },

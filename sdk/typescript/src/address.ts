@@ -20,7 +20,7 @@ export function resolveBaseUrl(given?: string): string {
     environment(() => process.env.PUSHFLO_URL) ||
     localBaseUrl();
   if (!/^(https?:\/)?\//.test(url)) {
-    throw new ValidationError(`baseUrl must begin with http://, https:// or /, not ${JSON.stringify(url)}`);
+    throw new ValidationError(`baseUrl must begin with http://, https:// or /, not ${url}`, 'baseUrl');
   }
   const absolute = typeof location === 'object' ? new URL(url, location.href).href : url;
   return absolute.replace(/\/+$/, '');
@@ -30,7 +30,7 @@ export function resolveBaseUrl(given?: string): string {
 function localBaseUrl(): string {
   const isPage = typeof location === 'object' && typeof document === 'object';
   const isLocal = isPage
-    ? /^(localhost|127\..*|\[::1\]|.*\.localhost|)$/.test(location.hostname)
+    ? /^$|^127\.|^\[::1\]$|(^|\.)localhost$/.test(location.hostname)
     : environment(() => process.env.NODE_ENV) !== 'production';
   if (isLocal) return LOCAL_BASE_URL;
   throw new ValidationError('baseUrl is required: give it, or set NEXT_PUBLIC_PUSHFLO_URL', 'baseUrl');

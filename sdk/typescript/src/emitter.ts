@@ -1,10 +1,12 @@
-type Listener = (...told: any[]) => void;
+interface Listener {
+  (...told: any[]): void;
+  /** What was given to `once`, where this stands for it. */
+  once?: Listener;
+}
 
 /** Listeners by event name. A listener that throws harms neither the others nor its caller. */
 export class Emitter<Events extends { [E in keyof Events]: unknown[] }> {
   private readonly listeners = new Map<keyof Events, Set<Listener>>();
-  /** Those of `once`, by what was given. */
-  private readonly wrapped = new Map<Listener, Listener>();
 
   /** Adds a listener. */
   on<E extends keyof Events>(event: E, listener: (...told: Events[E]) => void): this {
@@ -15,21 +17,19 @@ export class Emitter<Events extends { [E in keyof Events]: unknown[] }> {
 
   /** Adds a listener for the next time alone. */
   once<E extends keyof Events>(event: E, listener: (...told: Events[E]) => void): this {
-    const once = (...told: Events[E]) => {
-      this.off(event, listener);
+    const next: Listener = (...told: Events[E]) => {
+      this.off(event, next);
       listener(...told);
     };
-    this.wrapped.set(listener, once);
-    return this.on(event, once);
+    next.once = listener;
+    return this.on(event, next);
   }
 
   /** Takes a listener away. */
   off<E extends keyof Events>(event: E, listener: (...told: Events[E]) => void): this {
-    const all = this.listeners.get(event);
-    const once = this.wrapped.get(listener);
-    all?.delete(listener);
-    if (once && all?.delete(once)) this.wrapped.delete(listener);
-    if (!all?.size) this.listeners.delete(event);
+    const all = this.listeners.get(event) ?? new Set();
+    for (const one of all) if (one === listener || one.once === listener) all.delete(one);
+    if (!all.size) this.listeners.delete(event);
     return this;
   }
 

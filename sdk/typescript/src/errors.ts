@@ -68,25 +68,20 @@ export class PushFloError extends Error {
   declare readonly cause?: Error;
 
   constructor(message: string, code: ErrorCode, context: ErrorContext = {}) {
-    super(message);
+    const { cause } = context;
+    const error = cause instanceof Error ? cause : new Error(String(cause));
+    super(message, cause === undefined ? undefined : { cause: error });
     this.code = code;
     this.retryable = context.retryable ?? false;
     for (const name of ['status', 'details', 'retryAfter', 'channel'] as const) {
       if (context[name] !== undefined) Object.assign(this, { [name]: context[name] });
     }
-    const { cause } = context;
-    // Not shown by `console.log` as a field, like the cause of any other error.
-    if (cause !== undefined) {
-      const value = cause instanceof Error ? cause : new Error(String(cause));
-      Object.defineProperty(this, 'cause', { value, configurable: true, writable: true });
-    }
   }
 
   /** What `JSON.stringify` makes of it: of an error it would leave the message out. */
-  toJSON(): Record<string, unknown> {
+  toJSON(): object {
     const { name, message, stack, cause } = this;
-    const told: Record<string, unknown> = { name, message, stack, cause: cause?.message };
-    return Object.assign(told, this);
+    return Object.assign({ name, message, stack, cause: cause?.message }, this);
   }
 
   override toString(): string {
@@ -110,8 +105,7 @@ export class ValidationError extends PushFloError {
   }
 
   static invalidChannelSlug(slug: string): ValidationError {
-    const rule = 'lowercase letters, digits and single inner hyphens, at most 64 characters';
-    return new ValidationError(`Invalid channel slug '${slug}': it must be ${rule}`, 'slug');
+    return new ValidationError(`Invalid channel slug: '${slug}'`, 'slug');
   }
 }
 
@@ -133,7 +127,7 @@ export class AuthenticationError extends PushFloError {
   }
 
   static forbidden(action?: string): AuthenticationError {
-    return new ForbiddenError(`Access forbidden${action ? `: insufficient permissions for ${action}` : ''}`);
+    return new ForbiddenError(`Access forbidden${action ? `: ${action}` : ''}`);
   }
 }
 
@@ -171,7 +165,7 @@ export class ConnectionError extends PushFloError {
 
 /** The error for a code that came over the WebSocket, or that only a client has. */
 export function errorOf(code: string, message: string, context: ErrorContext = {}): PushFloError {
-  const whole = { retryable: RETRYABLE.has(code), ...context };
+  const whole = { retryable: isRetryable(code), ...context };
   if (code === 'FORBIDDEN') return new ForbiddenError(message, code, whole);
   if (code === 'UNAUTHORIZED') return new AuthenticationError(message, code, whole);
   if (code === 'VALIDATION_ERROR' || code === 'PAYLOAD_TOO_LARGE') {
@@ -184,13 +178,7 @@ export function errorOf(code: string, message: string, context: ErrorContext = {
 
 const OF_CONNECTIONS = /CONNECT|TOKEN/;
 
-/** Codes of errors after which the same call may succeed later. */
-export const RETRYABLE = new Set<string>([
-  'RATE_LIMITED',
-  'OVERLOADED',
-  'SERVER_ERROR',
-  'CONNECTION_FAILED',
-  'CONNECTION_TIMEOUT',
-  'CONNECTION_CLOSED',
-  'TOKEN_ERROR',
-]);
+/** Whether the same call may succeed later, after an error with this code. */
+export function isRetryable(code: string): boolean {
+  return /^(CONNECTION_|TOKEN_ERROR$|SERVER_ERROR$|OVERLOADED$|RATE_LIMITED$)/.test(code);
+}

@@ -4,8 +4,8 @@ import {
   type ErrorCode,
   type ErrorContext,
   ForbiddenError,
+  isRetryable,
   PushFloError,
-  RETRYABLE,
 } from './errors';
 
 /** An HTTP request was refused, or had no answer. */
@@ -76,7 +76,7 @@ const CODES: Record<number, ErrorCode> = {
 
 /** The error for a code in an answer, of the class that belongs to it. */
 export function httpErrorOf(code: string, message: string, context: ErrorContext = {}): PushFloError {
-  const whole = { retryable: RETRYABLE.has(code), ...context };
+  const whole = { retryable: isRetryable(code), ...context };
   if (code === 'FORBIDDEN') return new ForbiddenError(message, code, whole);
   if (code === 'UNAUTHORIZED') return new AuthenticationError(message, code, whole);
   return new (CLASSES[code] ?? NetworkError)(message, code, whole);

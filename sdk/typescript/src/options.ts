@@ -61,7 +61,7 @@ export function sessionSettings(options: ClientOptions, server: string): Session
   for (const name of Object.keys(NUMBERS) as (keyof typeof NUMBERS)[]) {
     numbers[name] = options[name] ?? NUMBERS[name];
     if (!(numbers[name] >= 0)) {
-      throw new ValidationError(`${name} must be a number that is not negative`, name);
+      throw new ValidationError(`${name} must be a number, 0 or more`, name);
     }
   }
   const { autoReconnect = true, replayOnReconnect = true, getToken } = options;
@@ -108,6 +108,8 @@ export function tokenSource({ publishKey, getToken }: ClientOptions): () => Prom
 export function webSocketClass({ webSocket }: ClientOptions): WebSocketConstructor {
   const found = webSocket ?? (globalThis.WebSocket as WebSocketConstructor | undefined);
   if (found) return found;
-  const help = "`import WebSocket from 'ws'; new PushFloClient({ webSocket: WebSocket, … })`";
-  throw new ValidationError(`this runtime has no WebSocket: give one, as in ${help}`, 'webSocket');
+  throw new ValidationError(
+    'this runtime has no WebSocket: give one as webSocket, such as that of ws',
+    'webSocket',
+  );
 }

@@ -54,34 +54,27 @@ export interface Subscription {
 }
 
 /** One listener of a channel. */
-export class Listener {
-  private lastPresence?: Presence;
-  /** It has what it asked for of the past, and gets what is live. */
-  private isFilled: boolean;
-  /** What it has of the past, where it joined late: that comes again, and is not for it. */
-  private has?: StreamPosition;
-  /** What it wants of the past: an object of its own, by which it is known. */
-  readonly replay?: Replay;
+export type Listener = ReturnType<typeof listenerOf>;
 
-  constructor(
-    readonly channel: string,
-    readonly options: SubscriptionOptions,
-  ) {
-    this.replay = options.replay && { ...options.replay };
-    this.isFilled = !this.replay;
-  }
+export function listenerOf(channel: string, options: SubscriptionOptions) {
+  /** What it wants of the past: an object of its own, by which it is known. */
+  const replay = options.replay && { ...options.replay };
+  /** It has what it asked for of the past, and gets what is live. */
+  let isFilled = !replay;
+  /** What it has of the past, where it joined late: that comes again, and is not for it. */
+  let has: StreamPosition | undefined;
+  let presence: Presence | undefined;
 
   /** Passes on what happened in the channel. */
-  tell(event: ChannelEvent): void {
-    const { channel, options } = this;
+  function tell(event: ChannelEvent): void {
     switch (event.type) {
       case 'message':
-        if (this.isForMe(event)) guarded(options.onMessage, messageOf(event.frame));
+        if (isForMe(event)) guarded(options.onMessage, messageOf(event.frame));
         return;
       case 'filled':
-        if (this.isFilled || !event.asks.includes(this.replay!)) return;
-        this.isFilled = true;
-        this.has = event.head;
+        if (isFilled || !event.asks.includes(replay!)) return;
+        isFilled = true;
+        has = event.head;
         return;
       case 'subscribed':
         return guarded(options.onSubscribed);
@@ -91,35 +84,37 @@ export class Listener {
         return guarded(options.onRecovered, { channel, replayed: event.replayed });
       case 'gap':
         return guarded(options.onGap, { channel, after: event.after, head: event.head });
-      case 'presence':
-        this.lastPresence = {
-          members: event.members,
-          count: event.count,
-          joined: event.joined,
-          left: event.left,
-        };
-        return guarded(options.onPresence, this.lastPresence);
+      case 'presence': {
+        const { members, count, joined, left } = event;
+        presence = { members, count, joined, left };
+        return guarded(options.onPresence, presence);
+      }
     }
   }
 
-  private isForMe({ frame, past }: ChannelEvent & { type: 'message' }): boolean {
+  function isForMe({ frame, past }: ChannelEvent & { type: 'message' }): boolean {
     const { offset, epoch, timestamp } = frame;
-    if (this.has && (epoch ?? this.has.epoch) === this.has.epoch && offset <= this.has.offset) return false;
-    if (!past) return this.isFilled;
-    const { replay } = this;
+    if (has && (epoch ?? has.epoch) === has.epoch && offset <= has.offset) return false;
+    if (!past) return isFilled;
     if (!replay || !past.asks.includes(replay)) return false;
-    if (this.isFilled) return !past.isLate;
+    if (isFilled) return !past.isLate;
     const isWanted = 'last' in replay ? past.left <= replay.last : timestamp >= replay.since;
     if (!isWanted) return false;
     // What follows in a first round is all for it; a late round may have to be begun again.
-    if (past.isLate) this.has = { epoch: epoch!, offset };
-    else this.isFilled = true;
+    if (past.isLate) has = { epoch: epoch!, offset };
+    else isFilled = true;
     return true;
   }
 
-  /** Brings one that came later to what this one knows. */
-  catchUp(later: Listener): void {
-    if (!this.lastPresence) return;
-    later.tell({ type: 'presence', ...this.lastPresence, joined: [], left: [] });
-  }
+  return {
+    channel,
+    options,
+    replay,
+    tell,
+
+    /** Brings one that came later to what this one knows. */
+    catchUp(later: { tell: typeof tell }): void {
+      if (presence) later.tell({ type: 'presence', ...presence, joined: [], left: [] });
+    },
+  };
 }

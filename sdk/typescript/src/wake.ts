@@ -2,21 +2,14 @@
 
 /** Listens until the function that is returned is called. Where there are no such events, nothing happens. */
 export function watchWake(wake: () => void, offline: () => void): () => void {
-  const seen = () => {
-    if (document.visibilityState === 'visible') wake();
-  };
-  const hasPage = typeof document === 'object' && typeof document.addEventListener === 'function';
-  const hasNetwork = typeof addEventListener === 'function' && typeof removeEventListener === 'function';
-  if (hasPage) document.addEventListener('visibilitychange', seen);
-  if (hasNetwork) {
-    addEventListener('online', wake);
-    addEventListener('offline', offline);
-  }
+  const page = typeof document === 'object' ? document : undefined;
+  const watched: [Partial<EventTarget> | undefined, string, () => void][] = [
+    [page, 'visibilitychange', () => page!.visibilityState === 'visible' && wake()],
+    [globalThis, 'online', wake],
+    [globalThis, 'offline', offline],
+  ];
+  for (const [target, ...event] of watched) target?.addEventListener?.(...event);
   return () => {
-    if (hasPage) document.removeEventListener('visibilitychange', seen);
-    if (hasNetwork) {
-      removeEventListener('online', wake);
-      removeEventListener('offline', offline);
-    }
+    for (const [target, ...event] of watched) target?.removeEventListener?.(...event);
   };
 }

@@ -2,9 +2,12 @@
  * A session on a stage: a clock that jumps, timers that are plain numbers, and a log of what the
  * session wanted, so that tests read as scripts.
  */
-import type { Effect, Input, Timer } from '../src/core/effects';
-import { Session, type SessionSettings } from '../src/core/session';
-import type { ClientFrame, ServerFrame } from '../src/core/wire';
+import { type Answered, type Call, call, type Effects, type Inputs, type Timer } from '../src/core/effects';
+import { type Session, sessionOf, type SessionSettings } from '../src/core/session';
+import type { ClientFrame, PublishFrame, ServerFrame } from '../src/core/wire';
+
+/** What a session wanted, or that a publish was answered. */
+type Logged = Call<Effects> | ['answered', ref: string, answer: Parameters<Answered>[0]];
 
 export const DEFAULTS: SessionSettings = {
   autoReconnect: true,
@@ -23,7 +26,7 @@ export class Stage {
   nowMs = 1_700_000_000_000;
   /** When each timer is due. */
   readonly timers = new Map<Timer, number>();
-  readonly log: Effect[] = [];
+  readonly log: Logged[] = [];
   readonly session: Session;
   isSocketOpen = false;
   tokensWanted = 0;
@@ -31,26 +34,32 @@ export class Stage {
   chance = 1;
 
   constructor(settings: Partial<SessionSettings> = {}) {
-    this.session = new Session(
+    this.session = sessionOf(
       { ...DEFAULTS, ...settings },
-      { now: () => this.nowMs, random: () => this.chance },
+      { now: () => this.nowMs, random: () => this.chance, out: (...effect) => this.carryOut(effect) },
     );
   }
 
-  apply(input: Input): this {
-    for (const effect of this.session.apply(input)) {
-      this.log.push(effect);
-      if (effect.do === 'start') this.timers.set(effect.timer, this.nowMs + effect.ms);
-      if (effect.do === 'stop') this.timers.delete(effect.timer);
-      if (effect.do === 'open') {
-        if (this.isSocketOpen) throw new Error('a second socket was opened');
-        this.isSocketOpen = true;
-      }
-      if (effect.do === 'close') this.isSocketOpen = false;
-      if (effect.do === 'fetchToken') this.tokensWanted++;
-      if (effect.do === 'send' && !this.isSocketOpen) throw new Error('sent without a socket');
-    }
+  apply(...input: Call<Inputs>): this {
+    call<Inputs>(this.session, input);
     return this;
+  }
+
+  publish(frame: PublishFrame): this {
+    return this.apply('publish', frame, (answer) => this.log.push(['answered', frame.ref, answer]));
+  }
+
+  private carryOut(effect: Call<Effects>): void {
+    this.log.push(effect);
+    if (effect[0] === 'start') this.timers.set(effect[1], this.nowMs + effect[2]);
+    if (effect[0] === 'stop') this.timers.delete(effect[1]);
+    if (effect[0] === 'open') {
+      if (this.isSocketOpen) throw new Error('a second socket was opened');
+      this.isSocketOpen = true;
+    }
+    if (effect[0] === 'close') this.isSocketOpen = false;
+    if (effect[0] === 'fetchToken') this.tokensWanted++;
+    if (effect[0] === 'send' && !this.isSocketOpen) throw new Error('sent without a socket');
   }
 
   /** Lets time pass, with every timer that falls due. */
@@ -61,25 +70,24 @@ export class Stage {
       if (timer === undefined || due! > until) break;
       this.nowMs = due!;
       this.timers.delete(timer);
-      this.apply({ type: 'timer', timer });
+      this.apply('timer', timer);
     }
     this.nowMs = until;
     return this;
   }
 
   says(frame: ServerFrame): this {
-    return this.apply({ type: 'frame', frame });
+    return this.apply('frame', frame);
   }
 
   /** Connects, with whatever that takes. */
   connected(): this {
-    if (this.session.state === 'disconnected' || this.session.state === 'error')
-      this.apply({ type: 'connect' });
+    if (['disconnected', 'error'].includes(this.session.state())) this.apply('connect');
     return this.greeted();
   }
 
   greeted(): this {
-    return this.apply({ type: 'token', token: 't' }).says({
+    return this.apply('token', { token: 't' }).says({
       type: 'connected',
       clientId: 'c',
       timestamp: this.nowMs,
@@ -88,12 +96,12 @@ export class Stage {
 
   closes(code: number, reason = ''): this {
     this.isSocketOpen = false;
-    return this.apply({ type: 'closed', code, reason });
+    return this.apply('closed', code, reason);
   }
 
   /** Connected and subscribed to `a`, whose head is at `offset` of the epoch `e`. */
   subscribed(offset = 0): this {
-    this.connected().apply({ type: 'subscribe', channel: 'a' });
+    this.connected().apply('subscribe', 'a');
     return this.says({ type: 'subscribed', channel: 'a', epoch: 'e', offset });
   }
 
@@ -103,20 +111,21 @@ export class Stage {
   }
 
   /** What was logged since the last time, without timers. */
-  since(): Effect[] {
-    return this.log.splice(0).filter((effect) => effect.do !== 'start' && effect.do !== 'stop');
+  since(): Logged[] {
+    return this.log.splice(0).filter((effect) => effect[0] !== 'start' && effect[0] !== 'stop');
   }
 
   /** The frames sent since the last time. */
   sent(): ClientFrame[] {
-    return this.log.splice(0).flatMap((effect) => (effect.do === 'send' ? [effect.frame] : []));
+    return this.log.splice(0).flatMap((effect) => (effect[0] === 'send' ? [effect[1]] : []));
   }
 
   /** What listeners of channels were told since the last time: offsets of messages, names of others. */
   told(): (number | string)[] {
     return this.log.splice(0).flatMap((effect) => {
-      if (effect.do !== 'tell') return [];
-      return [effect.event.type === 'message' ? effect.event.frame.offset : effect.event.type];
+      if (effect[0] !== 'tell') return [];
+      const [, , event] = effect;
+      return [event.type === 'message' ? event.frame.offset : event.type];
     });
   }
 

@@ -5,6 +5,7 @@
  * as a gap. SDK_SEEDS says how many seeds are walked.
  */
 import { expect, it } from 'vitest';
+import type { ChannelEvent } from '../src/core/channel';
 import type { ClientFrame } from '../src/core/wire';
 import { Stage } from './stage';
 
@@ -42,7 +43,7 @@ class Walk {
   private mayMiss = true;
 
   constructor(private readonly seed: number) {
-    this.stage.apply({ type: 'connect' }).apply({ type: 'subscribe', channel: 'a' });
+    this.stage.apply('connect').apply('subscribe', 'a');
     this.look();
   }
 
@@ -79,7 +80,7 @@ class Walk {
         this.look();
       }
     }
-    expect(this.stage.session.state, `seed ${this.seed}`).toBe('connected');
+    expect(this.stage.session.state(), `seed ${this.seed}`).toBe('connected');
     expect(this.last, `seed ${this.seed}`).toEqual({ epoch: this.epoch, offset: this.head });
   }
 
@@ -126,14 +127,14 @@ class Walk {
   private look(): void {
     const { log } = this.stage;
     for (let effect = log.shift(); effect; effect = log.shift()) {
-      if (effect.do === 'fetchToken') this.stage.apply({ type: 'token', token: 't' });
-      else if (effect.do === 'open')
+      if (effect[0] === 'fetchToken') this.stage.apply('token', { token: 't' });
+      else if (effect[0] === 'open')
         this.wire.push({
           arrive: () => this.stage.says({ type: 'connected', clientId: 'c', timestamp: this.stage.nowMs }),
         });
-      else if (effect.do === 'close') this.disconnected();
-      else if (effect.do === 'send') this.heard(effect.frame);
-      else if (effect.do === 'tell') this.told(effect.event);
+      else if (effect[0] === 'close') this.disconnected();
+      else if (effect[0] === 'send') this.heard(effect[1]);
+      else if (effect[0] === 'tell') this.told(effect[2]);
     }
   }
 
@@ -160,7 +161,7 @@ class Walk {
     for (const { offset, prev } of past) this.send(offset, prev);
   }
 
-  private told(event: (Stage['log'][number] & { do: 'tell' })['event']): void {
+  private told(event: ChannelEvent): void {
     const where = `seed ${this.seed} after ${JSON.stringify(this.last)}: ${JSON.stringify(event)}`;
     if (event.type === 'recovered') this.recoveries++;
     if (event.type === 'gap') {

@@ -39,8 +39,12 @@ export interface Past {
   isLate: boolean;
 }
 
-/** What a channel wants done: a frame sent, or its listeners told. */
-export type ChannelEffect = { send: ClientFrame } | { tell: ChannelEvent };
+/** What a channel wants done. */
+export interface ChannelEffects {
+  send(frame: ClientFrame): void;
+  /** Its listeners are to know. */
+  tell(event: ChannelEvent): void;
+}
 
 export interface RecoverySettings {
   /** Whether what is missed while there is no connection is asked for. */
@@ -53,228 +57,216 @@ type State =
   /** Nothing is asked on this connection, or there is none. */
   'idle' | 'subscribing' | 'live' | 'leaving';
 
-export class Channel {
+export type Channel = ReturnType<typeof channelOf>;
+
+export function channelOf(name: string, settings: RecoverySettings, { send, tell }: ChannelEffects) {
   /** Whether anybody listens. */
-  isWanted = false;
-  /** What subscribers want of the past and have not got, each with an object of its own. */
-  private asks: Replay[] = [];
-  /** Those of them that `replay` or `late` asks for. */
-  private served: Replay[] = [];
+  let isWanted = false;
   /** Whether anybody wants to know who else is there. */
-  wantsPresence = false;
+  let wantsPresence = false;
+  /** What subscribers want of the past and have not got, each with an object of its own. */
+  let asks: Replay[] = [];
+  /** Those of them that `replay` or `late` asks for. */
+  let served: Replay[] = [];
 
-  private state: State = 'idle';
-  private position?: StreamPosition;
+  let state: State = 'idle';
+  let position: StreamPosition | undefined;
   /** The epoch of messages that name none. */
-  private epoch = '';
+  let ownEpoch = '';
   /** When the connection was lost on which `position` was reached. */
-  private lostAtMs?: number;
-  private asked: 'live' | 'recover' | 'window' | 'replay' | 'late' = 'live';
+  let lostAtMs: number | undefined;
+  let asked: 'live' | 'recover' | 'window' | 'replay' | 'late' = 'live';
   /** The head when the past began that is under way. */
-  private pastHead: StreamPosition = { epoch: '', offset: 0 };
+  let pastHead: StreamPosition;
   /** Messages of the past that still follow `subscribed`. */
-  private pastLeft = 0;
+  let pastLeft = 0;
   /** The next message may follow anything: nothing is known of what was before. */
-  private isAtStart = false;
+  let isAtStart = false;
   /** The position from which a hole in the stream was asked for last. */
-  private askedAgainAfter?: number;
-  private hasPresence = false;
+  let askedAgainAfter: number | undefined;
+  let hasPresence = false;
   /** It is subscribed anew for the sake of those who joined late: for the others nothing happens. */
-  private isInRounds = false;
-  private members = new Map<string, Member>();
+  let isInRounds = false;
+  let everybody = new Map<string, Member>();
 
-  constructor(
-    readonly name: string,
-    private readonly settings: RecoverySettings,
-  ) {}
-
-  get isLive(): boolean {
-    return this.state === 'live' || this.isInRounds;
-  }
-
-  /** Nobody listens and nothing is under way: it can be forgotten. */
-  get isIdle(): boolean {
-    return this.state === 'idle' && !this.isWanted;
-  }
-
-  /** Does what is due when nothing is under way. `serverNowMs` is by the server's clock. */
-  proceed(nowMs: number, serverNowMs: number): ChannelEffect[] {
-    if (this.state === 'idle' && this.isWanted) return [this.subscribe(nowMs, serverNowMs)];
-    const isOutdated = !this.isWanted || (this.wantsPresence && !this.hasPresence);
-    // Whoever joined late gets the past in a round of its own, when none is under way.
-    const isLateWanted = this.asks.length > 0 && this.pastLeft === 0;
-    if (this.state !== 'live' || !(isOutdated || isLateWanted)) return [];
-    this.isInRounds = this.isWanted && !isOutdated;
-    return [this.leave()];
-  }
-
-  /** The connection is gone. */
-  lost(nowMs: number): void {
-    if (this.state !== 'idle') this.lostAtMs ??= nowMs;
-    this.state = 'idle';
-    this.isInRounds = false;
-    this.askedAgainAfter = undefined;
-    // Nothing of the past that was asked for has arrived: it is asked for again.
-    if (this.position && this.position.offset < 0) this.position = undefined;
-  }
-
-  /** Somebody listens, and wants this of the past. */
-  want(replay?: Replay): void {
-    this.isWanted = true;
-    if (replay) this.asks.push(replay);
-  }
-
-  /** Nobody listens any more; one that subscribes later starts anew. */
-  unwant(): void {
-    this.isWanted = this.wantsPresence = false;
-    this.asks = [];
-    this.position = undefined;
-  }
-
-  subscribed(frame: SubscribedFrame): ChannelEffect[] {
-    if (this.state !== 'subscribing') return [];
-    this.state = 'live';
-    this.lostAtMs = undefined;
-    if (!this.isWanted) return [];
-    const { epoch, offset, recovered, replayed = 0 } = frame;
-    const head = { epoch, offset };
-    const before = this.position;
-    this.pastHead = head;
-    if (this.asked === 'late') {
-      this.epoch = epoch;
-      this.pastLeft = replayed;
-      return replayed > 0 ? [] : this.filled();
-    }
-    this.epoch = epoch;
-    this.pastLeft = this.asked === 'replay' || this.asked === 'window' ? replayed : 0;
-    this.isAtStart = this.pastLeft > 0;
-    const isSame = before?.epoch === epoch;
-    const isWhole = this.asked === 'recover' ? recovered === true : isSame && before.offset === offset;
-    if (!before || this.asked !== 'recover' || !isWhole) {
-      // Of a replayed past, only what was seen before is known.
-      this.position = this.isAtStart ? { epoch, offset: isSame ? before.offset : -1 } : head;
-    }
-    const wasInRounds = this.isInRounds;
-    this.isInRounds = false;
-    const effects: ChannelEffect[] = wasInRounds ? [] : [tell({ type: 'subscribed', recovered, replayed })];
-    if (this.asked === 'replay' && replayed === 0) effects.push(...this.filled());
-    if (before && !isWhole) effects.push(tell({ type: 'gap', after: before, head }));
-    else if (before && !wasInRounds) effects.push(tell({ type: 'recovered', replayed }));
-    return effects;
-  }
-
-  unsubscribed(): ChannelEffect[] {
-    const wasAsked = this.state !== 'live';
-    this.state = 'idle';
-    if (wasAsked) return [];
-    this.unwant();
-    return [tell({ type: 'unsubscribed' })];
-  }
-
-  /** The server said no to `subscribe`. Returns whether only those are concerned who joined late. */
-  refused(): boolean {
-    if (this.state !== 'subscribing') return false;
-    this.state = 'idle';
-    if (this.asked !== 'late') return false;
-    this.forgetServed();
-    return true;
-  }
-
-  message(frame: MessageFrame): ChannelEffect[] {
-    const seen = this.position;
-    if (this.state !== 'live' || !this.isWanted || !seen) return [];
-    if (this.asked === 'late') return this.lateMessage(frame);
-    const { offset, epoch = this.epoch, prev = offset - 1 } = frame;
-    const isSame = epoch === seen.epoch;
-    const left = this.pastLeft;
-    if (left > 0) this.pastLeft--;
-    if (isSame && offset <= seen.offset) return [];
-    const effects: ChannelEffect[] = [];
-    const isMissingSome = !this.isAtStart && prev > (isSame ? seen.offset : 0);
-    if (isMissingSome) {
-      if (isSame && this.askedAgainAfter !== seen.offset) {
-        this.askedAgainAfter = seen.offset;
-        return [this.leave()];
-      }
-      effects.push(tell({ type: 'gap', after: seen, head: { epoch, offset: prev } }));
-    }
-    this.isAtStart = false;
-    this.position = { epoch, offset };
-    // The past of a window is new to those who were there before.
-    const isPast = left > 0 && this.asked === 'replay';
-    const past = isPast ? { asks: this.served, left, isLate: false } : undefined;
-    effects.push(tell({ type: 'message', frame, past }));
-    if (isPast && left === 1) effects.push(...this.filled());
-    return effects;
-  }
-
-  /** A message of the past for those who joined late. What is live comes again in the next round. */
-  private lateMessage(frame: MessageFrame): ChannelEffect[] {
-    const left = this.pastLeft;
-    if (left === 0) return [];
-    this.pastLeft--;
-    const past = { asks: this.served, left, isLate: true };
-    const message = tell({ type: 'message', frame: { ...frame, epoch: frame.epoch ?? this.epoch }, past });
-    return left === 1 ? [message, ...this.filled()] : [message];
-  }
-
-  /** All that was asked for is there. After a late round, what everybody listens to goes on. */
-  private filled(): ChannelEffect[] {
-    const told = tell({ type: 'filled', asks: this.served, head: this.pastHead });
-    this.forgetServed();
-    return this.asked === 'late' ? [told, this.leave()] : [told];
-  }
-
-  presence({ members, joined = [], left = [], count }: PresenceFrame): ChannelEffect[] {
-    if (members) this.members = new Map(members.map((member) => [identity(member), member]));
-    for (const member of joined) this.members.set(identity(member), member);
-    for (const member of left) this.members.delete(identity(member));
-    return [tell({ type: 'presence', members: [...this.members.values()], count, joined, left })];
-  }
-
-  private forgetServed(): void {
-    this.asks = this.asks.filter((ask) => !this.served.includes(ask));
-  }
-
-  private leave(): ChannelEffect {
-    this.state = 'leaving';
-    return { send: { type: 'unsubscribe', channel: this.name } };
-  }
-
-  private subscribe(nowMs: number, serverNowMs: number): ChannelEffect {
-    this.state = 'subscribing';
-    this.hasPresence = this.wantsPresence;
-    const past = this.past(nowMs, serverNowMs);
-    const presence = this.wantsPresence ? ({ presence: true } as const) : {};
-    return { send: { type: 'subscribe', channel: this.name, ...past, ...presence } };
+  function subscribe(nowMs: number, serverNowMs: number): void {
+    state = 'subscribing';
+    hasPresence = wantsPresence;
+    const presence = wantsPresence ? ({ presence: true } as const) : {};
+    send({ type: 'subscribe', channel: name, ...past(nowMs, serverNowMs), ...presence });
   }
 
   /** What to ask of the past. */
-  private past(nowMs: number, serverNowMs: number): { recover?: StreamPosition; replay?: Replay } {
-    const { replayOnReconnect, replayWindow } = this.settings;
-    const awayMs = this.lostAtMs === undefined ? undefined : nowMs - this.lostAtMs;
-    const isServed = (ask: Replay) => 'last' in ask === 'last' in this.asks[0]!;
-    this.served = this.asks.filter(isServed);
-    const ask = this.served.length ? this.served.reduce(larger) : undefined;
-    if (!this.position) {
-      this.asked = ask ? 'replay' : 'live';
-      return ask ? { replay: ask } : {};
+  function past(nowMs: number, serverNowMs: number): { recover?: StreamPosition; replay?: Replay } {
+    const { replayOnReconnect, replayWindow } = settings;
+    const awayMs = lostAtMs === undefined ? undefined : nowMs - lostAtMs;
+    served = asks.filter((ask) => 'last' in ask === 'last' in asks[0]!);
+    const replay = served.length ? served.reduce(larger) : undefined;
+    if (!position) {
+      asked = replay ? 'replay' : 'live';
+      return replay ? { replay } : {};
     }
-    if (ask && awayMs === undefined && this.asked !== 'late') {
-      this.asked = 'late';
-      return { replay: ask };
-    }
-    if (awayMs !== undefined && !replayOnReconnect) {
-      this.asked = 'live';
+    if (awayMs === undefined) {
+      if (replay && asked !== 'late') {
+        asked = 'late';
+        return { replay };
+      }
+    } else if (!replayOnReconnect) {
+      asked = 'live';
       return {};
-    }
-    if (awayMs !== undefined && awayMs > replayWindow) {
-      this.asked = 'window';
+    } else if (awayMs > replayWindow) {
+      asked = 'window';
       return { replay: { since: Math.max(0, serverNowMs - replayWindow) } };
     }
-    this.asked = 'recover';
-    return { recover: this.position };
+    asked = 'recover';
+    return { recover: position };
   }
+
+  function leave(): void {
+    state = 'leaving';
+    send({ type: 'unsubscribe', channel: name });
+  }
+
+  /** All that was asked for is there. After a late round, what everybody listens to goes on. */
+  function filled(): void {
+    tell({ type: 'filled', asks: served, head: pastHead });
+    forgetServed();
+    if (asked === 'late') leave();
+  }
+
+  function forgetServed(): void {
+    asks = asks.filter((ask) => !served.includes(ask));
+  }
+
+  /** A message of the past for those who joined late. What is live comes again in the next round. */
+  function lateMessage(frame: MessageFrame): void {
+    const left = pastLeft;
+    if (left === 0) return;
+    pastLeft--;
+    const past = { asks: served, left, isLate: true };
+    tell({ type: 'message', frame: { ...frame, epoch: frame.epoch ?? ownEpoch }, past });
+    if (left === 1) filled();
+  }
+
+  /** Nobody listens any more; one that subscribes later starts anew. */
+  function unwant(): void {
+    isWanted = wantsPresence = false;
+    asks = [];
+    position = undefined;
+  }
+
+  return {
+    name,
+    unwant,
+
+    isLive: () => state === 'live' || isInRounds,
+
+    /** Nobody listens and nothing is under way: it can be forgotten. */
+    isIdle: () => state === 'idle' && !isWanted,
+
+    /** Somebody listens, and wants this of the past. */
+    want(replay?: Replay, presence?: boolean): void {
+      isWanted = true;
+      wantsPresence ||= presence ?? false;
+      if (replay) asks.push(replay);
+    },
+
+    /** Does what is due when nothing is under way. `serverNowMs` is by the server's clock. */
+    proceed(nowMs: number, serverNowMs: number): void {
+      if (state === 'idle' && isWanted) return subscribe(nowMs, serverNowMs);
+      const isOutdated = !isWanted || (wantsPresence && !hasPresence);
+      // Whoever joined late gets the past in a round of its own, when none is under way.
+      const isLateWanted = asks.length > 0 && pastLeft === 0;
+      if (state !== 'live' || !(isOutdated || isLateWanted)) return;
+      isInRounds = isWanted && !isOutdated;
+      leave();
+    },
+
+    /** The connection is gone. */
+    lost(nowMs: number): void {
+      if (state !== 'idle') lostAtMs ??= nowMs;
+      state = 'idle';
+      isInRounds = false;
+      askedAgainAfter = undefined;
+      // Nothing of the past that was asked for has arrived: it is asked for again.
+      if (position && position.offset < 0) position = undefined;
+    },
+
+    subscribed({ epoch, offset, recovered, replayed = 0 }: SubscribedFrame): void {
+      if (state !== 'subscribing') return;
+      state = 'live';
+      lostAtMs = undefined;
+      if (!isWanted) return;
+      const head = { epoch, offset };
+      const before = position;
+      pastHead = head;
+      ownEpoch = epoch;
+      pastLeft = asked === 'live' || asked === 'recover' ? 0 : replayed;
+      if (asked === 'late') return replayed > 0 ? undefined : filled();
+      isAtStart = pastLeft > 0;
+      const isSame = before?.epoch === epoch;
+      const isWhole = asked === 'recover' ? recovered === true : isSame && before.offset === offset;
+      if (!before || asked !== 'recover' || !isWhole) {
+        // Of a replayed past, only what was seen before is known.
+        position = isAtStart ? { epoch, offset: isSame ? before.offset : -1 } : head;
+      }
+      const wasInRounds = isInRounds;
+      isInRounds = false;
+      if (!wasInRounds) tell({ type: 'subscribed', recovered, replayed });
+      if (asked === 'replay' && replayed === 0) filled();
+      if (before && !isWhole) tell({ type: 'gap', after: before, head });
+      else if (before && !wasInRounds) tell({ type: 'recovered', replayed });
+    },
+
+    unsubscribed(): void {
+      const wasAsked = state !== 'live';
+      state = 'idle';
+      if (wasAsked) return;
+      unwant();
+      tell({ type: 'unsubscribed' });
+    },
+
+    /** The server said no to `subscribe`. Returns whether only those are concerned who joined late. */
+    refused(): boolean {
+      if (state !== 'subscribing') return false;
+      state = 'idle';
+      if (asked !== 'late') return false;
+      forgetServed();
+      return true;
+    },
+
+    message(frame: MessageFrame): void {
+      const seen = position;
+      if (state !== 'live' || !isWanted || !seen) return;
+      if (asked === 'late') return lateMessage(frame);
+      const { offset, epoch = ownEpoch, prev = offset - 1 } = frame;
+      const isSame = epoch === seen.epoch;
+      const left = pastLeft;
+      if (left > 0) pastLeft--;
+      if (isSame && offset <= seen.offset) return;
+      const isMissingSome = !isAtStart && prev > (isSame ? seen.offset : 0);
+      if (isMissingSome) {
+        if (isSame && askedAgainAfter !== seen.offset) {
+          askedAgainAfter = seen.offset;
+          return leave();
+        }
+        tell({ type: 'gap', after: seen, head: { epoch, offset: prev } });
+      }
+      isAtStart = false;
+      position = { epoch, offset };
+      // The past of a window is new to those who were there before.
+      const isPast = left > 0 && asked === 'replay';
+      tell({ type: 'message', frame, past: isPast ? { asks: served, left, isLate: false } : undefined });
+      if (isPast && left === 1) filled();
+    },
+
+    presence({ members, joined = [], left = [], count }: PresenceFrame): void {
+      if (members) everybody = new Map();
+      for (const member of [...(members ?? []), ...joined]) everybody.set(identity(member), member);
+      for (const member of left) everybody.delete(identity(member));
+      tell({ type: 'presence', members: [...everybody.values()], count, joined, left });
+    },
+  };
 }
 
 /** Someone who merely says that it is ann is not the ann that a backend vouched for. */
@@ -287,8 +279,4 @@ function larger(one: Replay, other: Replay): Replay {
   if ('last' in one && 'last' in other) return one.last >= other.last ? one : other;
   if ('since' in one && 'since' in other) return one.since <= other.since ? one : other;
   return one;
-}
-
-function tell(event: ChannelEvent): ChannelEffect {
-  return { tell: event };
 }

@@ -17,49 +17,61 @@ export const TIMERS = ['connect', 'retry', 'heartbeat', 'probe', 'settle', 'refr
 
 export type Timer = (typeof TIMERS)[number];
 
-export type Input =
-  | { type: 'connect' }
-  | { type: 'disconnect' }
+/** What happens to a session. */
+export interface Inputs {
+  connect(): void;
+  disconnect(): void;
   /** The answer to `fetchToken`. */
-  | { type: 'token'; token: string }
-  | { type: 'tokenFailed'; error: PushFloError }
-  | { type: 'frame'; frame: ServerFrame }
-  | { type: 'closed'; code: number; reason: string }
+  token(brought: { token: string }): void;
+  tokenFailed(error: PushFloError): void;
+  frame(frame: ServerFrame): void;
+  closed(code: number, reason: string): void;
   /** No socket can be made, now or later: its address is wrong, or the page may not use it. */
-  | { type: 'impossible'; error: PushFloError }
-  | { type: 'timer'; timer: Timer }
+  impossible(error: PushFloError): void;
+  timer(timer: Timer): void;
   /** The network came back, or the page is looked at again. */
-  | { type: 'wake' }
+  wake(): void;
   /** The network went away. */
-  | { type: 'offline' }
-  | { type: 'subscribe'; channel: string; replay?: Replay; presence?: boolean }
-  | { type: 'unsubscribe'; channel: string }
-  | { type: 'publish'; frame: PublishFrame };
+  offline(): void;
+  subscribe(channel: string, replay?: Replay, presence?: boolean): void;
+  unsubscribe(channel: string): void;
+  /** `answered` is called once, whatever comes of it. */
+  publish(frame: PublishFrame, answered: Answered): void;
+}
 
-export type Effect =
+/** Takes the answer to a publish. */
+export type Answered = (answer: PublishedFrame | PushFloError) => void;
+
+/** What a session wants done, in this order. */
+export interface Effects {
   /** Get a token; what an earlier one brings is not wanted any more. */
-  | { do: 'fetchToken' }
-  | { do: 'open'; token: string }
+  fetchToken(): void;
+  open(credentials: { token: string }): void;
   /** Close the socket and listen to it no longer. Forget about a token under way. */
-  | { do: 'close' }
-  | { do: 'send'; frame: ClientFrame }
+  close(): void;
+  send(frame: ClientFrame): void;
   /** Starts it anew where it runs. */
-  | { do: 'start'; timer: Timer; ms: number }
-  | { do: 'stop'; timer: Timer }
-  | { do: 'state'; state: ConnectionState; error?: PushFloError }
-  | { do: 'connected'; clientId: string; timestamp: number }
-  | { do: 'disconnected'; code: number; reason: string; willReconnect: boolean }
+  start(timer: Timer, ms: number): void;
+  stop(timer: Timer): void;
+  state(state: ConnectionState, error?: PushFloError): void;
+  connected(clientId: string, timestamp: number): void;
+  disconnected(code: number, reason: string, willReconnect: boolean): void;
   /** An attempt came to nothing; another one follows. */
-  | { do: 'attemptFailed'; error: PushFloError }
-  | { do: 'error'; error: PushFloError }
-  | { do: 'tell'; channel: string; event: ChannelEvent }
+  attemptFailed(error: PushFloError): void;
+  error(error: PushFloError): void;
+  tell(channel: string, event: ChannelEvent): void;
   /** A subscription was refused. */
-  | { do: 'refused'; channel: string; error: PushFloError }
-  | PublishSettled;
+  refused(channel: string, error: PushFloError): void;
+}
 
-/** A publish has its answer. */
-export interface PublishSettled {
-  do: 'published';
-  ref: string;
-  answer: PublishedFrame | PushFloError;
+/** One call of a method, as data. */
+export type Call<Methods> = {
+  [Name in keyof Methods]: Methods[Name] extends (...given: infer Given) => void
+    ? [name: Name, ...given: Given]
+    : never;
+}[keyof Methods];
+
+/** Makes a call. */
+export function call<Methods>(of: Methods, [name, ...given]: Call<Methods>): void {
+  (of[name] as (...given: unknown[]) => void)(...given);
 }

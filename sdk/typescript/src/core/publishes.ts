@@ -2,56 +2,58 @@
  * Publishes that wait for their answer. They are sent again on the next connection: the id of each
  * keeps it from being published twice, as long as the server remembers it.
  */
-import { errorOf, type PushFloError } from '../errors';
-import type { PublishSettled } from './effects';
-import type { PublishedFrame, PublishFrame } from './wire';
+import { errorOf } from '../errors';
+import type { Answered } from './effects';
+import type { PublishFrame } from './wire';
 
-export class Publishes {
-  private readonly pending = new Map<string, { frame: PublishFrame; sinceMs: number }>();
+export type Publishes = ReturnType<typeof publishesOf>;
 
-  /** Takes one in; or says that there are too many. */
-  add(frame: PublishFrame, nowMs: number): PublishSettled | undefined {
-    if (this.pending.size >= PENDING_MAX) {
-      const text = `${PENDING_MAX} publishes wait for their answer already`;
-      return settled(frame.ref, errorOf('OVERLOADED', text));
-    }
-    this.pending.set(frame.ref, { frame, sinceMs: nowMs });
-    return undefined;
-  }
+export function publishesOf() {
+  const pending = new Map<string, { frame: PublishFrame; sinceMs: number; answered: Answered }>();
 
   /** The answer to one; nothing where nobody waits for it. */
-  answer(ref: string | undefined, answer: PublishedFrame | PushFloError): PublishSettled[] {
-    return ref !== undefined && this.pending.delete(ref) ? [settled(ref, answer)] : [];
+  function answer(ref: string, what: Parameters<Answered>[0]): void {
+    const waiting = pending.get(ref);
+    pending.delete(ref);
+    waiting?.answered(what);
   }
 
-  /**
-   * The server has ended the connection over a message that is larger than it takes. It is the largest
-   * of those that wait, and it would be too large again.
-   */
-  refuseLargest(): PublishSettled[] {
-    const size = (frame: PublishFrame) => JSON.stringify(frame).length;
-    const [largest] = [...this.pending.values()].sort((a, b) => size(b.frame) - size(a.frame));
-    const error = errorOf('PAYLOAD_TOO_LARGE', 'what was published is larger than the server takes');
-    return this.answer(largest?.frame.ref, error);
-  }
+  return {
+    answer,
 
-  /** What to send on a new connection, in order, and what has waited for too long. */
-  again(nowMs: number): (PublishFrame | PublishSettled)[] {
-    return [...this.pending.values()].flatMap<PublishFrame | PublishSettled>(({ frame, sinceMs }) => {
-      if (nowMs - sinceMs < RETRY_MAX_MS) return [frame];
-      return this.answer(frame.ref, errorOf('CONNECTION_TIMEOUT', 'there was no connection for too long'));
-    });
-  }
+    /** Takes one in, and returns whether it did: there may be too many. */
+    add(frame: PublishFrame, sinceMs: number, answered: Answered): boolean {
+      const hasRoom = pending.size < PENDING_MAX;
+      if (hasRoom) pending.set(frame.ref, { frame, sinceMs, answered });
+      else answered(errorOf('OVERLOADED', `${PENDING_MAX} publishes wait for their answer`));
+      return hasRoom;
+    },
 
-  /** No connection will come for those that wait. */
-  reject(why: string): PublishSettled[] {
-    return [...this.pending.keys()].flatMap((ref) => this.answer(ref, errorOf('CONNECTION_CLOSED', why)));
-  }
-}
+    /**
+     * The server has ended the connection over a message that is larger than it takes. It is the
+     * largest of those that wait, and it would be too large again.
+     */
+    refuseLargest(): void {
+      const size = (frame: PublishFrame) => JSON.stringify(frame).length;
+      const [largest] = [...pending.values()].sort((a, b) => size(b.frame) - size(a.frame));
+      const text = 'what was published is larger than the server takes';
+      if (largest) answer(largest.frame.ref, errorOf('PAYLOAD_TOO_LARGE', text));
+    },
 
-/** The answer to one that was not taken in. */
-export function settled(ref: string, answer: PublishedFrame | PushFloError): PublishSettled {
-  return { do: 'published', ref, answer };
+    /** What to send on a new connection, in order. What has waited for too long is refused. */
+    again(nowMs: number): PublishFrame[] {
+      for (const [ref, { sinceMs }] of pending) {
+        const isLate = nowMs - sinceMs >= RETRY_MAX_MS;
+        if (isLate) answer(ref, errorOf('CONNECTION_TIMEOUT', 'there was no connection for too long'));
+      }
+      return [...pending.values()].map(({ frame }) => frame);
+    },
+
+    /** No connection will come for those that wait. */
+    reject(why: string): void {
+      for (const ref of pending.keys()) answer(ref, errorOf('CONNECTION_CLOSED', why));
+    },
+  };
 }
 
 const PENDING_MAX = 1_000;

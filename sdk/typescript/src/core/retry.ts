@@ -22,71 +22,76 @@ export interface End {
   waitMs?: number;
 }
 
-export class Retry {
-  /** A wait that the server asked for; the network coming back does not cut it short. */
-  isAskedToWait = false;
+export type Retry = ReturnType<typeof retryOf>;
+
+/** `random` gives numbers from 0 to 1. */
+export function retryOf(settings: RetrySettings, random: () => number) {
+  const { autoReconnect, maxReconnectAttempts, renewsTokens, reconnectDelay, maxReconnectDelay } = settings;
   /** Attempts since a connection held. */
-  private attempts = 0;
+  let attempts = 0;
   /** The last token was refused, and no other has been accepted since. */
-  private isTokenRefused = false;
-
-  constructor(
-    private readonly settings: RetrySettings,
-    private readonly random: () => number,
-  ) {}
-
-  /** Somebody asks for a connection: what was before does not count. */
-  begin(): void {
-    this.attempts = 0;
-    this.isTokenRefused = false;
-  }
-
-  /** The server greeted. */
-  accepted(): void {
-    this.isTokenRefused = false;
-  }
-
-  /** The connection holds, or there is a reason to hope anew. */
-  held(): void {
-    this.attempts = 0;
-  }
-
-  /**
-   * A connection has ended with a code, or an attempt at one: why, and how many milliseconds to wait
-   * before the next attempt, if there is one. `verdict` is what the server said before.
-   */
-  after(code: number, lost: PushFloError, reason: string, verdict?: PushFloError): End {
-    const { autoReconnect, maxReconnectAttempts, renewsTokens } = this.settings;
-    this.isAskedToWait = false;
-    if (code === CloseCode.forbidden) return { error: verdict ?? errorOf('FORBIDDEN', reason || 'refused') };
-    let error = lost;
-    if (code === CloseCode.unauthorized) {
-      error = verdict ?? errorOf('UNAUTHORIZED', reason || 'the token was refused');
-      if (!renewsTokens || this.isTokenRefused || !autoReconnect) return { error };
-      this.isTokenRefused = true;
-    }
-    if (!autoReconnect) return { error };
-    const attempt = this.attempts++;
-    if (maxReconnectAttempts > 0 && attempt >= maxReconnectAttempts) {
-      const text = `gave up after ${attempt} attempts to reconnect: ${error.message}`;
-      return { error: errorOf('MAX_RECONNECT_ATTEMPTS', text, { cause: error }) };
-    }
-    const askedMs = retryAfterMs(reason);
-    this.isAskedToWait = askedMs !== undefined || code === CloseCode.overQuota;
-    if (askedMs !== undefined) return { error, waitMs: askedMs };
-    if (code === CloseCode.overQuota) return { error, waitMs: jittered(QUOTA_RETRY_MS, this.random) };
-    const isUrgent = code === CloseCode.tooSlow || code === CloseCode.unauthorized;
-    return { error, waitMs: isUrgent && attempt === 0 ? 0 : this.backoffMs(attempt) };
-  }
+  let isTokenRefused = false;
+  let isAskedToWait = false;
 
   /**
    * The wait before an attempt, counted from 0: exponential, and with jitter, so that many clients do
    * not come back together.
    */
-  backoffMs(attempt: number): number {
-    const { reconnectDelay, maxReconnectDelay } = this.settings;
-    return jittered(Math.min(maxReconnectDelay, reconnectDelay * 2 ** Math.min(attempt, 30)), this.random);
+  function backoffMs(attempt: number): number {
+    return jittered(Math.min(maxReconnectDelay, reconnectDelay * 2 ** Math.min(attempt, 30)), random);
   }
+
+  return {
+    backoffMs,
+
+    /** A wait that the server asked for; the network coming back does not cut it short. */
+    isAskedToWait: () => isAskedToWait,
+
+    /** Somebody asks for a connection: what was before does not count. */
+    begin(): void {
+      attempts = 0;
+      isTokenRefused = false;
+    },
+
+    /** The server greeted. */
+    accepted(): void {
+      isTokenRefused = false;
+    },
+
+    /** The connection holds, or there is a reason to hope anew. */
+    held(): void {
+      attempts = 0;
+    },
+
+    /**
+     * A connection has ended with a code, or an attempt at one: why, and how many milliseconds to wait
+     * before the next attempt, if there is one. `verdict` is what the server said before.
+     */
+    after(code: number, lost: PushFloError, reason: string, verdict?: PushFloError): End {
+      isAskedToWait = false;
+      if (code === CloseCode.forbidden) {
+        return { error: verdict ?? errorOf('FORBIDDEN', reason || 'refused') };
+      }
+      let error = lost;
+      if (code === CloseCode.unauthorized) {
+        error = verdict ?? errorOf('UNAUTHORIZED', reason || 'the token was refused');
+        if (!renewsTokens || isTokenRefused) return { error };
+        isTokenRefused = true;
+      }
+      if (!autoReconnect) return { error };
+      const attempt = attempts++;
+      if (maxReconnectAttempts > 0 && attempt >= maxReconnectAttempts) {
+        const text = `gave up after ${attempt} attempts to reconnect: ${error.message}`;
+        return { error: errorOf('MAX_RECONNECT_ATTEMPTS', text, { cause: error }) };
+      }
+      const askedMs = retryAfterMs(reason);
+      isAskedToWait = askedMs !== undefined || code === CloseCode.overQuota;
+      if (askedMs !== undefined) return { error, waitMs: askedMs };
+      if (code === CloseCode.overQuota) return { error, waitMs: jittered(QUOTA_RETRY_MS, random) };
+      const isUrgent = code === CloseCode.tooSlow || code === CloseCode.unauthorized;
+      return { error, waitMs: isUrgent && attempt === 0 ? 0 : backoffMs(attempt) };
+    },
+  };
 }
 
 /** Between half and the whole of `ms`. */

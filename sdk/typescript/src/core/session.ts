@@ -7,18 +7,11 @@
  * most once; in the phases `off` and `failed` no timer runs and no socket is open.
  */
 import { type ErrorContext, errorOf, type PushFloError } from '../errors';
-import { Channel, type ChannelEffect, type RecoverySettings } from './channel';
-import { type ConnectionState, type Effect, type Input, type Timer, TIMERS } from './effects';
-import { Publishes, settled } from './publishes';
-import { Retry, type RetrySettings } from './retry';
-import {
-  type ClientFrame,
-  CloseCode,
-  type ErrorFrame,
-  type PublishFrame,
-  type Replay,
-  type ServerFrame,
-} from './wire';
+import { type Channel, channelOf, type RecoverySettings } from './channel';
+import { type Call, type ConnectionState, type Effects, type Inputs, TIMERS } from './effects';
+import { publishesOf } from './publishes';
+import { retryOf, type RetrySettings } from './retry';
+import { CloseCode, type ErrorFrame } from './wire';
 
 /** Milliseconds. */
 export interface SessionSettings extends RetrySettings, RecoverySettings {
@@ -36,6 +29,8 @@ export interface Surroundings {
   now(): number;
   /** From 0 to 1. */
   random(): number;
+  /** Takes what is to be done; that comes back, if at all, when the input is dealt with. */
+  out(...effect: Call<Effects>): void;
 }
 
 type Phase =
@@ -49,378 +44,297 @@ type Phase =
   | 'waiting'
   | 'failed';
 
-export class Session {
-  private phase: Phase = 'off';
-  private shown: ConnectionState = 'disconnected';
-  private effects: Effect[] = [];
-  private readonly channels = new Map<string, Channel>();
-  private readonly publishes = new Publishes();
-  private readonly retry: Retry;
-  private resubscribes = 0;
-  private unansweredPings = 0;
+export interface Session extends Inputs {
+  state(): ConnectionState;
+  isLive(channel: string): boolean;
+}
+
+export function sessionOf(settings: SessionSettings, { now, random, out }: Surroundings): Session {
+  let phase: Phase = 'off';
+  let shown: ConnectionState = 'disconnected';
+  const channels = new Map<string, Channel>();
+  const publishes = publishesOf();
+  const retry = retryOf(settings, random);
+  let resubscribes = 0;
+  let unansweredPings = 0;
   /** What the server said before it closes for good. */
-  private verdict?: PushFloError;
+  let verdict: PushFloError | undefined;
   /** The server's clock less ours. */
-  private clockSkewMs = 0;
-
-  constructor(
-    private readonly settings: SessionSettings,
-    private readonly surroundings: Surroundings,
-  ) {
-    this.retry = new Retry(settings, surroundings.random);
-  }
-
-  get state(): ConnectionState {
-    return this.shown;
-  }
-
-  isLive(channel: string): boolean {
-    return this.channels.get(channel)?.isLive ?? false;
-  }
-
-  apply(input: Input): Effect[] {
-    switch (input.type) {
-      case 'connect':
-        this.connect();
-        break;
-      case 'disconnect':
-        this.disconnect();
-        break;
-      case 'token':
-        this.token(input.token);
-        break;
-      case 'tokenFailed':
-        this.tokenFailed(input.error);
-        break;
-      case 'frame':
-        this.frame(input.frame);
-        break;
-      case 'closed':
-        this.closed(input.code, input.reason);
-        break;
-      case 'impossible':
-        this.leave();
-        this.fail(input.error);
-        break;
-      case 'timer':
-        this.timer(input.timer);
-        break;
-      case 'wake':
-        this.wake();
-        break;
-      case 'offline':
-        if (this.phase === 'open') this.probe();
-        break;
-      case 'subscribe':
-        this.subscribe(input);
-        break;
-      case 'unsubscribe':
-        this.unsubscribe(input.channel);
-        break;
-      case 'publish':
-        this.publish(input.frame);
-        break;
-    }
-    const effects = this.effects;
-    this.effects = [];
-    return effects;
-  }
+  let clockSkewMs = 0;
 
   // The connection.
 
-  private connect(): void {
-    if (this.phase === 'off' || this.phase === 'failed') {
-      this.retry.begin();
-    } else if (this.phase !== 'waiting') return;
-    this.attempt();
+  function attempt(): void {
+    phase = 'waitingForToken';
+    verdict = undefined;
+    out('stop', 'retry');
+    out('start', 'connect', settings.connectionTimeout);
+    show('connecting');
+    out('fetchToken');
   }
 
-  private attempt(): void {
-    this.phase = 'waitingForToken';
-    this.verdict = undefined;
-    this.stop('retry');
-    this.start('connect', this.settings.connectionTimeout);
-    this.show('connecting');
-    this.effects.push({ do: 'fetchToken' });
-  }
-
-  private token(token: string): void {
-    if (this.phase === 'open') return this.send({ type: 'refresh', token });
-    if (this.phase !== 'waitingForToken') return;
-    this.phase = 'opening';
-    this.effects.push({ do: 'open', token });
-  }
-
-  private tokenFailed(error: PushFloError): void {
-    if (this.phase === 'waitingForToken') return this.ended(CloseCode.lost, '', error);
-    this.effects.push({ do: 'error', error });
-    if (this.phase === 'open') this.start('refresh', REFRESH_RETRY_MS);
-  }
-
-  private greeted(clientId: string, timestamp: number): void {
-    this.phase = 'open';
-    this.retry.accepted();
-    this.unansweredPings = 0;
-    this.clockSkewMs = timestamp - this.surroundings.now();
-    this.stop('connect');
-    this.start('settle', SETTLE_MS);
-    if (this.settings.heartbeatInterval > 0) this.start('heartbeat', this.settings.heartbeatInterval);
-    this.show('connected');
-    this.effects.push({ do: 'connected', clientId, timestamp });
-    for (const channel of this.channels.values()) this.proceed(channel);
-    this.publishAgain();
-  }
-
-  private disconnect(): void {
-    if (this.phase === 'off') return;
-    const wasOpen = this.phase === 'open';
-    this.leave();
-    this.effects.push(...this.publishes.reject('the connection was closed'));
-    this.phase = 'off';
-    this.show('disconnected');
-    if (wasOpen) this.tellDisconnected(CloseCode.normal, 'disconnect() was called', false);
-  }
-
-  private closed(code: number, reason: string): void {
-    if (this.phase === 'opening' || this.phase === 'open') this.ended(code, reason);
+  function greeted(clientId: string, timestamp: number): void {
+    phase = 'open';
+    retry.accepted();
+    unansweredPings = 0;
+    clockSkewMs = timestamp - now();
+    out('stop', 'connect');
+    out('start', 'settle', SETTLE_MS);
+    if (settings.heartbeatInterval > 0) out('start', 'heartbeat', settings.heartbeatInterval);
+    show('connected');
+    out('connected', clientId, timestamp);
+    channels.forEach(proceed);
+    for (const frame of publishes.again(now())) out('send', frame);
   }
 
   /** The connection, or the attempt at one, came to an end that nobody here wanted. */
-  private ended(code: number, reason: string, cause?: PushFloError): void {
-    const wasOpen = this.phase === 'open';
-    this.leave();
-    if (code === CloseCode.tooLarge) this.effects.push(...this.publishes.refuseLargest());
-    const lost = cause ?? this.lost(code, reason, wasOpen);
-    const { error, waitMs } = this.retry.after(code, lost, reason, this.verdict);
-    if (waitMs === undefined) this.fail(error);
+  function ended(code: number, reason: string, cause?: PushFloError): void {
+    const wasOpen = phase === 'open';
+    leave();
+    if (code === CloseCode.tooLarge) publishes.refuseLargest();
+    const { error, waitMs } = retry.after(code, cause ?? lost(code, reason, wasOpen), reason, verdict);
+    if (waitMs === undefined) fail(error);
     else if (waitMs > 0) {
-      this.phase = 'waiting';
-      this.start('retry', waitMs);
-      this.show('connecting');
-      if (!wasOpen) this.effects.push({ do: 'attemptFailed', error }, { do: 'error', error });
-    } else this.attempt();
-    if (wasOpen) this.tellDisconnected(code, reason, waitMs !== undefined);
+      phase = 'waiting';
+      out('start', 'retry', waitMs);
+      show('connecting');
+      if (!wasOpen) {
+        out('attemptFailed', error);
+        out('error', error);
+      }
+    } else attempt();
+    if (wasOpen) out('disconnected', code, reason, waitMs !== undefined);
   }
 
-  private lost(code: number, reason: string, wasOpen: boolean): PushFloError {
+  function lost(code: number, reason: string, wasOpen: boolean): PushFloError {
     const why = `(${code})${reason && `: ${reason}`}`;
     if (wasOpen) return errorOf('CONNECTION_CLOSED', `the connection was lost ${why}`);
     const help = 'is PushFlo there, and does everything in between let WebSockets through?';
-    return errorOf('CONNECTION_FAILED', `cannot connect to ${this.settings.server} ${why}; ${help}`);
+    return errorOf('CONNECTION_FAILED', `cannot connect to ${settings.server} ${why}; ${help}`);
   }
 
-  private fail(error: PushFloError): void {
-    this.phase = 'failed';
-    this.effects.push(...this.publishes.reject(error.message));
-    this.show('error', error);
-    this.effects.push({ do: 'error', error });
+  function fail(error: PushFloError): void {
+    phase = 'failed';
+    publishes.reject(error.message);
+    show('error', error);
+    out('error', error);
   }
 
   /** Ends what belongs to a connection. */
-  private leave(): void {
-    for (const timer of TIMERS) this.stop(timer);
-    this.effects.push({ do: 'close' });
-    for (const channel of this.channels.values()) {
-      channel.lost(this.surroundings.now());
-      this.forgetIfIdle(channel);
+  function leave(): void {
+    for (const timer of TIMERS) out('stop', timer);
+    out('close');
+    for (const channel of channels.values()) {
+      channel.lost(now());
+      forgetIfIdle(channel);
     }
   }
 
-  private tellDisconnected(code: number, reason: string, willReconnect: boolean): void {
-    this.effects.push({ do: 'disconnected', code, reason, willReconnect });
+  function show(state: ConnectionState, error?: PushFloError): void {
+    if (shown === state) return;
+    shown = state;
+    out('state', state, error);
   }
 
   // Signs of life.
 
-  private wake(): void {
-    if (this.phase === 'open') this.probe();
-    else if (this.phase === 'waiting' && !this.retry.isAskedToWait) {
-      this.retry.held();
-      this.attempt();
-    }
+  function ping(): void {
+    out('send', { type: 'ping' });
+  }
+
+  function heartbeat(): void {
+    if (unansweredPings++ >= PINGS_UNANSWERED_MAX) return dead();
+    ping();
+    out('start', 'heartbeat', settings.heartbeatInterval);
+  }
+
+  function dead(): void {
+    ended(CloseCode.lost, 'no pong came');
   }
 
   /** Asks for a sign of life within a short time. */
-  private probe(): void {
-    this.send({ type: 'ping' });
-    this.start('probe', PROBE_MS);
-  }
-
-  private heartbeat(): void {
-    if (this.unansweredPings >= PINGS_UNANSWERED_MAX) return this.ended(CloseCode.lost, 'no pong came');
-    this.unansweredPings++;
-    this.send({ type: 'ping' });
-    this.start('heartbeat', this.settings.heartbeatInterval);
-  }
-
-  private timer(timer: Timer): void {
-    switch (timer) {
-      case 'connect': {
-        const { server, connectionTimeout } = this.settings;
-        const text = `no connection to ${server} within ${connectionTimeout} ms`;
-        return this.ended(CloseCode.lost, '', errorOf('CONNECTION_TIMEOUT', text));
-      }
-      case 'retry':
-        return this.attempt();
-      case 'heartbeat':
-        return this.heartbeat();
-      case 'probe':
-        return this.ended(CloseCode.lost, 'no pong came');
-      case 'settle':
-        return this.retry.held();
-      case 'refresh':
-        this.effects.push({ do: 'fetchToken' });
-        return;
-      case 'resubscribe':
-        for (const channel of this.channels.values()) this.proceed(channel);
-    }
+  function probe(): void {
+    ping();
+    out('start', 'probe', PROBE_MS);
   }
 
   // What the server says.
 
-  private frame(frame: ServerFrame): void {
-    if (this.phase === 'opening') {
-      if (frame.type === 'connected') this.greeted(frame.clientId, frame.timestamp);
-      else if (frame.type === 'error') this.error(frame);
-      return;
-    }
-    if (this.phase !== 'open') return;
-    this.unansweredPings = 0;
-    this.stop('probe');
-    switch (frame.type) {
-      case 'message':
-        return this.inChannel(frame, (channel) => channel.message(frame));
-      case 'presence':
-        return this.inChannel(frame, (channel) => channel.presence(frame));
-      case 'subscribed':
-        this.resubscribes = 0;
-        return this.inChannel(frame, (channel) => channel.subscribed(frame));
-      case 'unsubscribed':
-        return this.inChannel(frame, (channel) => channel.unsubscribed());
-      case 'published':
-        this.effects.push(...this.publishes.answer(frame.ref, frame));
-        return;
-      case 'error':
-        return this.error(frame);
-      case 'token_expiring':
-        if (this.settings.renewsTokens) this.effects.push({ do: 'fetchToken' });
-        return;
-      case 'refreshed':
-        return this.stop('refresh');
-    }
-  }
-
-  private error({ error: text, code, channel: name, ref, limit }: ErrorFrame): void {
+  function error({ error: text, code, channel: name, ref, limit }: ErrorFrame): void {
     const context: ErrorContext = {};
     if (name !== undefined) context.channel = name;
     if (limit !== undefined) context.details = { [limit]: [text] };
     const error = errorOf(code, text, context);
-    if (ref !== undefined) {
-      this.effects.push(...this.publishes.answer(ref, error));
-      return;
-    }
-    const channel = name === undefined ? undefined : this.channels.get(name);
+    if (ref !== undefined) return publishes.answer(ref, error);
+    const channel = name === undefined ? undefined : channels.get(name);
     if (channel) {
       const isOfLate = channel.refused();
       if (isOfLate) {
-        this.effects.push({ do: 'error', error });
-        return this.proceed(channel);
+        out('error', error);
+        return proceed(channel);
       }
-      if (!error.retryable) this.effects.push({ do: 'refused', channel: channel.name, error });
-      else this.start('resubscribe', this.retry.backoffMs(this.resubscribes++));
-      return this.forgetIfIdle(channel);
+      if (!error.retryable) out('refused', channel.name, error);
+      else out('start', 'resubscribe', retry.backoffMs(resubscribes++));
+      return forgetIfIdle(channel);
     }
     // A close follows these, and says whether they are the end.
-    if (code === 'UNAUTHORIZED' || code === 'FORBIDDEN') this.verdict = error;
-    else this.effects.push({ do: 'error', error });
+    if (code === 'UNAUTHORIZED' || code === 'FORBIDDEN') verdict = error;
+    else out('error', error);
   }
 
   // Channels.
 
-  private subscribe({
-    channel: name,
-    replay,
-    presence,
-  }: {
-    channel: string;
-    replay?: Replay;
-    presence?: boolean;
-  }): void {
-    let channel = this.channels.get(name);
-    if (!channel) this.channels.set(name, (channel = new Channel(name, this.settings)));
-    channel.want(replay);
-    channel.wantsPresence ||= presence ?? false;
-    this.proceed(channel);
+  function proceed(channel: Channel): void {
+    const nowMs = now();
+    if (phase === 'open') channel.proceed(nowMs, nowMs + clockSkewMs);
+    forgetIfIdle(channel);
   }
 
-  private unsubscribe(name: string): void {
-    const channel = this.channels.get(name);
-    if (!channel) return;
-    channel.unwant();
-    this.proceed(channel);
+  function forgetIfIdle(channel: Channel): void {
+    if (channel.isIdle()) channels.delete(channel.name);
   }
 
-  private inChannel(
-    { channel: name }: { channel: string },
-    act: (channel: Channel) => ChannelEffect[],
-  ): void {
-    const channel = this.channels.get(name);
-    if (!channel) return;
-    this.carryOut(channel, act(channel));
-    this.proceed(channel);
-  }
+  return {
+    state: () => shown,
 
-  private proceed(channel: Channel): void {
-    const nowMs = this.surroundings.now();
-    if (this.phase === 'open') this.carryOut(channel, channel.proceed(nowMs, nowMs + this.clockSkewMs));
-    this.forgetIfIdle(channel);
-  }
+    isLive: (name) => channels.get(name)?.isLive() ?? false,
 
-  private carryOut(channel: Channel, effects: ChannelEffect[]): void {
-    for (const effect of effects) {
-      if ('send' in effect) this.send(effect.send);
-      else this.effects.push({ do: 'tell', channel: channel.name, event: effect.tell });
-    }
-  }
+    connect() {
+      if (phase === 'off' || phase === 'failed') retry.begin();
+      else if (phase !== 'waiting') return;
+      attempt();
+    },
 
-  private forgetIfIdle(channel: Channel): void {
-    if (channel.isIdle) this.channels.delete(channel.name);
-  }
+    disconnect() {
+      if (phase === 'off') return;
+      const wasOpen = phase === 'open';
+      leave();
+      publishes.reject('disconnect() was called');
+      phase = 'off';
+      show('disconnected');
+      if (wasOpen) out('disconnected', CloseCode.normal, 'disconnect() was called', false);
+    },
 
-  private publish(frame: PublishFrame): void {
-    if (this.phase === 'off' || this.phase === 'failed') {
-      this.effects.push(settled(frame.ref, errorOf('NOT_CONNECTED', 'connect() before publish()')));
-      return;
-    }
-    const refused = this.publishes.add(frame, this.surroundings.now());
-    if (refused) this.effects.push(refused);
-    else if (this.phase === 'open') this.send(frame);
-  }
+    token({ token }) {
+      if (phase === 'open') return out('send', { type: 'refresh', token });
+      if (phase !== 'waitingForToken') return;
+      phase = 'opening';
+      out('open', { token });
+    },
 
-  private publishAgain(): void {
-    for (const one of this.publishes.again(this.surroundings.now())) {
-      if ('do' in one) this.effects.push(one);
-      else this.send(one);
-    }
-  }
+    tokenFailed(error) {
+      if (phase === 'waitingForToken') return ended(CloseCode.lost, '', error);
+      out('error', error);
+      if (phase === 'open') out('start', 'refresh', REFRESH_RETRY_MS);
+    },
 
-  private show(state: ConnectionState, error?: PushFloError): void {
-    if (this.shown === state) return;
-    this.shown = state;
-    this.effects.push({ do: 'state', state, error });
-  }
+    closed(code, reason) {
+      if (phase === 'opening' || phase === 'open') ended(code, reason);
+    },
 
-  private send(frame: ClientFrame): void {
-    this.effects.push({ do: 'send', frame });
-  }
+    impossible(error) {
+      leave();
+      fail(error);
+    },
 
-  private start(timer: Timer, ms: number): void {
-    this.effects.push({ do: 'start', timer, ms });
-  }
+    wake() {
+      if (phase === 'open') probe();
+      else if (phase === 'waiting' && !retry.isAskedToWait()) {
+        retry.held();
+        attempt();
+      }
+    },
 
-  private stop(timer: Timer): void {
-    this.effects.push({ do: 'stop', timer });
-  }
+    offline() {
+      if (phase === 'open') probe();
+    },
+
+    timer(timer) {
+      switch (timer) {
+        case 'connect': {
+          const text = `no connection to ${settings.server} within ${settings.connectionTimeout} ms`;
+          return ended(CloseCode.lost, '', errorOf('CONNECTION_TIMEOUT', text));
+        }
+        case 'retry':
+          return attempt();
+        case 'heartbeat':
+          return heartbeat();
+        case 'probe':
+          return dead();
+        case 'settle':
+          return retry.held();
+        case 'refresh':
+          return out('fetchToken');
+        case 'resubscribe':
+          channels.forEach(proceed);
+      }
+    },
+
+    frame(frame) {
+      if (phase === 'opening') {
+        if (frame.type === 'connected') greeted(frame.clientId, frame.timestamp);
+        else if (frame.type === 'error') error(frame);
+        return;
+      }
+      if (phase !== 'open') return;
+      unansweredPings = 0;
+      out('stop', 'probe');
+      const channel = 'channel' in frame ? channels.get(frame.channel!) : undefined;
+      switch (frame.type) {
+        case 'message':
+          channel?.message(frame);
+          break;
+        case 'presence':
+          channel?.presence(frame);
+          break;
+        case 'subscribed':
+          resubscribes = 0;
+          channel?.subscribed(frame);
+          break;
+        case 'unsubscribed':
+          channel?.unsubscribed();
+          break;
+        case 'published':
+          if (frame.ref !== undefined) publishes.answer(frame.ref, frame);
+          return;
+        case 'error':
+          return error(frame);
+        case 'token_expiring':
+          if (settings.renewsTokens) out('fetchToken');
+          return;
+        case 'refreshed':
+          return out('stop', 'refresh');
+      }
+      if (channel) proceed(channel);
+    },
+
+    subscribe(name, replay, presence) {
+      let channel = channels.get(name);
+      if (!channel) {
+        channel = channelOf(name, settings, {
+          send: (frame) => out('send', frame),
+          tell: (event) => out('tell', name, event),
+        });
+        channels.set(name, channel);
+      }
+      channel.want(replay, presence);
+      proceed(channel);
+    },
+
+    unsubscribe(name) {
+      const channel = channels.get(name);
+      if (!channel) return;
+      channel.unwant();
+      proceed(channel);
+    },
+
+    publish(frame, answered) {
+      if (phase === 'off' || phase === 'failed') {
+        return answered(errorOf('NOT_CONNECTED', 'connect() before publish()'));
+      }
+      if (publishes.add(frame, now(), answered) && phase === 'open') out('send', frame);
+    },
+  };
 }
 
 /** A connection that lives this long holds, and the next loss is the first again. */

@@ -111,15 +111,14 @@ export type ServerFrame =
   | { type: 'refreshed'; expiresAt: number };
 
 /** Why the server closes a connection. */
-export const CloseCode = {
-  normal: 1000,
+export const enum CloseCode {
+  normal = 1000,
   /** What a browser tells of a connection that was lost without a word. */
-  lost: 1006,
-  goingAway: 1001,
+  lost = 1006,
   /** A message was larger than the server takes (RFC 6455 section 7.4.1). */
-  tooLarge: 1009,
-  unauthorized: 4001,
-  forbidden: 4003,
-  tooSlow: 4008,
-  overQuota: 4029,
-} as const;
+  tooLarge = 1009,
+  unauthorized = 4001,
+  forbidden = 4003,
+  tooSlow = 4008,
+  overQuota = 4029,
+}
