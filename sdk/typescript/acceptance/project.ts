@@ -62,10 +62,12 @@ export class Project {
     rmSync(this.folder, { recursive: true, force: true });
   }
 
-  private link(name: string): void {
+  /** Has a package in the project, in place of another version of it. */
+  link(name: string, from = join(PACKAGE, 'node_modules')): void {
     const path = join(this.folder, 'node_modules', name);
     mkdirSync(dirname(path), { recursive: true });
-    symlinkSync(join(PACKAGE, 'node_modules', name), path);
+    rmSync(path, { force: true });
+    symlinkSync(join(from, name), path);
   }
 }
 

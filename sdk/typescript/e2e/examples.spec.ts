@@ -1,12 +1,11 @@
 /** The examples, started with their one command and used as a person would. */
-import { execFile, execFileSync, spawn } from 'node:child_process';
-import { once } from 'node:events';
+import { execFile, execFileSync } from 'node:child_process';
 import { cpSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { createInterface } from 'node:readline';
 import { promisify } from 'node:util';
 import { expect, test } from './fixtures';
 import { program, PUBLISH_KEY } from './pushflo';
+import { type Started, started } from './started';
 
 const ROOT = join(import.meta.dirname, '../../..');
 /** One after the other: both work in the example's folder. */
@@ -15,46 +14,10 @@ test.describe.configure({ mode: 'serial' });
 const PICTURES = join(ROOT, 'target/sdk/pictures');
 mkdirSync(PICTURES, { recursive: true });
 
-interface Started {
-  found: string[];
-  stop: () => Promise<void>;
-}
-
 /** Runs an example with its one command, until its output matches. */
 function run(example: string, until: RegExp): Promise<Started> {
   const env = { PUSHFLO_BIN: program(), PUSHFLO_URL: '', PORT: '0' };
   return started(join(ROOT, 'sdk/examples/run'), [example], until, { env });
-}
-
-/** Runs a program until its output matches; what matched is returned. */
-async function started(
-  command: string,
-  args: string[],
-  until: RegExp,
-  { env, cwd }: { env: Record<string, string>; cwd?: string },
-): Promise<Started> {
-  const child = spawn(command, args, {
-    cwd,
-    env: { ...process.env, ...env },
-    stdio: ['ignore', 'pipe', 'inherit'],
-    detached: true,
-  });
-  const stop = async () => {
-    if (child.exitCode !== null || child.signalCode !== null) return;
-    const ending = once(child, 'exit');
-    process.kill(-child.pid!, 'SIGTERM');
-    await ending;
-  };
-  let text = '';
-  for await (const line of createInterface(child.stdout)) {
-    text += `${line}\n`;
-    const found = until.exec(text);
-    if (!found) continue;
-    // It goes on writing, to nobody.
-    child.stdout.resume();
-    return { found, stop };
-  }
-  throw new Error(`${command} ended: ${text}`);
 }
 
 test('Next.js: an order rings the bell, in every tab', async ({ page, context }) => {
