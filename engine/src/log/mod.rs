@@ -9,6 +9,7 @@
 //! is missing.
 
 mod frames;
+mod jetstream;
 mod keep;
 #[cfg(test)]
 mod model;

@@ -1,0 +1,12 @@
+//! The log of a cluster: a NATS JetStream stream for each slot of channels.
+//!
+//! A stream has one order and numbers what it stores. Only the owner of a slot appends to its stream, each
+//! message with the sequence that it expects before it: the stream refuses it where another has appended
+//! meanwhile. So two who both believe that they own a slot cannot both write, whatever clocks and leases
+//! say, and what is stored of many appends on their way is always a first part of them.
+
+#![allow(dead_code, reason = "the server does not append to streams yet")]
+
+mod appender;
+#[cfg(test)]
+mod model;
