@@ -5,6 +5,7 @@
 //! * [`ids`], [`clock`], [`hash`], [`port`], [`retention`], [`metrics`]: names, time, what others are
 //!   made of
 //! * `database_files`: what must be known of the files of a database
+//! * [`link`]: messages between nodes, whole and in order
 //! * [`accounts`], [`log`]: apps, keys, plans and tokens; what is kept of channels on disk
 //! * [`settings`], [`exposition`], [`shared`]: what a shard is told, the text that tells what it
 //!   counts, what all share
@@ -32,6 +33,7 @@ mod home;
 pub mod host;
 pub mod ids;
 mod in_turn;
+pub mod link;
 pub mod log;
 pub mod mail;
 pub mod metrics;
