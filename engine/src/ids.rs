@@ -23,20 +23,53 @@ slotmap::new_key_type! {
     pub struct HomeKey;
 }
 
-/// A shard, by its position.
+/// A node of a cluster, by its place in this node's list of them; 0 is this one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ShardId(pub u16);
+pub struct NodeSlot(pub u8);
 
-impl ShardId {
-    /// The position as an index.
+impl NodeSlot {
+    /// This node.
+    pub const OWN: Self = Self(0);
+
+    /// Most nodes, this one included.
+    pub const COUNT_MAX: usize = 64;
+
+    /// The place as an index.
     pub fn index(self) -> usize {
         usize::from(self.0)
     }
 }
 
+/// A shard: its node, and its position on that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct ShardId(pub u16);
+
+impl ShardId {
+    /// Most shards of a node.
+    pub const COUNT_MAX: usize = 1 << Self::INDEX_BITS;
+
+    const INDEX_BITS: u32 = 10;
+
+    /// A shard of a node.
+    pub fn of(node: NodeSlot, index: u16) -> Self {
+        debug_assert!(node.index() < NodeSlot::COUNT_MAX && usize::from(index) < Self::COUNT_MAX);
+        Self(u16::from(node.0) << Self::INDEX_BITS | index)
+    }
+
+    /// Its node.
+    pub fn node(self) -> NodeSlot {
+        NodeSlot((self.0 >> Self::INDEX_BITS) as u8)
+    }
+
+    /// Its position on its node, as an index.
+    pub fn index(self) -> usize {
+        usize::from(self.0) % Self::COUNT_MAX
+    }
+}
+
 impl fmt::Display for ShardId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        self.index().fmt(f)
     }
 }
 
@@ -68,7 +101,7 @@ impl fmt::Display for AppId {
 }
 
 /// A channel's full name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ChannelKey {
     /// The tenant.
     pub app: AppId,
@@ -77,7 +110,7 @@ pub struct ChannelKey {
 }
 
 /// A request of an HTTP connection that waits for its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestId {
     /// The shard that holds the connection.
     pub shard: ShardId,

@@ -39,6 +39,7 @@ pub mod mail;
 pub mod metrics;
 pub mod port;
 pub mod proxies;
+mod raw_json;
 pub mod retention;
 pub mod runtime;
 pub mod settings;

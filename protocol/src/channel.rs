@@ -6,13 +6,15 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::error::Refusal;
 use crate::limits::SLUG_BYTES_MAX;
 
 /// The name of a channel inside its app. Cheap to clone and to send between threads.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "Box<str>")]
 pub struct ChannelSlug(Arc<str>);
 
 /// Why a string is not a channel slug. The text is meant for the person who sent it.
@@ -43,6 +45,14 @@ pub enum SlugError {
 impl From<SlugError> for Refusal {
     fn from(error: SlugError) -> Self {
         Self::field("channel", error.to_string())
+    }
+}
+
+impl TryFrom<Box<str>> for ChannelSlug {
+    type Error = SlugError;
+
+    fn try_from(text: Box<str>) -> Result<Self, SlugError> {
+        Self::from_stored(&text)
     }
 }
 

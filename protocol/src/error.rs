@@ -2,10 +2,11 @@
 
 use std::borrow::Cow;
 
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 /// The `code` of an error, on HTTP and on the WebSocket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ErrorCode {
     /// The request is malformed or a field has a bad value.
     ValidationError,
@@ -126,7 +127,7 @@ impl ErrorCode {
 }
 
 /// One refusal: a code, a sentence for a person, and where it applies the field that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct Refusal {
     /// What kind of no.
@@ -134,7 +135,7 @@ pub struct Refusal {
     /// A sentence that says what was wrong.
     pub message: Cow<'static, str>,
     /// The field of the request that was wrong, or the limit that was reached.
-    pub field: Option<&'static str>,
+    pub field: Option<Cow<'static, str>>,
     /// After how many seconds the same request may succeed, where it may at all.
     pub retry_after_s: Option<u32>,
 }
@@ -148,7 +149,7 @@ impl Refusal {
 
     /// A validation error of one field.
     pub fn field(field: &'static str, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { field: Some(field), ..Self::new(ErrorCode::ValidationError, message) }
+        Self { field: Some(field.into()), ..Self::new(ErrorCode::ValidationError, message) }
     }
 
     /// A limit that is reached, by its name; it may be free again after `retry_after_s` seconds.
@@ -159,7 +160,7 @@ impl Refusal {
         message: impl Into<Cow<'static, str>>,
     ) -> Self {
         let retry_after_s = Some(retry_after_s.max(1));
-        Self { field: Some(limit), retry_after_s, ..Self::new(code, message) }
+        Self { field: Some(limit.into()), retry_after_s, ..Self::new(code, message) }
     }
 
     /// A rate that is gone over; it may be tried again after `wait_ms`.
@@ -177,8 +178,8 @@ impl Refusal {
         let mut body = json!({
             "success": false, "error": self.message, "code": self.code.as_str(),
         });
-        if let (Some(field), Some(object)) = (self.field, body.as_object_mut()) {
-            object.insert("details".into(), json!({ field: [self.message] }));
+        if let (Some(field), Some(object)) = (&self.field, body.as_object_mut()) {
+            object.insert("details".into(), json!({ (field.as_ref()): [self.message] }));
         }
         body.to_string()
     }

@@ -5,8 +5,12 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A message's place in its channel's log. The first message has offset 1; 0 is "before the first".
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Offset(pub u64);
 
 impl Offset {
@@ -23,7 +27,7 @@ impl fmt::Display for Offset {
 }
 
 /// One incarnation of a channel's log. On the wire: 13 characters of lower-case base 32.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Epoch(pub u64);
 
 impl Epoch {
@@ -58,7 +62,7 @@ impl fmt::Display for Epoch {
 }
 
 /// Where a reader stands in a channel: an offset within an epoch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamPosition {
     /// The log's incarnation.
     pub epoch: Epoch,
@@ -67,7 +71,7 @@ pub struct StreamPosition {
 }
 
 /// Where a subscription starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Start {
     /// At the head: only what comes from now on.
     Live,
@@ -80,7 +84,7 @@ pub enum Start {
 }
 
 /// How a request for the past was answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Recovered {
     /// Whether everything asked for follows.
     pub recovered: bool,

@@ -242,7 +242,7 @@ pub(crate) fn check<'a>(
             content.get().len()
         );
         return Err(Refusal {
-            field: Some(content_field),
+            field: Some(content_field.into()),
             ..Refusal::new(ErrorCode::PayloadTooLarge, text)
         });
     }
@@ -269,15 +269,16 @@ mod tests {
 
     #[test]
     fn each_mistake_names_its_field() {
-        let field = |body: &str| Publish::parse(body.as_bytes(), 10).unwrap_err().field;
-        assert_eq!(field(r#"{"data":1}"#), Some("channel"));
-        assert_eq!(field(r#"{"channel":"a b","data":1}"#), Some("channel"));
-        assert_eq!(field(r#"{"channel":"c"}"#), Some("data"));
-        assert_eq!(field(r#"{"channel":"c","event":"","data":1}"#), Some("event"));
-        assert_eq!(field(r#"{"channel":"c","data":"01234567890"}"#), Some("data"));
-        assert_eq!(field("["), None);
+        let field =
+            |body: &str| Publish::parse(body.as_bytes(), 10).unwrap_err().field.unwrap_or_default();
+        assert_eq!(field(r#"{"data":1}"#), "channel");
+        assert_eq!(field(r#"{"channel":"a b","data":1}"#), "channel");
+        assert_eq!(field(r#"{"channel":"c"}"#), "data");
+        assert_eq!(field(r#"{"channel":"c","event":"","data":1}"#), "event");
+        assert_eq!(field(r#"{"channel":"c","data":"01234567890"}"#), "data");
+        assert_eq!(field("["), "");
         let deep = format!(r#"{{"channel":"c","data":{}{}}}"#, "[".repeat(200), "]".repeat(200));
-        assert_eq!(Publish::parse(deep.as_bytes(), 1000).unwrap_err().field, Some("data"));
+        assert_eq!(Publish::parse(deep.as_bytes(), 1000).unwrap_err().field, Some("data".into()));
     }
     #[test]
     fn batches_in_their_three_forms() {
@@ -285,7 +286,7 @@ mod tests {
             Publish::parse_batch(body.as_bytes(), 10).map(|messages| {
                 let word = |message: Result<Publish<'_>, Refusal>| match message {
                     Ok(publish) => format!("{}={}", publish.channel, publish.content),
-                    Err(refusal) => format!("!{}", refusal.field.unwrap_or("")),
+                    Err(refusal) => format!("!{}", refusal.field.unwrap_or_default()),
                 };
                 messages.into_iter().map(word).collect::<Vec<_>>().join(" ")
             })

@@ -7,13 +7,14 @@
 use std::fmt;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use serde::{Deserialize, Serialize};
 use ulid::Ulid;
 
 use crate::limits::{CLIENT_ID_BYTES_MAX, EVENT_TYPE_BYTES_MAX};
 use crate::position::{Epoch, Offset};
 
 /// A message's identity: a ULID, 26 characters on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct MessageId(pub u128);
 
 impl MessageId {
@@ -35,11 +36,30 @@ impl fmt::Display for MessageId {
 }
 
 /// What a publisher gives: event type, client id and content, behind each other in one piece of memory.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "StoredParts")]
 pub struct Parts {
     bytes: Bytes,
     event_type_bytes: u8,
     client_id_bytes: Option<u8>,
+}
+
+/// Parts as they are read, which may be anything.
+#[derive(Deserialize)]
+struct StoredParts {
+    bytes: Bytes,
+    event_type_bytes: u8,
+    client_id_bytes: Option<u8>,
+}
+
+impl TryFrom<StoredParts> for Parts {
+    type Error = &'static str;
+
+    fn try_from(stored: StoredParts) -> Result<Self, Self::Error> {
+        let StoredParts { bytes, event_type_bytes, client_id_bytes } = stored;
+        Self::from_stored(bytes, event_type_bytes, client_id_bytes)
+            .ok_or("not the parts of a message")
+    }
 }
 
 // A length of a part fits its byte.
@@ -132,7 +152,7 @@ fn cut(text: &str, bytes_max: usize) -> &str {
 }
 
 /// One message of a channel.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// Its identity.
     pub id: MessageId,
@@ -154,7 +174,7 @@ impl Record {
 }
 
 /// What a publisher is told of its message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// The message's identity.
     pub id: MessageId,

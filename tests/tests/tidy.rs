@@ -21,6 +21,7 @@ const FLOORS: [&[&str]; 11] = [
         "metrics",
         "port",
         "proxies",
+        "raw_json",
         "share",
     ],
     &["census", "in_turn", "retention", "settings"],

@@ -15,6 +15,7 @@ pub struct ChannelMeta {
     /// Whether its members are known to each other.
     pub presence: bool,
     /// A JSON object, as it was given.
+    #[serde(with = "crate::raw_json")]
     pub metadata: Option<Box<RawValue>>,
     /// When it was created, in Unix milliseconds.
     pub created_ms: u64,

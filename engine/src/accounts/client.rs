@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use pushflo_protocol::MessageId;
+use serde::{Deserialize, Serialize};
 
 use super::token::Identity;
 
 /// A client, as the members of a channel know it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Client {
     /// One with a key: it is known by an id of the server's, kept as two halves so that it needs no
     /// alignment of its own.

@@ -100,7 +100,7 @@ impl AudienceClaim {
 }
 
 /// Who a client is to the members of channels.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// The client id, 1 to [`CLIENT_ID_BYTES_MAX`] bytes.
     pub client_id: Box<str>,

@@ -17,7 +17,7 @@ use super::reply::Reply;
 use crate::accounts::Role;
 use crate::context::Context;
 use crate::ids::{AppId, ChannelKey};
-use crate::mail::{ChannelCall, ChannelChange, ChannelInfo, ChannelRequest, ToHome};
+use crate::mail::{ChannelCall, ChannelChange, ChannelInfo, ChannelRequest, GivenJson, ToHome};
 
 /// Members on a page of presence if the request does not say, and at most.
 const MEMBERS_DEFAULT: u64 = 100;
@@ -149,6 +149,6 @@ fn change(body: &Body<'_>) -> Result<ChannelChange, Refusal> {
         description: description.map(|text| text.map(Into::into)),
         is_private: body.is_private,
         presence: body.presence,
-        metadata: body.metadata.map(|json| json.map(RawValue::to_owned)),
+        metadata: body.metadata.map(|json| GivenJson(json.map(RawValue::to_owned))),
     })
 }

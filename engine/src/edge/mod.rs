@@ -133,7 +133,7 @@ impl Edge {
             ToEdge::Privacy(privacy) => {
                 let Privacy { tail, is_private, answer } = *privacy;
                 self.tail_privacy(cx, tail, is_private);
-                if let Some(answer) = answer.made() {
+                if let Some(answer) = answer.and_then(|answer| answer.made()) {
                     cx.answer(answer.request, answer.outcome);
                 }
             }

@@ -102,7 +102,7 @@ impl Home {
             description: change.description.flatten(),
             is_private: change.is_private.unwrap_or_default(),
             presence: change.presence.unwrap_or_default(),
-            metadata: change.metadata.flatten(),
+            metadata: change.metadata.and_then(|given| given.0),
             created_ms: home.created_ms.min(now_ms),
             updated_ms: now_ms,
         };
@@ -134,7 +134,7 @@ impl Home {
         meta.description = change.description.unwrap_or(meta.description);
         meta.is_private = change.is_private.unwrap_or(meta.is_private);
         meta.presence = change.presence.unwrap_or(meta.presence);
-        meta.metadata = change.metadata.unwrap_or(meta.metadata);
+        meta.metadata = change.metadata.map_or(meta.metadata, |given| given.0);
         meta.updated_ms = cx.now.unix_ms.max(meta.updated_ms);
         self.begin_change(cx, (request, Change::Update), key, channel, Some(meta))
     }
@@ -231,7 +231,7 @@ impl Home {
                 }
                 let answer = AfterAll::new(tails.len(), Answered { request, outcome });
                 for (shard, tail) in tails {
-                    let answer = Arc::clone(&answer);
+                    let answer = Some(Arc::clone(&answer));
                     let privacy = Privacy { tail, is_private, answer };
                     cx.post_edge(shard, ToEdge::Privacy(Box::new(privacy)));
                 }

@@ -28,6 +28,7 @@ use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
 use pushflo_protocol::{Epoch, Offset, Receipt, Record, Refusal};
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use record::Totals;
@@ -278,7 +279,7 @@ pub enum ReadFrom {
 }
 
 /// A request for a page, newest first.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PageQuery {
     /// Which page, from 1.
     pub page: u64,
@@ -300,7 +301,7 @@ impl PageQuery {
 }
 
 /// A page of a channel's history.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Page {
     /// Its messages, newest first.
     pub records: Vec<Record>,

@@ -8,6 +8,7 @@
 //! shards is bounded by what it costs.
 
 mod outbox;
+pub(crate) mod wire;
 
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use pushflo_protocol::position::{Recovered, Start};
 use pushflo_protocol::{
     ChannelSlug, Epoch, ErrorCode, Offset, Parts, Receipt, Record, Refusal, StreamPosition,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 pub(crate) use outbox::Outboxes;
@@ -28,7 +30,7 @@ use crate::ids::{
 use crate::log::{Page, PageQuery};
 
 /// A piece of mail.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Mail {
     /// To the home of a channel.
     Home(ToHome),
@@ -37,7 +39,7 @@ pub enum Mail {
 }
 
 /// What a home is asked and told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ToHome {
     /// Give this message its offset and send it on.
     Publish(Publish),
@@ -64,7 +66,7 @@ pub enum ToHome {
 }
 
 /// What an edge is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ToEdge {
     /// The answer to a request.
     Answered(Box<Answered>),
@@ -95,7 +97,7 @@ pub enum ToEdge {
 }
 
 /// Who is told what became of a publish.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReplyTo {
     /// A request of its own, or a client that published over its WebSocket; the sequence of that counts
     /// its publishes.
@@ -112,7 +114,7 @@ pub enum ReplyTo {
 }
 
 /// A publish on its way to the home of its channel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Publish {
     /// Who waits for the result.
     pub reply_to: ReplyTo,
@@ -121,7 +123,7 @@ pub struct Publish {
 }
 
 /// The messages of a batch whose channels have the same home shard, on their way there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PublishBatch {
     /// The shard that holds the batch.
     pub shard: ShardId,
@@ -132,7 +134,7 @@ pub struct PublishBatch {
 }
 
 /// A message of a batch.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BatchMessage {
     /// Its position in the batch.
     pub position: u32,
@@ -141,7 +143,7 @@ pub struct BatchMessage {
 }
 
 /// A message that has no offset yet.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NewMessage {
     /// Where it is published.
     pub channel: ChannelKey,
@@ -152,7 +154,7 @@ pub struct NewMessage {
 }
 
 /// A request for a page of history.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReadPage {
     /// Who waits for it.
     pub request: RequestId,
@@ -163,7 +165,7 @@ pub struct ReadPage {
 }
 
 /// A request to become a subscriber.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Subscribe {
     /// Who it is.
     pub subscriber: Subscriber,
@@ -178,7 +180,7 @@ pub struct Subscribe {
 }
 
 /// One who subscribes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Subscriber {
     /// Where it is.
     pub shard: ShardId,
@@ -193,7 +195,7 @@ pub struct Subscriber {
 }
 
 /// A subscriber that is behind its tail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WindowReader {
     /// Where it is.
     pub shard: ShardId,
@@ -204,7 +206,7 @@ pub struct WindowReader {
 }
 
 /// A request for the messages behind those that a subscriber has.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct ReadWindow {
     /// Who wants them.
     pub reader: WindowReader,
@@ -217,7 +219,7 @@ pub struct ReadWindow {
 }
 
 /// Messages for a subscriber that is behind its tail.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Window {
     /// Who wanted them.
     pub reader: WindowReader,
@@ -228,7 +230,7 @@ pub struct Window {
 }
 
 /// Why there is no window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NoWindow {
     /// The first of its messages is not kept any more, or the channel is gone.
     Gone,
@@ -237,7 +239,7 @@ pub enum NoWindow {
 }
 
 /// A subscriber has gone.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Unsubscribe {
     /// Where it was.
     pub shard: ShardId,
@@ -252,7 +254,7 @@ pub struct Unsubscribe {
 }
 
 /// A subscriber that counts as a member of a channel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Membership {
     /// Who it is.
     pub client: Client,
@@ -262,7 +264,7 @@ pub struct Membership {
 }
 
 /// Something that is asked of a channel over HTTP.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ChannelRequest {
     /// Who waits for the answer.
     pub request: RequestId,
@@ -273,7 +275,7 @@ pub struct ChannelRequest {
 }
 
 /// What may be asked of a channel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum ChannelCall {
     /// Describe it.
     Describe,
@@ -293,7 +295,7 @@ pub enum ChannelCall {
 }
 
 /// What is changed of a channel's metadata; what is absent stays.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ChannelChange {
     /// What people call it.
     pub name: Option<Box<str>>,
@@ -304,11 +306,15 @@ pub struct ChannelChange {
     /// Whether its members are known to each other.
     pub presence: Option<bool>,
     /// A JSON object; `Some(None)` removes it.
-    pub metadata: Option<Option<Box<RawValue>>>,
+    pub metadata: Option<GivenJson>,
 }
 
+/// JSON that a caller gave, or nothing in the place of what there is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GivenJson(#[serde(with = "crate::raw_json")] pub Option<Box<RawValue>>);
+
 /// A request for an app's channels.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ListChannels {
     /// The shard that puts the list together.
     pub shard: ShardId,
@@ -323,7 +329,7 @@ pub struct ListChannels {
 }
 
 /// A request for descriptions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DescribeChannels {
     /// The shard that puts the list together.
     pub shard: ShardId,
@@ -336,7 +342,7 @@ pub struct DescribeChannels {
 }
 
 /// A channel that stands on a list.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ListedChannel {
     /// Its position in the list.
     pub position: u32,
@@ -345,7 +351,7 @@ pub struct ListedChannel {
 }
 
 /// The subscribers of a shard that are members of a channel whose presence was switched on.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Members {
     /// The channel at its home.
     pub home: HomeKey,
@@ -356,7 +362,7 @@ pub struct Members {
 }
 
 /// A subscriber that wants to know who is there.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct WantPresence {
     /// Where it is.
     pub shard: ShardId,
@@ -367,7 +373,7 @@ pub struct WantPresence {
 }
 
 /// The answer to a request.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answered {
     /// What is answered.
     pub request: RequestId,
@@ -379,7 +385,7 @@ pub struct Answered {
 pub type Outcome = Result<Answer, Refusal>;
 
 /// What a request was answered.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Answer {
     /// The message was published, now or when it was asked for before.
     Published(Receipt),
@@ -393,12 +399,13 @@ pub enum Answer {
     Members(MembersPage),
     /// What was to be deleted is.
     Deleted,
-    /// What the accounts did.
+    /// What the accounts did. They answer shards of their own node.
+    #[serde(skip)]
     Accounts(Changed),
 }
 
 /// A channel as its home knows it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ChannelInfo {
     /// Its name.
     pub slug: ChannelSlug,
@@ -417,7 +424,7 @@ pub struct ChannelInfo {
 }
 
 /// Members of a channel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MembersPage {
     /// How many subscribers the channel has, members or not.
     pub subscribers: u64,
@@ -429,7 +436,7 @@ pub struct MembersPage {
 
 /// A member of a channel, as others see it. One who merely says that it is ann is not the ann that a
 /// backend vouched for, and takes nothing from it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
     /// Whom it says it is.
     pub client_id: Arc<str>,
@@ -440,7 +447,7 @@ pub struct Member {
 }
 
 /// All members of a channel that are announced.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MemberList {
     /// Who they are, by client id.
     pub members: Vec<Member>,
@@ -449,7 +456,7 @@ pub struct MemberList {
 }
 
 /// Who came and who went.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct MemberChange {
     /// Who came, or came back as somebody else.
     pub joined: Vec<Member>,
@@ -460,7 +467,7 @@ pub struct MemberChange {
 }
 
 /// What became of messages of a batch.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BatchResults {
     /// What the publisher's shard knows it by.
     pub batch: BatchKey,
@@ -469,7 +476,7 @@ pub struct BatchResults {
 }
 
 /// What became of one message of a batch.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BatchResult {
     /// Its position in the batch.
     pub position: u32,
@@ -478,7 +485,7 @@ pub struct BatchResult {
 }
 
 /// The first channels of an app on one shard.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ChannelList {
     /// What the shard that asked knows it by.
     pub list: ListKey,
@@ -489,7 +496,7 @@ pub struct ChannelList {
 }
 
 /// Channels that were described.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ChannelsDescribed {
     /// What the shard that asked knows it by.
     pub list: ListKey,
@@ -498,7 +505,7 @@ pub struct ChannelsDescribed {
 }
 
 /// A channel that was described.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DescribedChannel {
     /// Its position in the list.
     pub position: u32,
@@ -507,7 +514,7 @@ pub struct DescribedChannel {
 }
 
 /// A message of a channel.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Message {
     /// The channel's on the shard that it is sent to.
     pub tail: TailKey,
@@ -518,7 +525,7 @@ pub struct Message {
 }
 
 /// What became of a request to subscribe.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Subscribed {
     /// Who asked.
     pub subscriber: Subscriber,
@@ -527,7 +534,7 @@ pub struct Subscribed {
 }
 
 /// How a subscription starts.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SubscriptionStart {
     /// The channel at its home.
     pub home: HomeKey,
@@ -548,19 +555,20 @@ pub struct SubscriptionStart {
 }
 
 /// Whether a channel is private.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Privacy {
     /// The channel's on the shard that is told.
     pub tail: TailKey,
     /// Whether it is private.
     pub is_private: bool,
-    /// Who is answered when all shards have done so.
-    pub answer: Arc<AfterAll<Answered>>,
+    /// Who is answered when all shards of the home's node have done so.
+    #[serde(skip)]
+    pub answer: Option<Arc<AfterAll<Answered>>>,
 }
 
 /// Whether the members of a channel are known to each other. The subscribers that have to be known are
 /// to be told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Roster {
     /// The channel's on the shard that is told.
     pub tail: TailKey,
@@ -571,7 +579,7 @@ pub struct Roster {
 }
 
 /// Who is there, for one subscriber.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PresenceSnapshot {
     /// Whose client is told.
     pub subscription: SubscriptionKey,
@@ -580,7 +588,7 @@ pub struct PresenceSnapshot {
 }
 
 /// What is told those who want to know who is there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Presence {
     /// The channel's on the shard that is told.
     pub tail: TailKey,
@@ -788,7 +796,7 @@ impl ChannelChange {
         size_of::<Self>()
             + name.as_ref().map_or(0, |name| name.len())
             + description.iter().flatten().map(|text| text.len()).sum::<usize>()
-            + metadata.iter().flatten().map(|json| json.get().len()).sum::<usize>()
+            + metadata.iter().flat_map(|json| &json.0).map(|json| json.get().len()).sum::<usize>()
     }
 }
 

@@ -55,7 +55,7 @@ pub fn error(refusal: &Refusal, channel: Option<&ChannelSlug>, reference: Option
         if let Some(channel) = channel {
             let _ = write!(out, r#","channel":"{channel}""#);
         }
-        if let (Some(limit), true) = (refusal.field, refusal.code.is_limit()) {
+        if let (Some(limit), true) = (&refusal.field, refusal.code.is_limit()) {
             let _ = write!(out, r#","limit":"{limit}""#);
         }
         push_reference(out, reference);
