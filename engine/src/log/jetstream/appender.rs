@@ -126,6 +126,18 @@ pub(super) enum End {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Attempt(u64);
 
+impl Attempt {
+    /// Its number, for an address.
+    pub(super) fn number(self) -> u64 {
+        self.0
+    }
+
+    /// The attempt of a number that was given before.
+    pub(super) fn of_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// It asks for the last sequence, to begin its term behind that.
@@ -170,6 +182,8 @@ pub(super) struct Appender {
     term_attempt: Attempt,
     /// The stream was full when it was last asked.
     is_full: bool,
+    /// What is read has this sequence at least.
+    read_until: Sequence,
     attempts: u64,
     outputs: VecDeque<Output>,
 }
@@ -187,6 +201,7 @@ impl Appender {
             term: 0,
             term_attempt: Attempt(0),
             is_full: false,
+            read_until: 0,
             attempts: 0,
             outputs: VecDeque::from([Output::Ask]),
         }
@@ -327,6 +342,7 @@ impl Appender {
 
     fn read(&mut self, until: Sequence) {
         self.phase = Phase::Reading;
+        self.read_until = until;
         self.in_flight = 0;
         // Acknowledgements that do not count yet are forgotten: it is read what they were for.
         for pending in &mut self.pending {
@@ -357,9 +373,9 @@ impl Appender {
                 }
             }
         }
-        if self.settled < self.term {
+        if self.settled < self.read_until {
             // There is more than was read at a time.
-            return self.read(self.term);
+            return self.read(self.read_until);
         }
         if self.settled_term == self.term {
             // What was on its way in the terms before never arrives.

@@ -8,5 +8,10 @@
 #![allow(dead_code, reason = "the server does not append to streams yet")]
 
 mod appender;
+mod gets;
 #[cfg(test)]
 mod model;
+mod slot;
+mod stored;
+#[cfg(test)]
+mod trial;

@@ -1,0 +1,374 @@
+//! The appender of one slot with its stream: what it wants is done, what becomes of that is told.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use async_nats::{Client, HeaderMap, Message, StatusCode, Subscriber};
+use futures_util::StreamExt as _;
+use pushflo_protocol::MessageId;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::{Receiver, UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::time::{Instant, interval, sleep};
+
+use super::appender::{Appender, Attempt, End, Entry, Found, Input, Output, Sequence};
+use super::gets::{AskError, Get, Gets};
+use super::stored::{Content, Stored};
+
+/// For how long an acknowledgement is waited for.
+const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(3);
+
+/// Between two attempts at something that failed.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Records that are read at a time to see what is stored, and their bytes.
+const TAIL_RECORDS: usize = 1024;
+const TAIL_BYTES: usize = 8 << 20;
+
+/// How often a stream may seem to end before what it had, until that is believed.
+const SHORT_READS_MAX: u32 = 50;
+
+/// Errors of JetStream: the stream is at another sequence, has no room, or its servers have none.
+const WRONG_SEQUENCE: [u64; 2] = [10071, 10164];
+const NO_ROOM: [u64; 5] = [10023, 10047, 10054, 10077, 10122];
+const NO_SUCH_STREAM: u64 = 10059;
+
+/// A stream of a slot, and how it is made where it is not there.
+#[derive(Clone, Debug)]
+pub(super) struct StreamPlan {
+    /// Its name.
+    pub(super) name: String,
+    /// What its subjects begin with.
+    pub(super) subjects: String,
+    /// How many servers have it.
+    pub(super) replicas: usize,
+    /// For how long messages are kept, in seconds; 0 for ever.
+    pub(super) max_age_s: u64,
+    /// Its bytes at most; -1 for no limit of its own.
+    pub(super) bytes_max: i64,
+}
+
+impl StreamPlan {
+    /// The subject of records that begin terms.
+    fn terms(&self) -> String {
+        format!("{}.t", self.subjects)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StreamConfig {
+    name: String,
+    subjects: Vec<String>,
+    num_replicas: usize,
+    storage: String,
+    discard: String,
+    retention: String,
+    /// Nanoseconds.
+    max_age: u64,
+    max_bytes: i64,
+    allow_direct: bool,
+    /// Nanoseconds.
+    duplicate_window: u64,
+}
+
+#[derive(Deserialize)]
+struct StreamInfo {
+    config: StreamConfig,
+    state: StreamState,
+}
+
+#[derive(Deserialize)]
+struct StreamState {
+    last_seq: Sequence,
+}
+
+/// What is told of a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// It is this node's, from the record of this sequence on.
+    Begun(Sequence),
+    /// An append is stored.
+    Stored(u128, Sequence),
+    /// An append is not stored and never will be.
+    Refused(u128),
+    /// It will not be known what became of an append.
+    Unknown(u128),
+    /// It is not this node's any more.
+    Ended(End),
+}
+
+/// What the task of a slot does next.
+enum Event {
+    Append(Option<Entry>),
+    Message(Option<Message>),
+    Done(Input),
+    Tick,
+}
+
+/// A slot that this node owns, or wants to.
+pub(super) struct Slot {
+    client: Client,
+    gets: Gets,
+    plan: Rc<StreamPlan>,
+    appender: Appender,
+    inbox: String,
+    /// Acknowledgements that are awaited, the oldest first.
+    awaited: std::collections::VecDeque<(Instant, Attempt)>,
+    done: UnboundedSender<Input>,
+}
+
+impl Slot {
+    /// Owns the slot until another does or `appends` ends, and tells `told` of everything. The term has this
+    /// id and the name of the node.
+    pub(super) async fn run(
+        client: Client,
+        gets: Gets,
+        plan: StreamPlan,
+        (id, node): (MessageId, &str),
+        mut appends: Receiver<Entry>,
+        mut told: impl FnMut(Told),
+    ) {
+        let inbox = client.new_inbox();
+        let Some(mut answers) = subscribe(&client, &inbox).await else { return };
+        let content = Content::Term { node: node.into() };
+        let payload = Stored { id, term: 0, content }.encode();
+        let beginning = Entry { id: id.0, subject: plan.terms().into(), payload };
+        let (done, mut results): (_, UnboundedReceiver<Input>) = unbounded_channel();
+        let mut slot = Self {
+            client,
+            gets,
+            plan: Rc::new(plan),
+            appender: Appender::new(beginning),
+            inbox,
+            awaited: Default::default(),
+            done,
+        };
+        let mut ticks = interval(PAUSE);
+        loop {
+            if slot.carry_out(&mut told).await {
+                return;
+            }
+            let event = tokio::select! {
+                entry = appends.recv() => Event::Append(entry),
+                message = answers.next() => Event::Message(message),
+                Some(input) = results.recv() => Event::Done(input),
+                _ = ticks.tick() => Event::Tick,
+            };
+            match event {
+                Event::Append(Some(entry)) => {
+                    slot.appender.append(entry);
+                    while let Ok(entry) = appends.try_recv() {
+                        slot.appender.append(entry);
+                    }
+                }
+                Event::Append(None) | Event::Message(None) => slot.appender.give_up(),
+                Event::Message(Some(message)) => slot.answered(&message),
+                Event::Done(input) => slot.appender.take(input),
+                Event::Tick => slot.look_at_the_clock(),
+            }
+        }
+    }
+
+    /// Does what the appender wants. Returns whether it is done.
+    async fn carry_out(&mut self, told: &mut impl FnMut(Told)) -> bool {
+        while let Some(output) = self.appender.next_output() {
+            match output {
+                Output::Send { attempt, expected, term, entry } => {
+                    self.send(attempt, expected, term, entry).await;
+                }
+                Output::Ask => self.begin(ask(self.gets.clone(), Rc::clone(&self.plan))),
+                Output::Read { after, until } => {
+                    let subject = format!("{}.>", self.plan.subjects);
+                    let stream = self.plan.name.clone();
+                    self.begin(read(self.gets.clone(), stream, subject, after, until));
+                }
+                Output::Begun(term) => told(Told::Begun(term)),
+                Output::Stored { id, sequence } => told(Told::Stored(id, sequence)),
+                Output::Refused(id) => told(Told::Refused(id)),
+                Output::Unknown(id) => told(Told::Unknown(id)),
+                Output::Ended(end) => {
+                    told(Told::Ended(end));
+                    return true;
+                }
+            }
+        }
+        false
+    }
+
+    /// Has something be done beside all else; what comes of it is the appender's.
+    fn begin(&self, work: impl Future<Output = Input> + 'static) {
+        let done = self.done.clone();
+        tokio::task::spawn_local(async move {
+            let input = work.await;
+            if input == Input::Failed {
+                sleep(PAUSE).await;
+            }
+            let _ = done.send(input);
+        });
+    }
+
+    async fn send(&mut self, attempt: Attempt, expected: Sequence, term: Sequence, entry: Entry) {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Expected-Last-Sequence", expected.to_string().as_str());
+        headers.insert("Nats-Expected-Stream", self.plan.name.as_str());
+        let payload = Stored::with_term(&entry.payload, term);
+        let subject = String::from_utf8_lossy(&entry.subject).into_owned();
+        let reply = format!("{}.{}", self.inbox, attempt.number());
+        self.awaited.push_back((Instant::now() + ACKNOWLEDGED_MAX, attempt));
+        let sent = self.client.publish_with_reply_and_headers(subject, reply, headers, payload);
+        // Where it cannot be sent, its time passes.
+        let _ = sent.await;
+    }
+
+    /// What became of an append.
+    fn answered(&mut self, message: &Message) {
+        let token = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
+        let Some(attempt) = token.map(Attempt::of_number) else { return };
+        let input = if message.status == Some(StatusCode::NO_RESPONDERS) {
+            // Nobody took it.
+            Input::Refused(attempt, 0)
+        } else {
+            match serde_json::from_slice::<Acknowledgement>(&message.payload) {
+                Ok(Acknowledgement { error: None, seq }) => Input::Stored(attempt, seq),
+                Ok(Acknowledgement { error: Some(error), .. }) => error.input(attempt),
+                Err(_) => Input::Lost(attempt),
+            }
+        };
+        self.appender.take(input);
+    }
+
+    fn look_at_the_clock(&mut self) {
+        let now = Instant::now();
+        while self.awaited.front().is_some_and(|(until, _)| *until <= now) {
+            if let Some((_, attempt)) = self.awaited.pop_front() {
+                self.appender.take(Input::Lost(attempt));
+            }
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Acknowledgement {
+    error: Option<AppendError>,
+    #[serde(default)]
+    seq: Sequence,
+}
+
+#[derive(Deserialize)]
+struct AppendError {
+    err_code: u64,
+    #[serde(default)]
+    description: String,
+}
+
+impl AppendError {
+    fn input(&self, attempt: Attempt) -> Input {
+        if NO_ROOM.contains(&self.err_code) {
+            return Input::Full(attempt);
+        }
+        let is_known = WRONG_SEQUENCE.contains(&self.err_code);
+        if !is_known {
+            let Self { err_code, description } = self;
+            tracing::warn!(err_code, description, "JetStream refuses an append");
+        }
+        // `wrong last sequence: 17`
+        let last = self.description.rsplit(' ').next().and_then(|number| number.parse().ok());
+        Input::Refused(attempt, last.filter(|_| is_known).unwrap_or_default())
+    }
+}
+
+async fn subscribe(client: &Client, inbox: &str) -> Option<Subscriber> {
+    client.subscribe(format!("{inbox}.*")).await.ok()
+}
+
+/// The last sequence of the stream, which is made if it is not there.
+async fn ask(gets: Gets, plan: Rc<StreamPlan>) -> Input {
+    let info: Result<StreamInfo, _> =
+        gets.api(&format!("STREAM.INFO.{}", plan.name), &serde_json::json!({})).await;
+    match info {
+        Ok(info) => check(&info, &plan),
+        Err(AskError::Refused { code: NO_SUCH_STREAM, .. }) => {
+            let made = gets.api(&format!("STREAM.CREATE.{}", plan.name), &config(&plan)).await;
+            match made {
+                Ok::<StreamInfo, _>(info) => {
+                    tracing::info!(stream = plan.name, replicas = plan.replicas, "made a stream");
+                    check(&info, &plan)
+                }
+                Err(error) => {
+                    tracing::warn!(stream = plan.name, %error, "a stream cannot be made");
+                    Input::Failed
+                }
+            }
+        }
+        Err(_) => Input::Failed,
+    }
+}
+
+/// A stream of that name that is not ours is left alone.
+fn check(info: &StreamInfo, plan: &StreamPlan) -> Input {
+    let StreamConfig { subjects, retention, discard, allow_direct, .. } = &info.config;
+    let expected = [format!("{}.>", plan.subjects)];
+    let is_ours =
+        *subjects == expected && retention == "limits" && discard == "new" && *allow_direct;
+    if !is_ours {
+        tracing::error!(
+            stream = plan.name,
+            "the stream is not as PushFlo made it: its subjects, retention, discard or allow_direct \
+             are others. Another program's stream needs another prefix (cluster.prefix)"
+        );
+        return Input::Failed;
+    }
+    Input::Last(info.state.last_seq)
+}
+
+fn config(plan: &StreamPlan) -> StreamConfig {
+    StreamConfig {
+        name: plan.name.clone(),
+        subjects: vec![format!("{}.>", plan.subjects)],
+        num_replicas: plan.replicas,
+        storage: "file".into(),
+        discard: "new".into(),
+        retention: "limits".into(),
+        max_age: plan.max_age_s * 1_000_000_000,
+        max_bytes: plan.bytes_max,
+        allow_direct: true,
+        // Repeated ids are found by the owner, which keeps them in the records.
+        duplicate_window: 100_000_000,
+    }
+}
+
+/// What the stream has behind a sequence.
+async fn read(
+    gets: Gets,
+    stream: String,
+    subject: String,
+    after: Sequence,
+    until: Sequence,
+) -> Input {
+    for _ in 0..SHORT_READS_MAX {
+        let get = Get {
+            seq: Some(after + 1),
+            next_by_subj: Some(subject.clone()),
+            batch: TAIL_RECORDS,
+            max_bytes: Some(TAIL_BYTES),
+            ..Get::default()
+        };
+        let Ok(got) = gets.get(&stream, &get).await else { return Input::Failed };
+        let last = got.messages.last().map_or(after, |message| message.sequence);
+        // A server that lags has less than is known to be there.
+        if last >= until || got.pending > 0 {
+            let found = got.messages.iter().map(|message| {
+                let stored = Stored::decode(&message.payload);
+                let (id, term) = stored.map_or((0, u64::MAX), |stored| (stored.id.0, stored.term));
+                Found { sequence: message.sequence, id, term }
+            });
+            return Input::Tail(found.collect());
+        }
+        sleep(PAUSE).await;
+    }
+    let info: Result<StreamInfo, _> =
+        gets.api(&format!("STREAM.INFO.{stream}"), &serde_json::json!({})).await;
+    match info {
+        Ok(info) if info.state.last_seq < until => Input::Shrunk,
+        _ => Input::Failed,
+    }
+}

@@ -1,0 +1,116 @@
+//! What a stream has under a subject, as bytes.
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use pushflo_protocol::{MessageId, Parts};
+use serde::{Deserialize, Serialize};
+
+use super::appender::Sequence;
+
+/// The format; a record of another one is not read.
+const FORMAT: u8 = 1;
+
+/// Bytes of the format and the term.
+const HEAD_BYTES: usize = 1 + size_of::<Sequence>();
+
+/// What a stream has in one place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stored {
+    /// Tells it from all others.
+    pub(super) id: MessageId,
+    /// The sequence of the record that began the term in which it was written; 0 where it begins one.
+    pub(super) term: Sequence,
+    /// What it is.
+    pub(super) content: Content,
+}
+
+/// What is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Content {
+    /// An owner begins a term.
+    Term {
+        /// Who it is, for people.
+        node: Box<str>,
+    },
+    /// A message of the channel whose subject it is.
+    Message(StoredMessage),
+    /// The channel was deleted: nothing before it is there, and its epoch is another.
+    Deleted,
+}
+
+/// A message.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct StoredMessage {
+    /// When it got its place, in Unix milliseconds.
+    pub(super) timestamp_ms: u64,
+    /// How many messages its channel had had, with this one.
+    pub(super) number: u64,
+    /// What its publisher gave.
+    pub(super) parts: Parts,
+    /// The idempotency key, and a digest of what was published with it.
+    pub(super) key: Option<(Box<str>, u64)>,
+    /// When a message of the channel was published with a key last, in Unix milliseconds; 0 for never.
+    pub(super) keyed_ms: u64,
+}
+
+impl Stored {
+    /// As it is stored.
+    pub(super) fn encode(&self) -> Bytes {
+        let Self { id, term, content } = self;
+        // Into memory, of types that have a form: it cannot fail.
+        let rest = postcard::to_allocvec(&(id, content)).unwrap_or_default();
+        debug_assert!(!rest.is_empty(), "it has a form");
+        let mut encoded = BytesMut::with_capacity(HEAD_BYTES + rest.len());
+        encoded.put_u8(FORMAT);
+        encoded.put_u64_le(*term);
+        encoded.put_slice(&rest);
+        encoded.freeze()
+    }
+
+    /// What was encoded, as of another term.
+    pub(super) fn with_term(encoded: &[u8], term: Sequence) -> Bytes {
+        let mut bytes = BytesMut::from(encoded);
+        if let Some(place) = bytes.get_mut(1..HEAD_BYTES) {
+            place.copy_from_slice(&term.to_le_bytes());
+        }
+        bytes.freeze()
+    }
+
+    /// Reads what [`Stored::encode`] wrote; `None` for anything else.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
+        let (&FORMAT, term) = head.split_first()? else { return None };
+        let term = Sequence::from_le_bytes(term.try_into().ok()?);
+        let (id, content) = postcard::from_bytes(rest).ok()?;
+        Some(Self { id, term, content })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_stored_is_read_again() {
+        let parts = Parts::new("order.placed", Some("ann"), r#"{"a":1}"#);
+        let message = StoredMessage {
+            timestamp_ms: 1_700_000_000_000,
+            number: 7,
+            parts,
+            key: Some(("k".into(), 9)),
+            keyed_ms: 1_700_000_000_000,
+        };
+        for content in
+            [Content::Term { node: "a".into() }, Content::Message(message), Content::Deleted]
+        {
+            let stored = Stored { id: MessageId(1 << 90), term: 3, content };
+            let bytes = stored.encode();
+            assert_eq!(Stored::decode(&bytes).as_ref(), Some(&stored));
+            let other = Stored { term: 9, ..stored };
+            assert_eq!(Stored::decode(&Stored::with_term(&bytes, 9)), Some(other));
+            for cut in 0..bytes.len() {
+                assert_eq!(Stored::decode(&bytes[..cut]), None, "{cut} bytes");
+            }
+        }
+        assert_eq!(Stored::decode(b"\x02hello"), None);
+    }
+}
