@@ -4,7 +4,7 @@
 //! Neither half sees the other through it. Mail of a shard to itself waits here, in one queue, and is
 //! delivered before the call into the shard returns.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use pushflo_protocol::time::Month;
@@ -13,8 +13,11 @@ use pushflo_protocol::{ErrorCode, Refusal};
 use crate::accounts::{AccountsCall, CHANGES_PER_SECOND_MAX, Directory, Rate};
 use crate::bug::bug;
 use crate::clock::Now;
-use crate::ids::{AppId, ChannelKey, RequestId, ShardId};
-use crate::mail::{Answered, Mail, Outboxes, Outcome, ToEdge, ToHome, no_room};
+use crate::ids::{AppId, ChannelKey, NodeSlot, RequestId, ShardId};
+use crate::mail::{
+    Answered, Asker, Mail, Outboxes, Outcome, Question, ToEdge, ToHome, failure, no_owner, no_room,
+    unknown_outcome,
+};
 use crate::metrics::ShardMetrics;
 use crate::settings::Settings;
 use crate::shared::Shared;
@@ -47,6 +50,8 @@ pub(crate) struct Context {
     work: u32,
     /// Mail from this shard to itself.
     local: VecDeque<Mail>,
+    /// What other nodes were asked by this shard and have not answered.
+    asked_abroad: BTreeMap<Question, (NodeSlot, Asker)>,
     outboxes: Outboxes,
     /// Calls that were not handed over to the accounts yet, urgent ones first, at most
     /// [`ACCOUNTS_CALLS_MAX`] of either kind.
@@ -72,6 +77,7 @@ impl Context {
             month: Month::of(now.steady_ms),
             work: 0,
             local: VecDeque::new(),
+            asked_abroad: BTreeMap::new(),
             outboxes: Outboxes::new(shared.metrics.len()),
             accounts_calls: VecDeque::new(),
             shared,
@@ -120,6 +126,11 @@ impl Context {
         self.shared.home_shard(channel)
     }
 
+    /// Whether channels are in the streams of a cluster.
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.shared.owners.is_some()
+    }
+
     /// Whether a publish that needs the way to `shard` must be refused.
     pub(crate) fn is_way_full(&self, shard: ShardId) -> bool {
         shard != self.shard && self.outboxes.is_full(shard, &self.settings.limits)
@@ -143,9 +154,60 @@ impl Context {
     fn send(&mut self, to: ShardId, mail: Mail) {
         if to == self.shard {
             self.local.push_back(mail);
+        } else if let (ShardId::NOBODY, Mail::Home(mail)) = (to, &mail) {
+            self.refuse(mail, &no_owner());
+        } else if to.node() != NodeSlot::OWN {
+            if let Mail::Home(mail) = &mail {
+                let node = to.node();
+                let questions = mail.questions(to).into_iter();
+                self.asked_abroad
+                    .extend(questions.map(|(question, asker)| (question, (node, asker))));
+            }
+            let _ = self.outboxes.push(to, mail);
         } else if self.outboxes.push(to, mail).is_err() {
             bug!(self, "there is no shard {to}");
         }
+    }
+
+    /// Tells whoever waits for the answer to mail that it is not done.
+    pub(crate) fn refuse(&mut self, mail: &ToHome, refusal: &Refusal) {
+        let Some(asker) = mail.asker() else { return };
+        for (question, of) in mail.questions(self.shard) {
+            if let Some(answer) = failure(question, of, refusal) {
+                self.post_edge(asker, answer);
+            }
+        }
+    }
+
+    /// Mail of another node has come. Returns whether somebody waits for it, if it is an answer.
+    pub(crate) fn has_come(&mut self, from: ShardId, mail: &Mail) -> bool {
+        let Mail::Edge(edge) = mail else { return true };
+        let answers = edge.answers(from);
+        let is_answer = !answers.is_empty();
+        let mut is_awaited = false;
+        for question in answers {
+            is_awaited |= self.asked_abroad.remove(&question).is_some();
+        }
+        !is_answer || is_awaited
+    }
+
+    /// Another node cannot be reached any more: what it was asked will not be answered.
+    pub(crate) fn node_gone(&mut self, node: NodeSlot) {
+        let gone = self.asked_abroad.extract_if(.., |_, (of, _)| *of == node);
+        let gone: Vec<_> = gone.collect();
+        for (question, (_, asker)) in gone {
+            if let Some(answer) = failure(question, asker, &unknown_outcome()) {
+                self.local.push_back(Mail::Edge(answer));
+            }
+        }
+    }
+
+    /// Hands mail to other nodes over in order, until `post` gives one back because there is no room.
+    pub(crate) fn post_abroad(
+        &mut self,
+        post: impl FnMut(ShardId, Mail) -> Result<(), Mail>,
+    ) -> usize {
+        self.outboxes.drain_abroad(post)
     }
 
     /// The next mail from this shard to itself.

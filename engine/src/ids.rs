@@ -45,6 +45,9 @@ impl NodeSlot {
 pub struct ShardId(pub u16);
 
 impl ShardId {
+    /// No shard: the slot of a channel has no owner for the moment.
+    pub const NOBODY: Self = Self(u16::MAX);
+
     /// Most shards of a node.
     pub const COUNT_MAX: usize = 1 << Self::INDEX_BITS;
 
@@ -56,12 +59,12 @@ impl ShardId {
         Self(u16::from(node.0) << Self::INDEX_BITS | index)
     }
 
-    /// Its node.
+    /// The node that it is on.
     pub fn node(self) -> NodeSlot {
         NodeSlot((self.0 >> Self::INDEX_BITS) as u8)
     }
 
-    /// Its position on its node, as an index.
+    /// Where it stands among the shards of its node, as an index.
     pub fn index(self) -> usize {
         usize::from(self.0) % Self::COUNT_MAX
     }
@@ -110,7 +113,7 @@ pub struct ChannelKey {
 }
 
 /// A request of an HTTP connection that waits for its answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct RequestId {
     /// The shard that holds the connection.
     pub shard: ShardId,
@@ -123,6 +126,43 @@ pub struct RequestId {
 /// A channel's place in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LogId(pub u64);
+
+/// A slot of a cluster's channels, which have one owner and one stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SlotId(pub u8);
+
+impl SlotId {
+    /// How many there are, in every cluster: enough for many nodes, few enough for one stream each.
+    pub const COUNT: u8 = 128;
+
+    /// The slot of a channel: in every process the same, for ever.
+    pub fn of(channel: &ChannelKey) -> Self {
+        // FNV-1a, which is written down and does not change.
+        let app = channel.app.0.to_le_bytes();
+        let bytes = app.iter().chain(channel.slug.as_str().as_bytes());
+        let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+        // Its high bits are mixed better than the low ones.
+        Self(((hash ^ hash >> 32) % u64::from(Self::COUNT)) as u8)
+    }
+
+    /// All of them.
+    pub fn all() -> impl Iterator<Item = Self> {
+        (0..Self::COUNT).map(Self)
+    }
+
+    /// The slot as an index.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+impl fmt::Display for SlotId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
 
 /// A slot of names, whose epochs change together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

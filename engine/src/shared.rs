@@ -2,13 +2,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{
+    AtomicBool, AtomicU16, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed,
+};
 
 use pushflo_protocol::Epoch;
 use thiserror::Error;
 
 use crate::hash::Placement;
-use crate::ids::{ChannelKey, EpochSlot, LogId, ShardId};
+use crate::ids::{ChannelKey, EpochSlot, LogId, ShardId, SlotId};
 use crate::log::LogStatus;
 use crate::metrics::ShardMetrics;
 use crate::settings::Limits;
@@ -36,6 +38,8 @@ pub struct Shared {
     pub stray: ShardMetrics,
     /// Places channels on shards.
     pub placement: Placement,
+    /// Who owns the slots of channels, in a cluster.
+    pub owners: Option<Owners>,
     /// Gives channels their epochs: others for each incarnation of the log.
     pub epochs: Placement,
     /// Gives their epochs to channels that are not logged.
@@ -53,6 +57,30 @@ pub struct Shared {
     /// Connections by address, in slots: addresses that fall on one slot share its limit, which is
     /// why the slots are many. Exact per address would need a lock or an owner.
     addresses: Box<[AtomicU32]>,
+}
+
+/// Who owns the slots of a cluster's channels, as far as this node knows.
+#[derive(Debug)]
+pub struct Owners(Box<[AtomicU16]>);
+
+impl Default for Owners {
+    fn default() -> Self {
+        Self(SlotId::all().map(|_| AtomicU16::new(ShardId::NOBODY.0)).collect())
+    }
+}
+
+impl Owners {
+    /// The shard that owns a slot.
+    pub fn of(&self, slot: SlotId) -> ShardId {
+        ShardId(self.0.get(slot.index()).map_or(ShardId::NOBODY.0, |owner| owner.load(Relaxed)))
+    }
+
+    /// A slot has another owner. Shards are to be told too, since they have asked the one before.
+    pub fn set(&self, slot: SlotId, owner: ShardId) {
+        if let Some(known) = self.0.get(slot.index()) {
+            known.store(owner.0, Relaxed);
+        }
+    }
 }
 
 /// Slots of names whose epochs change together: enough that one channel that is forgotten changes those
@@ -83,6 +111,7 @@ impl Shared {
             metrics: (0..shards).map(|_| ShardMetrics::default()).collect(),
             stray: ShardMetrics::default(),
             placement: Placement::new(seed),
+            owners: None,
             epochs: Placement::new(seed.rotate_left(32)),
             process_epochs: Placement::new(seed.rotate_left(16)),
             generations: (0..EPOCH_SLOTS).map(|_| AtomicU32::new(0)).collect(),
@@ -111,6 +140,9 @@ impl Shared {
 
     /// The shard that gives a channel's offsets.
     pub fn home_shard(&self, channel: &ChannelKey) -> ShardId {
+        if let Some(owners) = &self.owners {
+            return owners.of(SlotId::of(channel));
+        }
         ShardId((self.placement.hash(channel) % self.metrics.len().max(1) as u64) as u16)
     }
 

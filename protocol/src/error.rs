@@ -34,13 +34,15 @@ pub enum ErrorCode {
     QuotaExceeded,
     /// The server is full for the moment; nothing was accepted.
     Overloaded,
+    /// It may have been done: who was asked to do it cannot be reached any more.
+    UnknownOutcome,
     /// A bug or a failing machine.
     ServerError,
 }
 
 impl ErrorCode {
     /// All codes, for tables such as metrics.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::ValidationError,
         Self::Unauthorized,
         Self::Forbidden,
@@ -54,6 +56,7 @@ impl ErrorCode {
         Self::RateLimited,
         Self::QuotaExceeded,
         Self::Overloaded,
+        Self::UnknownOutcome,
         Self::ServerError,
     ];
 
@@ -72,6 +75,7 @@ impl ErrorCode {
             Self::RateLimited => "RATE_LIMITED",
             Self::QuotaExceeded => "QUOTA_EXCEEDED",
             Self::Overloaded => "OVERLOADED",
+            Self::UnknownOutcome => "UNKNOWN_OUTCOME",
             Self::ServerError => "SERVER_ERROR",
         }
     }
@@ -92,6 +96,7 @@ impl ErrorCode {
             Self::RateLimited => "rate_limited",
             Self::QuotaExceeded => "quota_exceeded",
             Self::Overloaded => "overloaded",
+            Self::UnknownOutcome => "unknown_outcome",
             Self::ServerError => "server_error",
         }
     }
@@ -110,7 +115,7 @@ impl ErrorCode {
             Self::UpgradeRequired => 426,
             Self::HeadTooLarge => 431,
             Self::RateLimited | Self::QuotaExceeded => 429,
-            Self::Overloaded => 503,
+            Self::Overloaded | Self::UnknownOutcome => 503,
             Self::ServerError => 500,
         }
     }
@@ -122,7 +127,10 @@ impl ErrorCode {
 
     /// Whether the same request may succeed a little later, so that `Retry-After` belongs to it.
     pub fn is_transient(self) -> bool {
-        matches!(self, Self::RateLimited | Self::QuotaExceeded | Self::Overloaded)
+        matches!(
+            self,
+            Self::RateLimited | Self::QuotaExceeded | Self::Overloaded | Self::UnknownOutcome
+        )
     }
 }
 

@@ -15,6 +15,7 @@
 //! * `apps`, `timer`, `drain`: revoked rights, time-outs, leaving in good order
 
 mod apps;
+mod attach;
 mod check;
 mod close;
 mod connection;
@@ -80,6 +81,8 @@ pub(crate) struct Edge {
     windows_later: Vec<(ConnectionKey, SubscriptionKey)>,
     /// Tails that keep something for many of their subscribers.
     shared: Vec<TailKey>,
+    /// Tails whose home is to be told of their subscribers, or that read what these missed.
+    detached: Vec<TailKey>,
     /// Tails with something new.
     dirty: Vec<TailKey>,
     /// Connections with something to write and no write in flight.
@@ -107,6 +110,7 @@ impl Edge {
             lists: SlotMap::with_key(),
             windows_later: Vec::new(),
             shared: Vec::new(),
+            detached: Vec::new(),
             dirty: Vec::new(),
             due: VecDeque::new(),
             closings: VecDeque::new(),
@@ -127,6 +131,7 @@ impl Edge {
             ToEdge::ChannelsDescribed(described) => self.channels_described(cx, *described),
             ToEdge::Message(message) => self.message(cx, message),
             ToEdge::Subscribed(subscribed) => self.subscribed(cx, *subscribed),
+            ToEdge::Attached(attached) => self.attached(cx, *attached),
             ToEdge::Window(window) => self.window(cx, *window),
             ToEdge::Unsubscribed(subscription) => self.unsubscribed(cx, subscription),
             ToEdge::Closed(tail) => self.tail_closed(cx, tail),
@@ -162,6 +167,7 @@ impl Edge {
         self.continue_drain(cx);
         self.forget_shared();
         self.ask_again(cx);
+        self.attach_tails(cx);
         cx.metrics().held_bytes.set(self.ledger.held() as u64);
         cx.metrics().subscriptions.set(self.subscriptions.len() as u64);
     }

@@ -5,14 +5,14 @@
 
 use pushflo_protocol::dialect::pushflo::event;
 use pushflo_protocol::position::{Recovered, Start};
-use pushflo_protocol::{ChannelSlug, ErrorCode, Offset, Refusal, StreamPosition};
+use pushflo_protocol::{ChannelSlug, Epoch, ErrorCode, Offset, Record, Refusal, StreamPosition};
 
 use super::Edge;
 use super::close::CloseReason;
 use super::connection::{Connection, Farewell};
 use super::session::Session;
 use super::subscription::{Place, Subscription, SubscriptionState};
-use super::tail::Tail;
+use super::tail::{Attachedness, Tail};
 use super::window::WINDOW_BYTES;
 use crate::accounts::Client;
 use crate::accounts::plan::limit;
@@ -63,7 +63,9 @@ impl Edge {
             let text = format!("the app may begin {most} subscriptions a second");
             return Err(Refusal::over_rate(limit::SUBSCRIBES_PER_SECOND, wait_ms, text));
         }
-        if cx.is_way_full(cx.home_shard(&channel)) {
+        let tail = self.tail_of.get(&channel).and_then(|key| self.tails.get(*key));
+        let is_moving = tail.is_some_and(|tail| !matches!(tail.attached, Attachedness::Settled));
+        if is_moving || cx.is_way_full(cx.home_shard(&channel)) {
             let text = "the server is full for the moment; subscribe again shortly";
             return Err(Refusal::new(ErrorCode::Overloaded, text));
         }
@@ -135,6 +137,12 @@ impl Edge {
     pub(super) fn subscribed(&mut self, cx: &mut Context, subscribed: Subscribed) {
         let Subscribed { subscriber, outcome } = subscribed;
         let (key, tail_key) = (subscriber.subscription, subscriber.tail);
+        // By the time that it comes, the channel may have moved.
+        let is_moving = |tail: &Tail| !matches!(tail.attached, Attachedness::Settled);
+        let outcome = match self.tails.get(tail_key) {
+            Some(tail) if is_moving(tail) => outcome.and(Err(mail::no_owner())),
+            _ => outcome,
+        };
         if let Some(tail) = self.tails.get_mut(tail_key).filter(|tail| tail.pending > 0) {
             tail.pending -= 1;
             if let Ok(start) = &outcome {
@@ -367,11 +375,28 @@ impl Edge {
     pub(super) fn message(&mut self, cx: &Context, message: mail::Message) {
         let mail::Message { tail: key, epoch, record } = message;
         let Some(tail) = self.tails.get_mut(key) else { return };
+        match &mut tail.attached {
+            Attachedness::Settled => {}
+            // It is read with what was missed before it.
+            Attachedness::Reading { until, .. } => {
+                *until = record.offset.max(*until);
+                return;
+            }
+            // Of a home that is none any more.
+            Attachedness::Wanted | Attachedness::Asked { .. } => return,
+        }
         if !tail.subscribers.is_empty() && tail.head.is_some_and(|head| head.offset != record.prev)
         {
             bug!(cx, "message {:?} follows {:?}, not {:?}", record.offset, record.prev, tail.head);
         }
-        tail.head = Some(StreamPosition { epoch, offset: record.offset });
+        self.append(key, Some(epoch), record);
+    }
+
+    /// Appends a message to a tail; of the epoch that this has, if no other is told.
+    pub(super) fn append(&mut self, key: TailKey, epoch: Option<Epoch>, record: Record) {
+        let Some(tail) = self.tails.get_mut(key) else { return };
+        let epoch = epoch.or(tail.head.map(|head| head.epoch));
+        tail.head = epoch.map(|epoch| StreamPosition { epoch, offset: record.offset });
         tail.push(record);
         if !tail.is_dirty {
             tail.is_dirty = true;
@@ -514,6 +539,9 @@ impl Edge {
         let (tail, roster) = (subscription.tail, subscription.roster);
         let session = self.connections.get(subscription.connection).and_then(|c| c.session());
         let member = membership(session.map(Session::client), roster);
+        if self.leaves_detached(tail, &member) {
+            return self.end(cx, key, None);
+        }
         self.tell_home_of_leaving(cx, tail, Some(key), member);
     }
 
@@ -524,6 +552,9 @@ impl Edge {
         subscription: Option<SubscriptionKey>,
         member: Option<Membership>,
     ) {
+        if self.leaves_detached(tail, &member) {
+            return;
+        }
         let Some((home_shard, home)) =
             self.tails.get(tail).and_then(|t| t.home.map(|home| (cx.home_shard(&t.channel), home)))
         else {
@@ -561,7 +592,7 @@ impl Edge {
         self.drop_tail_if_unused(cx, tail_key);
     }
 
-    fn drop_tail_if_unused(&mut self, cx: &mut Context, key: TailKey) {
+    pub(super) fn drop_tail_if_unused(&mut self, cx: &mut Context, key: TailKey) {
         if self.tails.get(key).is_some_and(Tail::is_unused)
             && let Some(tail) = self.tails.remove(key)
         {

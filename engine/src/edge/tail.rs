@@ -14,7 +14,7 @@ use pushflo_protocol::{ChannelSlug, Epoch, Offset, Record, StreamPosition};
 
 use crate::api;
 use crate::ids::{ChannelKey, HomeKey, SubscriptionKey};
-use crate::mail::MemberList;
+use crate::mail::{MemberList, Membership};
 
 /// One channel on one shard.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub(super) struct Tail {
     pub(super) subscribers: Vec<SubscriptionKey>,
     /// Subscriptions that wait for the home shard's answer.
     pub(super) pending: u32,
+    /// Whether its subscribers are known to the home.
+    pub(super) attached: Attachedness,
     /// Whether the channel is private, as far as this shard was told.
     pub(super) is_private: bool,
     /// Whether something was appended since the last flush.
@@ -51,6 +53,30 @@ pub(super) struct Tail {
     window: Option<EncodedWindow>,
     /// Who was there when that was last told, and the event that told it.
     members: Option<(Arc<MemberList>, Bytes)>,
+}
+
+/// Whether the subscribers of a tail are known to the home of its channel.
+#[derive(Debug, Default)]
+pub(super) enum Attachedness {
+    /// They are, as far as there are any.
+    #[default]
+    Settled,
+    /// The channel has moved, or its home was out of reach.
+    Wanted,
+    /// The home was asked; these have left since.
+    Asked {
+        /// What they were to the other members.
+        left: Vec<Option<Membership>>,
+    },
+    /// They are, and what they missed is being read.
+    Reading {
+        /// Up to which offset.
+        until: Offset,
+        /// How many windows were asked for.
+        windows: u32,
+        /// Whether one is under way.
+        is_asked: bool,
+    },
 }
 
 /// A window as bytes.
@@ -80,6 +106,7 @@ impl Tail {
             head: None,
             subscribers: Vec::new(),
             pending: 0,
+            attached: Attachedness::Settled,
             is_private: false,
             is_dirty: false,
             behind: 0,

@@ -13,7 +13,7 @@ use super::subscription::{Place, SubscriptionState};
 use crate::bug::bug;
 use crate::context::Context;
 use crate::ids::{ConnectionKey, SubscriptionKey};
-use crate::mail::{NoWindow, ReadWindow, ToHome, Window, WindowReader};
+use crate::mail::{NoWindow, ReadWindow, ToHome, Window, WindowOf, WindowReader};
 
 /// With the message that goes past so many bytes, a window ends.
 pub(super) const WINDOW_BYTES: usize = 64 * 1024;
@@ -45,6 +45,12 @@ impl Edge {
         {
             let key = c.active().wanting.pop_front();
             let asked = key.and_then(|key| Some((key, self.subscriptions.get_mut(key)?)));
+            let is_detached = |tail| self.tails.get(tail).is_some_and(|tail| tail.home.is_none());
+            if let Some((key, subscription)) = &asked
+                && is_detached(subscription.tail)
+            {
+                self.windows_later.push((connection, *key));
+            }
             let read = asked.and_then(|(key, subscription)| {
                 let Place::Behind(after) = subscription.place else { return None };
                 if subscription.state == SubscriptionState::Ending {
@@ -53,7 +59,8 @@ impl Edge {
                 let tail = self.tails.get(subscription.tail)?;
                 let doublings = (subscription.windows / WINDOWS_UNTIL_LARGER).min(DOUBLINGS_MAX);
                 subscription.windows = subscription.windows.saturating_add(1);
-                let reader = WindowReader { shard: cx.shard, connection, subscription: key };
+                let of = WindowOf::Subscription(connection, key);
+                let reader = WindowReader { shard: cx.shard, of };
                 let bytes_max = WINDOW_BYTES << doublings;
                 let read = ReadWindow { reader, home: tail.home?, after, bytes_max };
                 Some((cx.home_shard(&tail.channel), read))
@@ -80,7 +87,12 @@ impl Edge {
     /// The home's answer to a request for a window.
     pub(super) fn window(&mut self, cx: &mut Context, window: Window) {
         let Window { reader, after, records } = window;
-        let WindowReader { connection, subscription: key, .. } = reader;
+        let (connection, key) = match reader.of {
+            WindowOf::Subscription(connection, key) => (connection, key),
+            WindowOf::Tail(tail) => {
+                return self.tail_window(cx, tail, records.as_deref().map_err(|error| *error));
+            }
+        };
         let is_wanted = self.subscriptions.get(key).is_some_and(|subscription| {
             subscription.place == Place::Behind(after)
                 && subscription.state != SubscriptionState::Ending

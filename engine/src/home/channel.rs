@@ -12,6 +12,7 @@ use smallvec::SmallVec;
 use super::Home;
 use super::idempotency::WINDOW_MS;
 use super::presence::ChannelPresence;
+use super::slots::InStream;
 use crate::accounts::{App, ChannelMeta, plan::UNLIMITED, plan::limit};
 use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey, LogId, RequestId, ShardId, TailKey};
@@ -151,6 +152,8 @@ pub(super) fn lost_channel(cx: &Context) -> Refusal {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct HomeLog {
     pub(super) id: LogId,
+    /// What is known of it in the stream of its slot, if that is where it is.
+    pub(super) stream: Option<InStream>,
     /// Whether the log is known to know the channel.
     pub(super) is_known: bool,
 }
@@ -176,9 +179,17 @@ impl Home {
     /// A channel that never had a message and has no subscribers leaves no trace: if it is made
     /// again it gets the same epoch, so nobody can tell, unless some channel was deleted meanwhile.
     pub(super) fn forget_if_untouched(&mut self, cx: &mut Context, key: HomeKey) {
-        if self.channels.get(key).is_some_and(|home| home.is_untouched() && !home.is_closed()) {
-            self.hide(cx, key);
-            self.channels.remove(key);
+        let Some(home) = self.channels.get(key) else { return };
+        let stream = home.log.and_then(|log| log.stream);
+        if home.is_untouched() && !home.is_closed() {
+            match stream {
+                None => {
+                    self.hide(cx, key);
+                    self.channels.remove(key);
+                }
+                Some(stream) if stream.is_at_rest() => self.drop_opened(cx, key),
+                Some(_) => {}
+            }
         }
     }
 
@@ -194,6 +205,11 @@ impl Home {
         for key in self.old_homes.split_off(self.old_homes.len() - looked_at) {
             if forgotten == FORGET_MAX {
                 self.old_homes.push(key);
+            } else if cx.is_cluster() {
+                if self.is_idle(cx, key) {
+                    forgotten += 1;
+                    self.drop_opened(cx, key);
+                }
             } else if self.is_expired(cx, key) {
                 forgotten += 1;
                 self.close_channel(cx, key, None);
@@ -280,7 +296,7 @@ impl Home {
             created_ms,
             messages: totals.messages,
             is_counted: true,
-            log: Some(HomeLog { id: log, is_known: true }),
+            log: Some(HomeLog { id: log, stream: None, is_known: true }),
             keyed_until_ms: 0,
             reads: 0,
             tails: SmallVec::new(),
@@ -365,7 +381,8 @@ impl Home {
 
     fn make_home(&mut self, cx: &mut Context, channel: &ChannelKey, app: &App) -> HomeKey {
         let is_logged = cx.settings.has_log && app.plan.durability != Durability::Memory;
-        let log = is_logged.then(|| HomeLog { id: cx.shared.new_log(), is_known: false });
+        let log =
+            is_logged.then(|| HomeLog { id: cx.shared.new_log(), stream: None, is_known: false });
         self.insert_home(HomeChannel {
             channel: channel.clone(),
             head: StreamPosition { epoch: cx.shared.epoch(channel, is_logged), offset: Offset(0) },
@@ -383,7 +400,7 @@ impl Home {
         })
     }
 
-    fn insert_home(&mut self, home: HomeChannel) -> HomeKey {
+    pub(super) fn insert_home(&mut self, home: HomeChannel) -> HomeKey {
         let channel = home.channel.clone();
         let key = self.channels.insert(home);
         self.slugs.entry(channel.app).or_default().insert(channel.slug.clone());

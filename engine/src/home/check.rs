@@ -19,7 +19,7 @@ impl Home {
     /// Something does not hold.
     pub(crate) fn check(&self, cx: &Context, census: &mut Census) {
         self.check_names();
-        let on_their_way = self.logging.check();
+        let on_their_way = self.logging.check(&self.slots);
         self.reading.check();
         // Those of a channel that was deleted meanwhile come to nothing.
         let mut reads = self.reading.reads();
@@ -42,7 +42,7 @@ impl Home {
             // One that is deleted twice over is passed over.
             self.channels.get(key).is_none_or(HomeChannel::is_closed)
         }));
-        self.idempotency.check(self.logging.keyed());
+        self.idempotency.check(self.logging.keyed().chain(self.slots.keyed()));
         self.recent.check(|key| self.channels.get(key).map(|home| home.head.offset));
         assert!(self.batch_results.is_empty(), "results that are not sent");
         let metrics = cx.metrics();

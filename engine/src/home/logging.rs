@@ -8,6 +8,7 @@ use pushflo_protocol::{ErrorCode, Record, Refusal};
 use super::Home;
 use super::check::OnTheirWay;
 use super::idempotency::{Keyed, WINDOW_MS};
+use super::slots::Slots;
 use crate::bug::bug;
 use crate::context::Context;
 use crate::hash::HashMap;
@@ -112,7 +113,7 @@ impl Logging {
     }
 
     /// A message is not on its way any more.
-    fn arrived(&mut self, app: AppId, record: &Record) {
+    pub(super) fn arrived(&mut self, app: AppId, record: &Record) {
         let bytes = record.kept_bytes();
         self.bytes -= bytes;
         if let Some(of_app) = self.bytes_of.get_mut(&app) {
@@ -179,8 +180,10 @@ impl Logging {
     }
 
     /// Checks its tables. Returns what is on its way of each channel.
-    pub(super) fn check(&self) -> OnTheirWay {
+    pub(super) fn check(&self, slots: &Slots) -> OnTheirWay {
         let bytes: usize = self.messages().map(|(_, logged)| logged.record.kept_bytes()).sum();
+        let bytes =
+            bytes + slots.messages().map(|logged| logged.record.kept_bytes()).sum::<usize>();
         assert_eq!(self.bytes, bytes, "bytes on their way to the log");
         let under_way: usize = self.under_way.iter().map(|append| append.bytes).sum();
         assert_eq!(self.under_way_bytes, under_way, "bytes of appends under way");
@@ -227,7 +230,7 @@ impl Home {
                 break;
             }
         }
-        let are_calls_left = self.reading.post(post);
+        let are_calls_left = self.slots.post(&mut post) | self.reading.post(post);
         are_calls_left || !self.logging.appends.is_empty()
     }
 
@@ -241,10 +244,13 @@ impl Home {
         }
     }
 
-    pub(super) fn log_message(&mut self, message: LoggedMessage) {
+    pub(super) fn log_message(&mut self, cx: &Context, message: LoggedMessage) {
         let bytes = message.record.kept_bytes();
         self.logging.bytes += bytes;
         *self.logging.bytes_of.entry(message.app).or_default() += bytes;
+        if cx.is_cluster() {
+            return self.store(cx, message);
+        }
         self.logging.waiting.push(message.app, Waiting::Message(message));
     }
 
@@ -328,6 +334,8 @@ impl Home {
             LogAnswer::Read(done) => self.window_read(cx, *done),
             LogAnswer::Page(done) => self.page_read(cx, *done),
             LogAnswer::Short(is_short) => self.logging.is_short = is_short,
+            LogAnswer::Opened(opened) => self.opened(cx, *opened),
+            LogAnswer::Slot(news) => self.slot_news(cx, news),
         }
     }
 

@@ -8,6 +8,7 @@
 //! * `publish`, `subscribe`: offsets, who gets what, who comes from where
 //! * `metadata`, `presence`, `idempotency`: what the API adds, who is there, who publishes twice
 //! * `recent`, `logging`, `reading`: messages in memory, on their way to the log, and back
+//! * `slots`: channels in the streams of a cluster
 
 mod channel;
 mod check;
@@ -18,6 +19,7 @@ mod presence;
 mod publish;
 mod reading;
 mod recent;
+mod slots;
 mod subscribe;
 
 use std::collections::BTreeSet;
@@ -34,6 +36,7 @@ use idempotency::Idempotency;
 use logging::Logging;
 use reading::Reading;
 use recent::Recent;
+use slots::Slots;
 
 /// The channels whose home is one shard.
 #[derive(Debug)]
@@ -50,6 +53,7 @@ pub(crate) struct Home {
     recent: Recent,
     logging: Logging,
     reading: Reading,
+    slots: Slots,
     /// Results of messages of batches, by the shard that waits for them.
     batch_results: Vec<(ShardId, BatchResults)>,
 }
@@ -68,17 +72,24 @@ impl Home {
             recent: Recent::new(cx.settings.history.recent_bytes_max),
             logging: Logging::new(limits.logging_bytes_max),
             reading: Reading::default(),
+            slots: Slots::default(),
             batch_results: Vec::new(),
         }
     }
 
     /// Does what it is asked.
     pub(crate) fn handle(&mut self, cx: &mut Context, mail: ToHome) {
+        let mail = match cx.is_cluster() {
+            true => self.admit(cx, mail),
+            false => Some(mail),
+        };
+        let Some(mail) = mail else { return };
         match mail {
             ToHome::Publish(publish) => self.publish(cx, publish.message, publish.reply_to),
             ToHome::PublishBatch(batch) => self.publish_batch(cx, *batch),
             ToHome::ReadPage(page) => self.read_page(cx, *page),
             ToHome::Subscribe(subscribe) => self.subscribe(cx, *subscribe),
+            ToHome::Attach(attach) => self.attach(cx, *attach),
             ToHome::ReadWindow(read) => self.read_window(cx, read),
             ToHome::Unsubscribe(unsubscribe) => self.unsubscribe(cx, &unsubscribe),
             ToHome::Channel(request) => self.channel_request(cx, *request),

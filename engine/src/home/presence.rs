@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::Home;
 use crate::accounts::Client;
 use crate::context::Context;
-use crate::ids::HomeKey;
+use crate::ids::{HomeKey, NodeSlot};
 use crate::mail;
 use crate::mail::{
     Member, MemberChange, MemberList, Members, PresenceSnapshot, ToEdge, WantPresence,
@@ -28,6 +28,8 @@ pub(super) struct ChannelPresence {
     /// Names this time that presence was switched on.
     roster: u32,
     members: BTreeMap<MemberId, Present>,
+    /// Subscriptions that count and are on other nodes.
+    abroad: BTreeMap<NodeSlot, Vec<Client>>,
     /// Members that are not announced yet, in the order they came. Some may be gone again.
     joined: Vec<MemberId>,
     /// When a member that has no connection any more has left, in milliseconds after the start.
@@ -101,6 +103,40 @@ impl ChannelPresence {
             self.joined.push(id);
         }
         true
+    }
+
+    /// All subscriptions of another node that counted ended. Returns whether there were any.
+    pub(super) fn leave_all(&mut self, node: NodeSlot, now_ms: u64, times: PresenceTimes) -> bool {
+        let gone = self.abroad.remove(&node).unwrap_or_default();
+        for client in &gone {
+            self.leave(client, now_ms, times);
+        }
+        !gone.is_empty()
+    }
+
+    /// As [`ChannelPresence::join`], of a node.
+    pub(super) fn join_at(&mut self, node: NodeSlot, client: &Client) -> bool {
+        if node != NodeSlot::OWN {
+            self.abroad.entry(node).or_default().push(client.clone());
+        }
+        self.join(client)
+    }
+
+    /// As [`ChannelPresence::leave`], of a node.
+    pub(super) fn leave_at(
+        &mut self,
+        node: NodeSlot,
+        client: &Client,
+        now_ms: u64,
+        times: PresenceTimes,
+    ) {
+        if let Some(clients) = self.abroad.get_mut(&node) {
+            let id = MemberId::of(client);
+            if let Some(at) = clients.iter().position(|known| MemberId::of(known) == id) {
+                clients.swap_remove(at);
+            }
+        }
+        self.leave(client, now_ms, times);
     }
 
     /// A subscription that counted ended.

@@ -4,7 +4,7 @@
 //! log has it, or at once where there is no log. Whether they all have room is asked first.
 
 use pushflo_protocol::time::Month;
-use pushflo_protocol::{ErrorCode, MessageId, Parts, Receipt, Record, Refusal};
+use pushflo_protocol::{ErrorCode, MessageId, Offset, Parts, Receipt, Record, Refusal};
 
 use super::Home;
 use super::channel::lost_channel;
@@ -45,14 +45,9 @@ impl Home {
         match self.give_offset(cx, channel, parts) {
             Ok(Given { home, record, is_logged: true }) => {
                 let month = cx.month();
-                self.log_message(LoggedMessage {
-                    home,
-                    app: channel.app,
-                    record,
-                    month,
-                    reply_to,
-                    keyed,
-                });
+                let logged =
+                    LoggedMessage { home, app: channel.app, record, month, reply_to, keyed };
+                self.log_message(cx, logged);
             }
             Ok(Given { home, record, .. }) => self.deliver(cx, home, record, reply_to, keyed),
             Err(refusal) => {
@@ -116,9 +111,12 @@ impl Home {
             return Err(Refusal::limit(code, limit::MESSAGES_PER_MONTH, wait_s, text));
         }
         let home = self.channels.get_mut(key).ok_or_else(|| lost_channel(cx))?;
-        let (prev, offset) = (home.given, home.next);
-        home.given = offset;
-        home.next = offset.next();
+        let (mut prev, mut offset) = (home.given, home.next);
+        match home.log.and_then(|log| log.stream) {
+            // The stream gives them.
+            Some(_) => (prev, offset) = (Offset(0), Offset(0)),
+            None => (home.given, home.next) = (offset, offset.next()),
+        }
         home.last_ms = home.last_ms.max(now_ms);
         let timestamp_ms = home.last_ms;
         let id = MessageId::new(timestamp_ms, random);

@@ -10,7 +10,8 @@ use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey};
 use crate::log::Located;
 use crate::mail::{
-    Subscribe, Subscribed, Subscriber, SubscriptionStart, ToEdge, Unsubscribe, private_channel,
+    Attach, Attached, Attachment, Subscribe, Subscribed, Subscriber, SubscriptionStart, ToEdge,
+    Unsubscribe, no_owner, private_channel,
 };
 
 impl Home {
@@ -47,7 +48,10 @@ impl Home {
     ) {
         let Subscribe { subscriber, wants_presence, window_bytes, .. } = subscribe;
         let Some(home) = self.channels.get_mut(key).filter(|home| !home.is_closed()) else {
-            let refusal = Refusal::new(ErrorCode::NotFound, "the channel was deleted");
+            let refusal = match cx.is_cluster() {
+                true => no_owner(),
+                false => Refusal::new(ErrorCode::NotFound, "the channel was deleted"),
+            };
             return self.subscribe_done(cx, subscriber, Err(refusal));
         };
         let is_private = home.is_private();
@@ -63,7 +67,7 @@ impl Home {
         let head = home.head;
         let (mut roster, mut members) = (None, None);
         if let Some(presence) = home.presence_mut() {
-            roster = presence.join(&subscriber.client).then(|| presence.roster());
+            roster = presence.join_at(shard.node(), &subscriber.client).then(|| presence.roster());
             members = wants_presence.then(|| presence.list());
         }
         if roster.is_some() {
@@ -100,6 +104,31 @@ impl Home {
         cx.post_edge(shard, ToEdge::Subscribed(Box::new(Subscribed { subscriber, outcome })));
     }
 
+    /// The subscribers of a tail whose channel has moved here are its own from now on.
+    pub(super) fn attach(&mut self, cx: &mut Context, attach: Attach) {
+        let Attach { shard, tail, channel, subscribers, clients } = attach;
+        let found =
+            self.by_name.get(&channel).and_then(|key| Some((*key, self.channels.get_mut(*key)?)));
+        let outcome = found.map(|(key, home)| {
+            home.tails.retain(|audience| (audience.shard, audience.tail) != (shard, tail));
+            if subscribers > 0 {
+                home.tails.push(Audience { shard, tail, subscribers });
+            }
+            let (head, is_private) = (home.head, home.is_private());
+            let roster = home.presence_mut().map(|presence| {
+                for client in &clients {
+                    presence.join_at(shard.node(), client);
+                }
+                presence.roster()
+            });
+            Attachment { home: key, head, is_private, roster }
+        });
+        if let Some(Attachment { home, roster: Some(_), .. }) = &outcome {
+            self.presence_changed(*home);
+        }
+        cx.post_edge(shard, ToEdge::Attached(Box::new(Attached { tail, outcome })));
+    }
+
     pub(super) fn unsubscribe(&mut self, cx: &mut Context, unsubscribe: &Unsubscribe) {
         cx.charge(1);
         self.leave(cx, unsubscribe);
@@ -113,7 +142,7 @@ impl Home {
         let (now_ms, times) = (cx.now.elapsed_ms, cx.settings.presence);
         let Some(home) = self.channels.get_mut(key) else { return };
         let Some(index) = home.tails.iter().position(|a| a.shard == shard && a.tail == tail) else {
-            if !home.is_closed() {
+            if !home.is_closed() && !cx.is_cluster() {
                 bug!(cx, "a subscriber leaves that was none");
             }
             return;
@@ -128,7 +157,7 @@ impl Home {
         if let (Some(presence), Some(member)) = (home.presence_mut(), member)
             && presence.roster() == member.roster
         {
-            presence.leave(&member.client, now_ms, times);
+            presence.leave_at(shard.node(), &member.client, now_ms, times);
             self.presence_changed(key);
         }
         self.forget_if_untouched(cx, key);

@@ -9,7 +9,7 @@
 //! is missing.
 
 mod frames;
-mod jetstream;
+pub(crate) mod jetstream;
 mod keep;
 #[cfg(test)]
 mod model;
@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Sender, TrySendError, bounded};
-use pushflo_protocol::{Epoch, Offset, Receipt, Record, Refusal};
+use pushflo_protocol::{Epoch, MessageId, Offset, Receipt, Record, Refusal};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -36,7 +36,7 @@ pub use record::Totals;
 use crate::database_files::FilesError;
 use crate::hash::HashMap;
 use crate::host::Host;
-use crate::ids::{AppId, ChannelKey, EpochSlot, LogId, ReadKey, RequestId, ShardId};
+use crate::ids::{AppId, ChannelKey, EpochSlot, LogId, ReadKey, RequestId, ShardId, SlotId};
 use crate::metrics::metrics;
 use crate::port::Port;
 use crate::retention::{Retention, Retentions};
@@ -161,6 +161,12 @@ pub enum LogCall {
     Read(Read),
     /// Read a page; answered with [`LogAnswer::Page`].
     Page(Box<PageCall>),
+    /// Find a channel in the stream of its slot; answered with [`LogAnswer::Opened`].
+    Open(Box<Open>),
+    /// Append a message to the stream of a slot; answered with [`LogAnswer::Slot`].
+    Store(Box<Store>),
+    /// A channel will not be asked for by this name any more.
+    Forget(LogId),
 }
 
 impl LogCall {
@@ -168,6 +174,103 @@ impl LogCall {
     pub fn is_scan(&self) -> bool {
         matches!(self, Self::Page(page) if page.query.is_scan())
     }
+}
+
+/// A question what a stream has of a channel.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// Who asks.
+    pub shard: ShardId,
+    /// The slot of the channel.
+    pub slot: SlotId,
+    /// The channel.
+    pub channel: ChannelKey,
+    /// By what it is asked for from now on.
+    pub log: LogId,
+    /// From when on idempotency keys are in force, in Unix milliseconds.
+    pub keyed_since_ms: u64,
+}
+
+/// A message for the stream of a slot.
+#[derive(Clone, Debug)]
+pub struct Store {
+    /// The slot.
+    pub slot: SlotId,
+    /// The channel.
+    pub log: LogId,
+    /// The message; its place is not known yet.
+    pub record: Record,
+    /// What its channel's life is.
+    pub life: Life,
+    /// How many messages the channel has had, with this one.
+    pub number: u64,
+    /// The idempotency key, and a digest of what was published with it.
+    pub key: Option<(Box<str>, u64)>,
+    /// When a message of the channel was published with a key last; 0 for never.
+    pub keyed_ms: u64,
+}
+
+/// A channel in a stream between two deletions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Life {
+    /// The sequence of the deletion before it; 0 for none.
+    pub after: u64,
+    /// When it was made, in Unix milliseconds.
+    pub created_ms: u64,
+}
+
+/// What a stream has of a channel.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// The channel.
+    pub channel: ChannelKey,
+    /// By what it was asked for.
+    pub log: LogId,
+    /// What there is; a channel that is not there is as if it were made now.
+    pub outcome: Result<OpenedChannel, LogFailure>,
+}
+
+/// A channel in a stream.
+#[derive(Clone, Debug)]
+pub struct OpenedChannel {
+    /// Its epoch.
+    pub epoch: Epoch,
+    /// Its last offset; 0 where nothing of it is there.
+    pub head: Offset,
+    /// What its life is.
+    pub life: Life,
+    /// How many messages it had.
+    pub number: u64,
+    /// The time of its last message, and of the last that was published with a key.
+    pub last_ms: u64,
+    /// The same for the last that was published with a key.
+    pub keyed_ms: u64,
+    /// Answers for publishers who ask again.
+    pub answers: Vec<StoredAnswer>,
+}
+
+/// What is told of a slot.
+#[derive(Clone, Debug)]
+pub struct SlotNews {
+    /// Which one.
+    pub slot: SlotId,
+    /// What.
+    pub event: SlotEvent,
+}
+
+/// What has happened to a slot.
+#[derive(Clone, Debug)]
+pub enum SlotEvent {
+    /// It is the shard's from now on.
+    Begun,
+    /// A message has its place: with this sequence.
+    Stored(MessageId, u64),
+    /// A message is not stored, and never will be.
+    Refused(MessageId),
+    /// It will not be known whether a message is stored.
+    Unknown(MessageId),
+    /// It is the shard's no more. All that was under way was told of before.
+    Ended,
 }
 
 /// Messages of one turn of a shard, or some of them.
@@ -335,6 +438,10 @@ pub enum LogAnswer {
     Read(Box<ReadDone>),
     /// A page.
     Page(Box<PageDone>),
+    /// What a stream has of a channel.
+    Opened(Box<Opened>),
+    /// What has happened to a slot.
+    Slot(SlotNews),
     /// Whether room is short from now on: much was written, and what takes it up is late. Who has much to
     /// write is to wait then, so that others need not. Nobody asked.
     Short(bool),
@@ -410,9 +517,14 @@ pub struct Log {
 
 /// A shard's way to the log.
 #[derive(Clone, Debug)]
-pub struct LogHandle {
-    writer: Sender<Append>,
-    reader: Sender<ReaderCall>,
+pub struct LogHandle(Way);
+
+#[derive(Clone, Debug)]
+enum Way {
+    /// To the threads of the log on disk.
+    Disk { writer: Sender<Append>, reader: Sender<ReaderCall> },
+    /// To the streams of a cluster.
+    Streams(tokio::sync::mpsc::Sender<LogCall>),
 }
 
 #[derive(Debug)]
@@ -594,7 +706,7 @@ impl Log {
 
     /// A way to the log.
     pub fn handle(&self) -> LogHandle {
-        LogHandle { writer: self.writer.clone(), reader: self.reader.clone() }
+        LogHandle(Way::Disk { writer: self.writer.clone(), reader: self.reader.clone() })
     }
 
     /// Writes what is left and closes the log. All handles must be gone.
@@ -613,24 +725,36 @@ impl LogHandle {
     /// # Errors
     /// The call.
     pub fn post(&self, call: LogCall) -> Result<(), LogCall> {
+        use tokio::sync::mpsc::error::TrySendError as Full;
+        let (writer, reader) = match &self.0 {
+            Way::Disk { writer, reader } => (writer, reader),
+            Way::Streams(calls) => {
+                return match calls.try_send(call) {
+                    Err(Full::Full(call)) => Err(call),
+                    Ok(()) | Err(Full::Closed(_)) => Ok(()),
+                };
+            }
+        };
         match call {
-            LogCall::Append(append) => match self.writer.try_send(append) {
+            LogCall::Append(append) => match writer.try_send(append) {
                 Err(TrySendError::Full(append)) => Err(LogCall::Append(append)),
                 Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
             },
-            LogCall::Locate(locate) => self.post_read(ReaderCall::Locate(locate)),
-            LogCall::Read(read) => self.post_read(ReaderCall::Read(read)),
-            LogCall::Page(page) => self.post_read(ReaderCall::Page(page)),
+            LogCall::Locate(locate) => post_read(reader, ReaderCall::Locate(locate)),
+            LogCall::Read(read) => post_read(reader, ReaderCall::Read(read)),
+            LogCall::Page(page) => post_read(reader, ReaderCall::Page(page)),
+            // There is no slot without a cluster.
+            LogCall::Open(_) | LogCall::Store(_) | LogCall::Forget(_) => Ok(()),
         }
     }
+}
 
-    fn post_read(&self, call: ReaderCall) -> Result<(), LogCall> {
-        match self.reader.try_send(call) {
-            Err(TrySendError::Full(ReaderCall::Locate(locate))) => Err(LogCall::Locate(locate)),
-            Err(TrySendError::Full(ReaderCall::Read(read))) => Err(LogCall::Read(read)),
-            Err(TrySendError::Full(ReaderCall::Page(page))) => Err(LogCall::Page(page)),
-            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
-        }
+fn post_read(reader: &Sender<ReaderCall>, call: ReaderCall) -> Result<(), LogCall> {
+    match reader.try_send(call) {
+        Err(TrySendError::Full(ReaderCall::Locate(locate))) => Err(LogCall::Locate(locate)),
+        Err(TrySendError::Full(ReaderCall::Read(read))) => Err(LogCall::Read(read)),
+        Err(TrySendError::Full(ReaderCall::Page(page))) => Err(LogCall::Page(page)),
+        Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
     }
 }
 

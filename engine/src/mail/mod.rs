@@ -7,6 +7,7 @@
 //! What a piece of mail keeps in memory is counted for every kind, so that what waits between two
 //! shards is bounded by what it costs.
 
+mod answer;
 mod outbox;
 pub(crate) mod wire;
 
@@ -19,6 +20,7 @@ use pushflo_protocol::{
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+pub(crate) use answer::{Asker, Question, failure};
 pub(crate) use outbox::Outboxes;
 
 use crate::accounts::{Changed, ChannelMeta, Client};
@@ -49,6 +51,8 @@ pub enum ToHome {
     ReadPage(Box<ReadPage>),
     /// One more subscriber.
     Subscribe(Box<Subscribe>),
+    /// The subscribers of a tail, whose channel was another's home before.
+    Attach(Box<Attach>),
     /// A subscriber wants the messages behind those that it has.
     ReadWindow(ReadWindow),
     /// One subscriber fewer.
@@ -80,6 +84,8 @@ pub enum ToEdge {
     Message(Message),
     /// A subscription starts here, or is refused. What follows on the tail is new to it.
     Subscribed(Box<Subscribed>),
+    /// The subscribers of a tail are known to the home.
+    Attached(Box<Attached>),
     /// Messages for a subscriber that is behind its tail.
     Window(Box<Window>),
     /// No message after this one for the subscription.
@@ -194,15 +200,59 @@ pub struct Subscriber {
     pub may_enter: bool,
 }
 
+/// The subscribers of a tail, for a home that does not know them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Attach {
+    /// Where they are.
+    pub shard: ShardId,
+    /// The tail that their messages go to.
+    pub tail: TailKey,
+    /// What they listen to.
+    pub channel: ChannelKey,
+    /// How many they are.
+    pub subscribers: u32,
+    /// Who they are.
+    pub clients: Vec<Client>,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Attached {
+    /// The tail.
+    pub tail: TailKey,
+    /// The channel at its home; none where it is not there.
+    pub outcome: Option<Attachment>,
+}
+
+/// A tail at its home.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The channel.
+    pub home: HomeKey,
+    /// Its head. What follows is sent to the tail.
+    pub head: StreamPosition,
+    /// Whether it is private.
+    pub is_private: bool,
+    /// Which time presence was switched on, if it is.
+    pub roster: Option<u32>,
+}
+
 /// A subscriber that is behind its tail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WindowReader {
     /// Where it is.
     pub shard: ShardId,
-    /// Whose windows are counted.
-    pub connection: ConnectionKey,
-    /// What its shard knows it by.
-    pub subscription: SubscriptionKey,
+    /// Who it is there.
+    pub of: WindowOf,
+}
+
+/// For whom a window is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum WindowOf {
+    /// A subscription that is behind its tail, and the connection whose windows are counted.
+    Subscription(ConnectionKey, SubscriptionKey),
+    /// All subscribers of a tail that was detached from its home.
+    Tail(TailKey),
 }
 
 /// A request for the messages behind those that a subscriber has.
@@ -602,6 +652,19 @@ pub fn no_room() -> Refusal {
     Refusal::new(ErrorCode::Overloaded, text)
 }
 
+/// The refusal of what concerns a channel that nobody owns for the moment, or not whoever was asked.
+pub fn no_owner() -> Refusal {
+    let text = "the channel moves to another node, nothing was done; try again shortly";
+    Refusal::new(ErrorCode::Overloaded, text)
+}
+
+/// The refusal of what another node was asked to do that cannot be reached any more.
+pub fn unknown_outcome() -> Refusal {
+    let text = "the node that was asked cannot be reached any more, so it is not known whether it was \
+                done; repeat with the same Idempotency-Key";
+    Refusal::new(ErrorCode::UnknownOutcome, text)
+}
+
 /// The refusal of one who may not enter a private channel.
 pub fn private_channel() -> Refusal {
     let text = "the channel is private: a token that grants it is needed";
@@ -620,6 +683,7 @@ impl Mail {
                 | ToEdge::ChannelsDescribed(_)
                 | ToEdge::Subscribed(_)
                 | ToEdge::Window(_)
+                | ToEdge::Attached(_)
                 | ToEdge::Unsubscribed(_)
                 | ToEdge::PresenceSnapshot(_) => true,
                 ToEdge::Message(_)
@@ -657,6 +721,13 @@ impl ToHome {
             Self::Subscribe(subscribe) => {
                 let Subscribe { channel, subscriber, .. } = &**subscribe;
                 size_of::<Subscribe>() + name(&channel.slug) + subscriber.client.kept_bytes()
+            }
+            Self::Attach(attach) => {
+                let of_clients = attach.clients.iter().map(Client::kept_bytes);
+                size_of::<Attach>()
+                    + name(&attach.channel.slug)
+                    + attach.clients.capacity() * size_of::<Client>()
+                    + of_clients.sum::<usize>()
             }
             Self::Unsubscribe(unsubscribe) => {
                 let of_member =
@@ -732,6 +803,7 @@ impl ToEdge {
                 size_of::<Window>()
                     + window.records.as_ref().map_or(0, |records| of_records(records))
             }
+            Self::Attached(_) => size_of::<Attached>(),
             Self::Privacy(_) => size_of::<Privacy>(),
             Self::Unsubscribed(_) | Self::Closed(_) | Self::Roster(_) => 0,
             Self::PresenceSnapshot(snapshot) => snapshot.members.kept_bytes(),

@@ -9,7 +9,7 @@
 use std::collections::VecDeque;
 
 use super::Mail;
-use crate::ids::ShardId;
+use crate::ids::{NodeSlot, ShardId};
 use crate::settings::Limits;
 use crate::share;
 
@@ -17,6 +17,9 @@ use crate::share;
 #[derive(Debug)]
 pub(crate) struct Outboxes {
     ways: Box<[Way]>,
+    /// The mail on its way to other nodes, which goes through one hand.
+    abroad: VecDeque<(ShardId, Mail)>,
+    abroad_load: Load,
     /// What all ways have that counts.
     load: Load,
     /// All mail.
@@ -60,7 +63,8 @@ impl Outboxes {
     /// To so many shards.
     pub(crate) fn new(shards: usize) -> Self {
         let ways = (0..shards).map(|_| Way::default()).collect();
-        Self { ways, load: Load::default(), len: 0 }
+        let (abroad, abroad_load, load) = Default::default();
+        Self { ways, abroad, abroad_load, load, len: 0 }
     }
 
     /// The shards that there are ways to.
@@ -70,9 +74,11 @@ impl Outboxes {
 
     /// Whether a publish that needs the way to `shard` must be refused.
     pub(crate) fn is_full(&self, shard: ShardId, limits: &Limits) -> bool {
-        let Some(Way { load: Load { envelopes, bytes }, .. }) = self.ways.get(shard.index()) else {
-            return true;
+        let load = match shard.node() {
+            NodeSlot::OWN => self.ways.get(shard.index()).map(|way| &way.load),
+            _ => Some(&self.abroad_load),
         };
+        let Some(Load { envelopes, bytes }) = load else { return true };
         !share::has_room(*envelopes, self.load.envelopes, limits.outbox_envelopes_max)
             || !share::has_room(*bytes, self.load.bytes, limits.outbox_bytes_max)
     }
@@ -82,6 +88,14 @@ impl Outboxes {
     /// # Errors
     /// There is no such shard.
     pub(crate) fn push(&mut self, to: ShardId, mail: Mail) -> Result<(), Mail> {
+        if to.node() != NodeSlot::OWN {
+            let load = Load::of(&mail);
+            self.abroad_load.add(load);
+            self.load.add(load);
+            self.len += 1;
+            self.abroad.push_back((to, mail));
+            return Ok(());
+        }
         let Some(way) = self.ways.get_mut(to.index()) else { return Err(mail) };
         let load = Load::of(&mail);
         way.load.add(load);
@@ -114,6 +128,26 @@ impl Outboxes {
         sent
     }
 
+    /// As [`Outboxes::drain`], for mail to other nodes.
+    pub(crate) fn drain_abroad(
+        &mut self,
+        mut post: impl FnMut(ShardId, Mail) -> Result<(), Mail>,
+    ) -> usize {
+        let mut sent = 0;
+        while let Some((to, mail)) = self.abroad.pop_front() {
+            let load = Load::of(&mail);
+            if let Err(mail) = post(to, mail) {
+                self.abroad.push_front((to, mail));
+                break;
+            }
+            self.abroad_load.take(load);
+            self.load.take(load);
+            sent += 1;
+        }
+        self.len -= sent;
+        sent
+    }
+
     /// How much mail waits for all shards.
     pub(crate) fn len(&self) -> usize {
         self.len
@@ -129,6 +163,11 @@ impl Outboxes {
             all.add(load);
             len += way.queue.len();
         }
+        let mut load = Load::default();
+        self.abroad.iter().for_each(|(_, mail)| load.add(Load::of(mail)));
+        assert_eq!(self.abroad_load, load, "what waits for other nodes");
+        all.add(load);
+        len += self.abroad.len();
         assert_eq!((self.load, self.len), (all, len), "what waits for all shards");
     }
 }

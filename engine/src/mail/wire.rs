@@ -9,8 +9,13 @@ use crate::ids::{NodeSlot, ShardId};
 /// What the receiver is called in mail.
 const RECEIVER: NodeSlot = NodeSlot(1);
 
-/// Mail and the shard it is for, as it goes to the node `to`. `None` for what no other node is told.
-pub(crate) fn encode(to: NodeSlot, shard: ShardId, mut mail: Mail) -> Option<Vec<u8>> {
+/// Mail, the shard it is of and the one it is for, as it goes to the node `to`. `None` for what no other node is told.
+pub(crate) fn encode(
+    to: NodeSlot,
+    from: ShardId,
+    shard: ShardId,
+    mut mail: Mail,
+) -> Option<Vec<u8>> {
     let mut is_known = shard.node() == to;
     mail.each_shard(&mut |shard| {
         let node = match shard.node() {
@@ -26,13 +31,17 @@ pub(crate) fn encode(to: NodeSlot, shard: ShardId, mut mail: Mail) -> Option<Vec
     if !is_known {
         return None;
     }
-    postcard::to_allocvec(&(shard.index() as u16, mail)).ok()
+    postcard::to_allocvec(&(from.index() as u16, shard.index() as u16, mail)).ok()
 }
 
 /// Reads what the node `from` has encoded, of `shards` shards; `None` for what is none.
-pub(crate) fn decode(from: NodeSlot, shards: usize, bytes: &[u8]) -> Option<(ShardId, Mail)> {
-    let (index, mut mail): (u16, Mail) = postcard::from_bytes(bytes).ok()?;
-    let mut is_known = usize::from(index) < shards;
+pub(crate) fn decode(
+    from: NodeSlot,
+    shards: usize,
+    bytes: &[u8],
+) -> Option<(ShardId, ShardId, Mail)> {
+    let (sender, index, mut mail): (u16, u16, Mail) = postcard::from_bytes(bytes).ok()?;
+    let mut is_known = usize::from(index) < shards && usize::from(sender) < ShardId::COUNT_MAX;
     mail.each_shard(&mut |shard| {
         let (node, index) = (shard.node(), shard.index());
         let node = match node {
@@ -45,7 +54,7 @@ pub(crate) fn decode(from: NodeSlot, shards: usize, bytes: &[u8]) -> Option<(Sha
         };
         *shard = ShardId::of(node, index as u16);
     });
-    is_known.then_some((ShardId::of(NodeSlot::OWN, index), mail))
+    is_known.then(|| (ShardId::of(from, sender), ShardId::of(NodeSlot::OWN, index), mail))
 }
 
 impl Mail {
@@ -75,6 +84,7 @@ impl ToHome {
             Self::ReadPage(page) => act(&mut page.request.shard),
             Self::Subscribe(subscribe) => act(&mut subscribe.subscriber.shard),
             Self::ReadWindow(read) => act(&mut read.reader.shard),
+            Self::Attach(attach) => act(&mut attach.shard),
             Self::Unsubscribe(unsubscribe) => act(&mut unsubscribe.shard),
             Self::Channel(request) => act(&mut request.request.shard),
             Self::ListChannels(list) => act(&mut list.shard),
@@ -95,6 +105,7 @@ impl ToEdge {
             Self::Subscribed(subscribed) => act(&mut subscribed.subscriber.shard),
             Self::Window(window) => act(&mut window.reader.shard),
             Self::BatchResults(_)
+            | Self::Attached(_)
             | Self::ChannelList(_)
             | Self::ChannelsDescribed(_)
             | Self::Message(_)
@@ -122,7 +133,7 @@ mod tests {
     use crate::mail::{
         Answer, ChannelCall, ChannelChange, ChannelInfo, ChannelRequest, GivenJson, Message,
         NewMessage, Publish, Subscribe, Subscribed, Subscriber, SubscriptionStart, Window,
-        WindowReader,
+        WindowOf, WindowReader,
     };
 
     const A: NodeSlot = NodeSlot(5);
@@ -130,8 +141,10 @@ mod tests {
 
     /// From node A, which calls the other one B, to it, which calls this one A.
     fn sent(mail: Mail) -> (ShardId, Mail) {
-        let bytes = encode(B, ShardId::of(B, 3), mail).unwrap();
-        decode(A, 8, &bytes).unwrap()
+        let bytes = encode(B, ShardId(1), ShardId::of(B, 3), mail).unwrap();
+        let (from, to, mail) = decode(A, 8, &bytes).unwrap();
+        assert_eq!(from, ShardId::of(A, 1));
+        (to, mail)
     }
 
     fn record(offset: u64) -> Record {
@@ -231,8 +244,8 @@ mod tests {
         assert_eq!(answered.outcome.unwrap_err(), refusal);
 
         let shard = ShardId::of(B, 7);
-        let (connection, subscription) = Default::default();
-        let reader = WindowReader { shard, connection, subscription };
+        let of = WindowOf::Tail(Default::default());
+        let reader = WindowReader { shard, of };
         let window = Window { reader, after: Offset(0), records: Ok([record(1)].into()) };
         let (_, mail) = sent(Mail::Edge(ToEdge::Window(Box::new(window))));
         let Mail::Edge(ToEdge::Window(window)) = mail else { panic!() };
@@ -243,12 +256,15 @@ mod tests {
     fn what_is_not_for_another_node_is_not_sent_and_what_is_none_not_read() {
         let message = Message { tail: Default::default(), epoch: Epoch(1), record: record(2) };
         let mail = Mail::Edge(ToEdge::Message(message));
-        assert!(encode(B, ShardId::of(A, 0), mail.clone()).is_none(), "for a third node");
-        let bytes = encode(B, ShardId::of(B, 3), mail).unwrap();
+        assert!(
+            encode(B, ShardId(0), ShardId::of(A, 0), mail.clone()).is_none(),
+            "for a third node"
+        );
+        let bytes = encode(B, ShardId(0), ShardId::of(B, 3), mail).unwrap();
         assert!(decode(A, 3, &bytes).is_none(), "for a shard that there is not");
         let stranger = Answered { request: request(A), outcome: Ok(Answer::Deleted) };
         let stranger = Mail::Edge(ToEdge::Answered(Box::new(stranger)));
-        assert!(encode(B, ShardId::of(B, 0), stranger).is_none(), "names a third node");
+        assert!(encode(B, ShardId(0), ShardId::of(B, 0), stranger).is_none(), "names a third node");
         for cut in 0..bytes.len() {
             let _ = decode(A, 8, &bytes[..cut]);
         }
@@ -263,7 +279,7 @@ mod tests {
         let (channel, wants_presence, window_bytes) = (channel(), false, 0);
         let subscribe = Subscribe { subscriber, channel, start, wants_presence, window_bytes };
         let mail = Mail::Home(ToHome::Subscribe(Box::new(subscribe)));
-        let bytes = encode(B, ShardId::of(B, 0), mail).unwrap();
+        let bytes = encode(B, ShardId(0), ShardId::of(B, 0), mail).unwrap();
         assert!(decode(A, 8, &bytes).is_none(), "names a shard that there is not");
     }
 }

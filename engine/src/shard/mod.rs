@@ -72,7 +72,7 @@ use crate::context::Context;
 use crate::edge::Edge;
 pub use crate::edge::{Closing, Write};
 use crate::home::Home;
-use crate::ids::{ChannelKey, ConnectionKey, ShardId};
+use crate::ids::{ChannelKey, ConnectionKey, NodeSlot, ShardId, SlotId};
 use crate::log::{self, LoadedChannel, LogCall, StoredAnswer};
 use crate::mail::{Answer, Mail};
 use crate::metrics::ShardMetrics;
@@ -89,6 +89,20 @@ pub enum Envelope {
     Log(log::LogAnswer),
     /// From the accounts: what changed, or an answer to a call of this shard.
     Accounts(News),
+    /// From a shard of another node.
+    Abroad(ShardId, Mail),
+    /// From the cluster: what changed there.
+    Cluster(ClusterNews),
+}
+
+/// What has changed in a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterNews {
+    /// A slot has another owner, or none.
+    SlotMoved(SlotId),
+    /// A node cannot be reached any more, or is another one that has its name: what it was asked will not
+    /// be answered, and its subscribers are gone.
+    NodeGone(NodeSlot),
 }
 
 /// One shard.
@@ -211,6 +225,17 @@ impl Shard {
             Envelope::Mail(mail) => self.deliver(mail),
             Envelope::Log(answer) => self.home.log_answered(&mut self.cx, answer),
             Envelope::Accounts(news) => self.learn(news),
+            Envelope::Abroad(from, mail) => {
+                if self.cx.has_come(from, &mail) {
+                    self.deliver(mail);
+                }
+            }
+            Envelope::Cluster(ClusterNews::SlotMoved(slot)) => self.edge.slot_moved(slot),
+            Envelope::Cluster(ClusterNews::NodeGone(node)) => {
+                self.home.node_gone(&mut self.cx, node);
+                self.edge.node_gone(&self.cx, node);
+                self.cx.node_gone(node);
+            }
         }
         self.settle();
     }
@@ -246,6 +271,11 @@ impl Shard {
     /// Returns how many went.
     pub fn post_mail(&mut self, to: ShardId, post: impl FnMut(Mail) -> Result<(), Mail>) -> usize {
         self.cx.post_mail(to, post)
+    }
+
+    /// As [`Shard::post_mail`], for mail to shards of other nodes.
+    pub fn post_abroad(&mut self, post: impl FnMut(ShardId, Mail) -> Result<(), Mail>) -> usize {
+        self.cx.post_abroad(post)
     }
 
     /// How much mail waits to go to other shards.

@@ -64,6 +64,7 @@ pub fn kind(envelope: &Envelope) -> &'static str {
             ToHome::ReadPage(_) => "mail: read page",
             ToHome::Subscribe(_) => "mail: subscribe",
             ToHome::ReadWindow(_) => "mail: read window",
+            ToHome::Attach(_) => "mail: attach",
             ToHome::Unsubscribe(leave) if leave.subscription.is_none() => {
                 "mail: unsubscribe of a lost connection"
             }
@@ -90,6 +91,7 @@ pub fn kind(envelope: &Envelope) -> &'static str {
             ToEdge::Subscribed(_) => "mail: subscribed",
             ToEdge::Window(window) if window.records.is_err() => "mail: window that is not kept",
             ToEdge::Window(_) => "mail: window",
+            ToEdge::Attached(_) => "mail: attached",
             ToEdge::Unsubscribed(_) => "mail: unsubscribed",
             ToEdge::Closed(_) => "mail: closed",
             ToEdge::Privacy(_) => "mail: privacy",
@@ -103,6 +105,8 @@ pub fn kind(envelope: &Envelope) -> &'static str {
             LogAnswer::Read(_) => "log: read",
             LogAnswer::Page(_) => "log: page",
             LogAnswer::Short(_) => "log: short",
+            LogAnswer::Opened(_) => "log: opened",
+            LogAnswer::Slot(_) => "log: slot",
         },
         Envelope::Accounts(news) => match news {
             News::App(_) => "news: app",
@@ -111,5 +115,7 @@ pub fn kind(envelope: &Envelope) -> &'static str {
             News::DoneByAll(_) => "news: done by all",
             News::ChannelStored(_) => "news: channel stored",
         },
+        Envelope::Abroad(..) => "mail from abroad",
+        Envelope::Cluster(_) => "news of the cluster",
     }
 }

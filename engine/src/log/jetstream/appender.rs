@@ -96,7 +96,8 @@ pub(super) enum Output {
         /// What the stream is known to have: an answer that ends before is of one that lags.
         until: Sequence,
     },
-    /// The term has begun, with the record of this sequence: the stream is the appender's.
+    /// The stream is the appender's. This or another of its terms has begun, with the record of this
+    /// sequence.
     Begun(Sequence),
     /// An append is stored, and so are all before it that were not refused.
     Stored {
@@ -290,11 +291,11 @@ impl Appender {
             Input::Stored(attempt, sequence) if attempt == last_attempt => {
                 let is_first = self.term == 0;
                 (self.term, self.term_attempt) = (sequence, attempt);
+                self.outputs.push_back(Output::Begun(sequence));
                 self.is_full = false;
                 if is_first {
                     (self.settled, self.settled_term) = (sequence, sequence);
                     self.phase = Phase::Appending;
-                    self.outputs.push_back(Output::Begun(sequence));
                     self.send();
                 } else {
                     // What was sent in the term before has its place by now, or never will.

@@ -11,7 +11,14 @@ mod appender;
 mod gets;
 #[cfg(test)]
 mod model;
+mod read;
 mod slot;
 mod stored;
+mod streams;
 #[cfg(test)]
 mod trial;
+
+pub(crate) use streams::{Streams, StreamsPlan};
+
+/// How long the answer to a publish with an idempotency key is kept, in milliseconds.
+const KEY_WINDOW_MS: u64 = 5 * 60_000;

@@ -5,6 +5,7 @@ use pushflo_protocol::{MessageId, Parts};
 use serde::{Deserialize, Serialize};
 
 use super::appender::Sequence;
+use crate::log::Life;
 
 /// The format; a record of another one is not read.
 const FORMAT: u8 = 1;
@@ -42,6 +43,8 @@ pub(super) enum Content {
 pub(super) struct StoredMessage {
     /// When it got its place, in Unix milliseconds.
     pub(super) timestamp_ms: u64,
+    /// What its channel's life is.
+    pub(super) life: Life,
     /// How many messages its channel had had, with this one.
     pub(super) number: u64,
     /// What its publisher gave.
@@ -94,6 +97,7 @@ mod tests {
         let parts = Parts::new("order.placed", Some("ann"), r#"{"a":1}"#);
         let message = StoredMessage {
             timestamp_ms: 1_700_000_000_000,
+            life: Life { after: 3, created_ms: 5 },
             number: 7,
             parts,
             key: Some(("k".into(), 9)),

@@ -102,6 +102,7 @@ impl Trial {
         self.next_id += 1;
         let message = StoredMessage {
             timestamp_ms: 1,
+            life: Default::default(),
             number: 1,
             parts: Parts::new("e", None, &self.next_id.to_string()),
             key: None,

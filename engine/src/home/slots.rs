@@ -1,0 +1,341 @@
+//! Channels in the streams of a cluster. A shard owns slots of them for a time: it finds a channel in the
+//! stream when somebody asks for it first, and the stream gives the offsets.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use pushflo_protocol::{ErrorCode, MessageId, Offset, Refusal, StreamPosition};
+use smallvec::SmallVec;
+
+use super::Home;
+use super::channel::{HomeChannel, HomeLog};
+use super::idempotency::{Keyed, WINDOW_MS};
+use super::logging::LoggedMessage;
+use crate::accounts::plan::UNLIMITED;
+use crate::bug::bug;
+use crate::context::Context;
+use crate::hash::HashMap;
+use crate::ids::{ChannelKey, HomeKey, NodeSlot, SlotId};
+use crate::log::{
+    Life, LogCall, LogFailure, Open, Opened, OpenedChannel, SlotEvent, SlotNews, Store,
+};
+use crate::mail::{
+    NoWindow, Publish, ReplyTo, ToEdge, ToHome, Window, no_owner, no_room, unknown_outcome,
+};
+
+/// Mail that waits for channels to be found in their streams.
+const OPENING_MAX: usize = 16 * 1024;
+
+/// A channel that nobody has used for so long is found anew when it is asked for again.
+const IDLE_MS: u64 = 60_000;
+
+/// A channel in the stream of its slot.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct InStream {
+    pub(super) slot: SlotId,
+    life: Life,
+    /// How many messages it had, with those on their way.
+    number: u64,
+    /// When a message was published with a key last, in Unix milliseconds.
+    keyed_ms: u64,
+    /// Messages on their way.
+    under_way: u32,
+}
+
+impl InStream {
+    /// Whether no message is on its way.
+    pub(super) fn is_at_rest(self) -> bool {
+        self.under_way == 0
+    }
+}
+
+/// The slots of a shard.
+#[derive(Debug, Default)]
+pub(super) struct Slots {
+    /// Those that are its own for the moment.
+    own: BTreeSet<SlotId>,
+    /// Mail for channels that are being looked for.
+    opening: HashMap<ChannelKey, Vec<ToHome>>,
+    opening_len: usize,
+    /// Messages on their way, by slot, in the order in which they were sent.
+    under_way: BTreeMap<SlotId, VecDeque<LoggedMessage>>,
+    /// Calls that were not handed over yet.
+    calls: VecDeque<LogCall>,
+}
+
+impl Slots {
+    /// Hands calls over, as far as `post` takes them. Returns whether some are left.
+    pub(super) fn post(&mut self, mut post: impl FnMut(LogCall) -> Result<(), LogCall>) -> bool {
+        while let Some(call) = self.calls.pop_front() {
+            if let Err(call) = post(call) {
+                self.calls.push_front(call);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// The keys of publishes that are on their way.
+    pub(super) fn keyed(&self) -> impl Iterator<Item = &Keyed> {
+        self.under_way.values().flatten().filter_map(|logged| logged.keyed.as_deref())
+    }
+
+    /// Messages on their way.
+    pub(super) fn messages(&self) -> impl Iterator<Item = &LoggedMessage> {
+        self.under_way.values().flatten()
+    }
+}
+
+impl Home {
+    /// Lets mail through whose channel is here; other mail waits for its channel, or is refused.
+    pub(super) fn admit(&mut self, cx: &mut Context, mail: ToHome) -> Option<ToHome> {
+        let channel = match &mail {
+            ToHome::Publish(publish) => &publish.message.channel,
+            ToHome::ReadPage(page) => &page.channel,
+            ToHome::Subscribe(subscribe) => &subscribe.channel,
+            ToHome::Attach(attach) => &attach.channel,
+            ToHome::Channel(request) => &request.channel,
+            ToHome::PublishBatch(_) => {
+                let ToHome::PublishBatch(batch) = mail else { return None };
+                let (shard, batch, messages) = (batch.shard, batch.batch, batch.messages);
+                for message in messages {
+                    let reply_to = ReplyTo::Batch { shard, batch, position: message.position };
+                    let message = message.message;
+                    self.handle(cx, ToHome::Publish(Publish { reply_to, message }));
+                }
+                return None;
+            }
+            ToHome::ReadWindow(read) if !self.channels.contains_key(read.home) => {
+                let (reader, after) = (read.reader, read.after);
+                let window = Window { reader, after, records: Err(NoWindow::NotNow) };
+                cx.post_edge(reader.shard, ToEdge::Window(Box::new(window)));
+                return None;
+            }
+            _ => return Some(mail),
+        };
+        let slot = SlotId::of(channel);
+        if !self.slots.own.contains(&slot) {
+            cx.refuse(&mail, &no_owner());
+            return None;
+        }
+        if self.by_name.contains_key(channel) {
+            return Some(mail);
+        }
+        if self.slots.opening_len >= OPENING_MAX {
+            cx.refuse(&mail, &no_room());
+            return None;
+        }
+        let channel = channel.clone();
+        self.slots.opening_len += 1;
+        let waiting = self.slots.opening.entry(channel.clone()).or_default();
+        waiting.push(mail);
+        if waiting.len() == 1 {
+            let keyed_since_ms = cx.now.steady_ms.saturating_sub(WINDOW_MS);
+            let (shard, log) = (cx.shard, cx.shared.new_log());
+            let open = Open { shard, slot, channel, log, keyed_since_ms };
+            self.slots.calls.push_back(LogCall::Open(Box::new(open)));
+        }
+        None
+    }
+
+    /// What a stream has of a channel that somebody asked for.
+    pub(super) fn opened(&mut self, cx: &mut Context, opened: Opened) {
+        let Opened { channel, log, outcome } = opened;
+        let waiting = self.slots.opening.remove(&channel).unwrap_or_default();
+        self.slots.opening_len -= waiting.len();
+        let is_own = self.slots.own.contains(&SlotId::of(&channel));
+        match outcome {
+            Ok(_) if !is_own || waiting.is_empty() || self.by_name.contains_key(&channel) => {
+                self.slots.calls.push_back(LogCall::Forget(log));
+                waiting.iter().for_each(|mail| cx.refuse(mail, &no_owner()));
+            }
+            Ok(found) => {
+                self.insert_opened(cx, &channel, log, found);
+                for mail in waiting {
+                    self.handle(cx, mail);
+                }
+                if let Some(key) = self.by_name.get(&channel).copied() {
+                    self.forget_if_untouched(cx, key);
+                }
+            }
+            Err(LogFailure(text)) => {
+                let refusal = Refusal::new(ErrorCode::Overloaded, text.to_string());
+                waiting.iter().for_each(|mail| cx.refuse(mail, &refusal));
+            }
+        }
+    }
+
+    fn insert_opened(
+        &mut self,
+        cx: &mut Context,
+        channel: &ChannelKey,
+        id: crate::ids::LogId,
+        found: OpenedChannel,
+    ) {
+        let OpenedChannel { epoch, head, life, number, last_ms, keyed_ms, answers } = found;
+        let is_new = head == Offset(0);
+        let created_ms = if life.created_ms == 0 { cx.now.unix_ms } else { life.created_ms };
+        let life = Life { created_ms, ..life };
+        let stream = InStream { slot: SlotId::of(channel), life, number, keyed_ms, under_way: 0 };
+        if !is_new && let Some(app) = cx.directory.app(channel.app) {
+            app.usage.take_channel(UNLIMITED);
+        }
+        let key = self.insert_home(HomeChannel {
+            channel: channel.clone(),
+            head: StreamPosition { epoch, offset: head },
+            given: head,
+            next: head.next(),
+            last_ms,
+            created_ms,
+            messages: number,
+            is_counted: !is_new,
+            log: Some(HomeLog { id, is_known: true, stream: Some(stream) }),
+            keyed_until_ms: 0,
+            reads: 0,
+            tails: SmallVec::new(),
+            extra: None,
+        });
+        self.recent.begin_behind(key);
+        for answer in answers {
+            self.load_answer(cx, channel, answer);
+        }
+    }
+
+    /// Has a message go to the stream of its slot.
+    pub(super) fn store(&mut self, cx: &Context, logged: LoggedMessage) {
+        let home = self.channels.get_mut(logged.home);
+        let Some((log, stream)) = home.and_then(|home| {
+            let log = home.log.as_mut()?;
+            Some((log.id, log.stream.as_mut()?))
+        }) else {
+            return bug!(cx, "a message for a stream of a channel that is in none");
+        };
+        stream.number += 1;
+        stream.under_way += 1;
+        let key = logged.keyed.as_ref().map(|keyed| ((&*keyed.key).into(), keyed.content));
+        if key.is_some() {
+            stream.keyed_ms = logged.record.timestamp_ms;
+        }
+        let InStream { slot, life, number, keyed_ms, .. } = *stream;
+        let record = logged.record.clone();
+        let store = Store { slot, log, record, life, number, key, keyed_ms };
+        self.slots.calls.push_back(LogCall::Store(Box::new(store)));
+        self.slots.under_way.entry(slot).or_default().push_back(logged);
+    }
+
+    /// Something has happened to a slot.
+    pub(super) fn slot_news(&mut self, cx: &mut Context, news: SlotNews) {
+        let SlotNews { slot, event } = news;
+        match event {
+            SlotEvent::Begun => {
+                self.slots.own.insert(slot);
+            }
+            SlotEvent::Stored(id, sequence) => {
+                let Some(mut logged) = self.take_stored(cx, slot, id) else { return };
+                let Some(home) = self.channels.get_mut(logged.home) else { return };
+                logged.record.offset = Offset(sequence);
+                logged.record.prev = home.head.offset;
+                (home.given, home.next) = (Offset(sequence), Offset(sequence).next());
+                let LoggedMessage { home, record, reply_to, keyed, .. } = logged;
+                self.deliver(cx, home, record, reply_to, keyed);
+            }
+            SlotEvent::Refused(id) => {
+                let Some(logged) = self.take_stored(cx, slot, id) else { return };
+                self.return_message(cx, logged.home, logged.month);
+                let text = "the cluster's log took no message, nothing was published";
+                let refusal = Refusal::new(ErrorCode::Overloaded, text);
+                self.publish_failed(cx, logged.reply_to, logged.keyed, &refusal);
+            }
+            SlotEvent::Unknown(id) => {
+                let Some(logged) = self.take_stored(cx, slot, id) else { return };
+                self.publish_failed(cx, logged.reply_to, logged.keyed, &unknown_outcome());
+            }
+            SlotEvent::Ended => self.lose_slot(cx, slot),
+        }
+    }
+
+    /// A message is not on its way any more.
+    fn take_stored(&mut self, cx: &Context, slot: SlotId, id: MessageId) -> Option<LoggedMessage> {
+        let under_way = self.slots.under_way.get_mut(&slot);
+        let found = under_way.and_then(|messages| {
+            let at = messages.iter().position(|logged| logged.record.id == id)?;
+            messages.remove(at)
+        });
+        let Some(logged) = found else {
+            bug!(cx, "the stream of slot {slot} tells of a message that nobody sent");
+            return None;
+        };
+        let home = self.channels.get_mut(logged.home);
+        if let Some(stream) = home.and_then(|home| home.log.as_mut()?.stream.as_mut()) {
+            stream.under_way -= 1;
+        }
+        self.logging.arrived(logged.app, &logged.record);
+        Some(logged)
+    }
+
+    /// A slot is another's: its channels are found there from now on. Those who listen look for them.
+    fn lose_slot(&mut self, cx: &mut Context, slot: SlotId) {
+        self.slots.own.remove(&slot);
+        for logged in self.slots.under_way.remove(&slot).unwrap_or_default() {
+            self.logging.arrived(logged.app, &logged.record);
+            self.publish_failed(cx, logged.reply_to, logged.keyed, &unknown_outcome());
+        }
+        let of_slot = |channel: &ChannelKey| SlotId::of(channel) == slot;
+        let opening: Vec<_> =
+            self.slots.opening.keys().filter(|channel| of_slot(channel)).cloned().collect();
+        for channel in opening {
+            let waiting = self.slots.opening.remove(&channel).unwrap_or_default();
+            self.slots.opening_len -= waiting.len();
+            waiting.iter().for_each(|mail| cx.refuse(mail, &no_owner()));
+        }
+        let lost: Vec<HomeKey> = self
+            .channels
+            .iter()
+            .filter(|(_, home)| of_slot(&home.channel))
+            .map(|(key, _)| key)
+            .collect();
+        for key in lost {
+            self.drop_opened(cx, key);
+        }
+    }
+
+    /// Forgets a channel that is found in its stream when somebody asks for it again.
+    pub(super) fn drop_opened(&mut self, cx: &mut Context, key: HomeKey) {
+        self.hide(cx, key);
+        self.recent.forget(key);
+        if let Some(log) = self.channels.remove(key).and_then(|home| home.log) {
+            self.slots.calls.push_back(LogCall::Forget(log.id));
+        }
+    }
+
+    /// Whether a channel is in a stream, and nobody uses it.
+    pub(super) fn is_idle(&self, cx: &Context, key: HomeKey) -> bool {
+        let Some(home) = self.channels.get(key) else { return false };
+        let Some(stream) = home.log.and_then(|log| log.stream) else { return false };
+        stream.under_way == 0
+            && home.tails.is_empty()
+            && home.reads == 0
+            && home.last_ms + IDLE_MS < cx.now.steady_ms
+            && home.keyed_until_ms <= cx.now.elapsed_ms
+            && home.extra.is_none()
+    }
+
+    /// A node cannot be reached any more: its subscribers are none.
+    pub(crate) fn node_gone(&mut self, cx: &mut Context, node: NodeSlot) {
+        let (now_ms, times) = (cx.now.elapsed_ms, cx.settings.presence);
+        let mut changed = Vec::new();
+        for (key, home) in &mut self.channels {
+            let before = home.tails.len();
+            home.tails.retain(|audience| audience.shard.node() != node);
+            if home.tails.len() < before
+                && home
+                    .presence_mut()
+                    .is_some_and(|presence| presence.leave_all(node, now_ms, times))
+            {
+                changed.push(key);
+            }
+        }
+        for key in changed {
+            self.presence_changed(key);
+        }
+    }
+}

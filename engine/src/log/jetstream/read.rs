@@ -1,0 +1,501 @@
+//! Reading channels out of the stream of their slot.
+//!
+//! Records of a channel are numbered, each in its life: so what is missing shows, and the last so many are
+//! found without an index. What was written in a term that was over is passed over.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use pushflo_protocol::{Epoch, Offset, Receipt, Record, Refusal};
+use pushflo_protocol::{ErrorCode, MessageId};
+
+use super::appender::Sequence;
+use super::gets::{AskError, Get, Gets, GotMessage};
+use super::stored::{Content, Stored, StoredMessage};
+use crate::hash::Placement;
+use crate::log::{
+    Life, Located, LogFailure, OpenedChannel, Page, PageQuery, ReadAnswer, ReadFrom, StoredAnswer,
+};
+use crate::retention::Retention;
+
+/// Messages that are read at a time.
+const BATCH: usize = 256;
+
+/// Bytes of a read of many messages.
+const BATCH_BYTES: usize = 1 << 20;
+
+/// Messages that are looked at for idempotency keys when a channel is opened.
+const KEYED_MAX: usize = 10_000;
+
+/// Gives epochs: in all processes the same.
+const EPOCH_SEED: u64 = 0x7075_7368_666c_6f01;
+
+/// A stream, and what must be known of it to read.
+#[derive(Clone)]
+pub(super) struct Source {
+    pub(super) gets: Gets,
+    /// Its name.
+    pub(super) stream: Rc<str>,
+    /// Names this incarnation of it.
+    pub(super) incarnation: u64,
+    /// The sequences of the records that begin terms, in order.
+    pub(super) terms: Rc<RefCell<Vec<Sequence>>>,
+    /// Their subject.
+    pub(super) terms_subject: Rc<str>,
+}
+
+/// A record of a channel.
+#[derive(Clone, Debug)]
+struct Found {
+    sequence: Sequence,
+    id: MessageId,
+    message: StoredMessage,
+}
+
+impl Found {
+    fn record(self, prev: Offset) -> Record {
+        Record {
+            id: self.id,
+            offset: Offset(self.sequence),
+            prev,
+            timestamp_ms: self.message.timestamp_ms,
+            parts: self.message.parts,
+        }
+    }
+}
+
+/// Why something cannot be read for the moment.
+fn failure(error: &AskError) -> LogFailure {
+    LogFailure(format!("history cannot be read: {error}").into())
+}
+
+impl Source {
+    /// Whether a record was written by who owned the stream then.
+    fn is_valid(&self, sequence: Sequence, term: Sequence) -> bool {
+        let terms = self.terms.borrow();
+        let later = terms.partition_point(|known| *known < sequence);
+        // Where the record of its term is too old to be there, so is that of any before it.
+        later.checked_sub(1).and_then(|at| terms.get(at)).is_none_or(|known| *known == term)
+    }
+
+    fn decode(&self, message: &GotMessage) -> Option<Stored> {
+        let stored = Stored::decode(&message.payload)?;
+        (stored.term > 0 && self.is_valid(message.sequence, stored.term)).then_some(stored)
+    }
+
+    /// Messages of a channel from a sequence on, at most so many, and from where on there are more.
+    async fn messages(
+        &self,
+        subject: &str,
+        from: Sequence,
+        batch: usize,
+        bytes_max: usize,
+    ) -> Result<(Vec<Found>, Option<Sequence>), AskError> {
+        let get = Get {
+            seq: Some(from.max(1)),
+            next_by_subj: Some(subject.to_owned()),
+            batch,
+            max_bytes: Some(bytes_max),
+            ..Get::default()
+        };
+        let got = self.gets.get(&self.stream, &get).await?;
+        let last = got.messages.last().filter(|_| got.pending > 0);
+        let next = last.map(|last| last.sequence + 1);
+        let found = got.messages.iter().filter_map(|message| {
+            let Stored { id, content, .. } = self.decode(message)?;
+            let Content::Message(stored) = content else { return None };
+            Some(Found { sequence: message.sequence, id, message: stored })
+        });
+        Ok((found.collect(), next))
+    }
+
+    /// The first message of a channel from a sequence on.
+    async fn first(&self, subject: &str, from: Sequence) -> Result<Option<Found>, AskError> {
+        let mut next = Some(from);
+        // As a rule the first record is one.
+        let mut batch = 1;
+        while let Some(from) = next {
+            let (found, more) = self.messages(subject, from, batch, BATCH_BYTES).await?;
+            if let Some(found) = found.into_iter().next() {
+                return Ok(Some(found));
+            }
+            (next, batch) = (more, BATCH);
+        }
+        Ok(None)
+    }
+
+    /// The message of a channel that has a number, which is there, between two that are known.
+    async fn numbered(
+        &self,
+        subject: &str,
+        number: u64,
+        mut low: (Sequence, u64),
+        mut high: (Sequence, u64),
+    ) -> Result<Option<Found>, AskError> {
+        // By their numbers, and in turn by halves: channels have no even pace.
+        let mut is_even = true;
+        loop {
+            let (sequences, numbers) = (high.0 - low.0, (high.1 - low.1).max(1));
+            let part = match is_even {
+                true => {
+                    (sequences as u128 * u128::from(number - low.1) / u128::from(numbers)) as u64
+                }
+                false => sequences / 2,
+            };
+            is_even = !is_even;
+            let Some(found) = self.first(subject, low.0 + part).await? else { return Ok(None) };
+            match found.message.number.cmp(&number) {
+                std::cmp::Ordering::Equal => return Ok(Some(found)),
+                std::cmp::Ordering::Less => low = (found.sequence + 1, found.message.number + 1),
+                std::cmp::Ordering::Greater if part == 0 => return Ok(None),
+                std::cmp::Ordering::Greater => {
+                    high = (low.0 + part - 1, found.message.number.saturating_sub(1));
+                }
+            }
+            if low.0 > high.0 || number < low.1 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// What the stream has of a channel. It is known to have all up to `since`, the last of the terms.
+    pub(super) async fn open(
+        &self,
+        subject: &str,
+        keyed_since_ms: u64,
+    ) -> Result<OpenedChannel, LogFailure> {
+        let since = self.terms.borrow().last().copied().unwrap_or_default();
+        let last = self.last(subject, since).await.map_err(|error| failure(&error))?;
+        let Some((sequence, stored)) = last else {
+            return Ok(self.opened(0, Life::default(), None));
+        };
+        let message = match stored.content {
+            Content::Message(message) => message,
+            Content::Deleted => {
+                let life = Life { after: sequence, created_ms: 0 };
+                return Ok(self.opened(0, life, None));
+            }
+            Content::Term { .. } => return Err(LogFailure("a term under a channel".into())),
+        };
+        let mut opened = self.opened(sequence, message.life, Some(&message));
+        if message.keyed_ms >= keyed_since_ms {
+            let answers = self.answers(subject, sequence, opened.epoch, keyed_since_ms);
+            opened.answers = answers.await.map_err(|error| failure(&error))?;
+        }
+        Ok(opened)
+    }
+
+    fn opened(
+        &self,
+        sequence: Sequence,
+        life: Life,
+        message: Option<&StoredMessage>,
+    ) -> OpenedChannel {
+        OpenedChannel {
+            epoch: Epoch(Placement::new(EPOCH_SEED).hash((self.incarnation, life.after))),
+            head: Offset(sequence),
+            life,
+            number: message.map_or(0, |message| message.number),
+            last_ms: message.map_or(0, |message| message.timestamp_ms),
+            keyed_ms: message.map_or(0, |message| message.keyed_ms),
+            answers: Vec::new(),
+        }
+    }
+
+    /// The last valid record of a channel, by a server that has all up to `since`.
+    async fn last(
+        &self,
+        subject: &str,
+        since: Sequence,
+    ) -> Result<Option<(Sequence, Stored)>, AskError> {
+        // With the last of the terms something is always found, and then it is told how far the server is.
+        let multi_last = vec![subject.to_owned(), self.terms_subject.to_string()];
+        let get = Get { multi_last, batch: 2, ..Get::default() };
+        for _ in 0..50 {
+            let got = self.gets.get(&self.stream, &get).await?;
+            if got.up_to.is_none_or(|up_to| up_to < since) {
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            }
+            let last = got.messages.iter().find(|message| message.subject == subject);
+            let Some(last) = last else { return Ok(None) };
+            if let Some(stored) = self.decode(last) {
+                return Ok(Some((last.sequence, stored)));
+            }
+            return self.last_valid_before(subject, last.sequence).await;
+        }
+        Err(AskError::NoAnswer)
+    }
+
+    /// The last valid record of a channel before one that is void: they come in small numbers.
+    async fn last_valid_before(
+        &self,
+        subject: &str,
+        sequence: Sequence,
+    ) -> Result<Option<(Sequence, Stored)>, AskError> {
+        let mut step = 256;
+        loop {
+            let mut from = sequence.saturating_sub(step).max(1);
+            let mut last = None;
+            loop {
+                let get = Get {
+                    seq: Some(from),
+                    next_by_subj: Some(subject.to_owned()),
+                    batch: BATCH,
+                    max_bytes: Some(BATCH_BYTES),
+                    ..Get::default()
+                };
+                let got = self.gets.get(&self.stream, &get).await?;
+                for message in got.messages.iter().filter(|message| message.sequence < sequence) {
+                    last = self.decode(message).map(|stored| (message.sequence, stored)).or(last);
+                }
+                match got.messages.last() {
+                    Some(end) if end.sequence < sequence && got.pending > 0 => {
+                        from = end.sequence + 1
+                    }
+                    _ => break,
+                }
+            }
+            if last.is_some() || step >= sequence {
+                return Ok(last);
+            }
+            step = step.saturating_mul(16);
+        }
+    }
+
+    /// Answers for publishers who ask again, of a channel up to `head`.
+    async fn answers(
+        &self,
+        subject: &str,
+        head: Sequence,
+        epoch: Epoch,
+        since_ms: u64,
+    ) -> Result<Vec<StoredAnswer>, AskError> {
+        let mut answers = Vec::new();
+        let mut before = head + 1;
+        // From the newest back, as far as they are in force.
+        while before > 1 && answers.len() < KEYED_MAX {
+            let from = before.saturating_sub(4 * BATCH as u64).max(1);
+            let mut next = from;
+            let (mut is_oldest, mut is_any) = (false, false);
+            loop {
+                let (found, more) = self.messages(subject, next, BATCH, BATCH_BYTES).await?;
+                for found in found.into_iter().filter(|found| found.sequence < before) {
+                    is_any = true;
+                    is_oldest |= found.message.timestamp_ms < since_ms;
+                    let Found { sequence, id, message } = found;
+                    if message.timestamp_ms < since_ms {
+                        continue;
+                    }
+                    let Some((key, content)) = message.key else { continue };
+                    let (offset, timestamp_ms) = (Offset(sequence), message.timestamp_ms);
+                    let receipt = Receipt { id, offset, epoch, timestamp_ms, delivered: 0 };
+                    let until_ms = timestamp_ms.saturating_add(super::KEY_WINDOW_MS);
+                    answers.push(StoredAnswer { key, content, until_ms, receipt });
+                }
+                match more {
+                    Some(more) if more < before => next = more,
+                    _ => break,
+                }
+            }
+            if is_oldest || (!is_any && from == 1) {
+                break;
+            }
+            before = from;
+        }
+        Ok(answers)
+    }
+
+    /// Where a subscription starts; `None` if what was asked for is not kept.
+    pub(super) async fn locate(
+        &self,
+        subject: &str,
+        from: ReadFrom,
+        until: Offset,
+        retention: &Retention,
+        now_ms: u64,
+    ) -> Result<Option<Located>, LogFailure> {
+        let located = self.try_locate(subject, from, until, retention.since_ms(now_ms));
+        located.await.map_err(|error| failure(&error))
+    }
+
+    async fn try_locate(
+        &self,
+        subject: &str,
+        from: ReadFrom,
+        until: Offset,
+        kept_since_ms: u64,
+    ) -> Result<Option<Located>, AskError> {
+        let Some(first) = self.first(subject, 1).await? else { return Ok(None) };
+        let Some(head) =
+            self.first(subject, until.0).await?.filter(|head| head.sequence == until.0)
+        else {
+            return Ok(None);
+        };
+        let (low, high) =
+            ((first.sequence, first.message.number), (head.sequence, head.message.number));
+        let number = match from {
+            ReadFrom::After(Offset(0)) if first.message.number == 1 => 0,
+            ReadFrom::After(offset) => {
+                let found = self.first(subject, offset.0.max(1)).await?;
+                let found = found.filter(|found| found.sequence == offset.0);
+                let next_is_kept = |found: &Found| found.message.timestamp_ms >= kept_since_ms;
+                match found {
+                    Some(found) if next_is_kept(&found) || found.sequence == until.0 => {
+                        found.message.number
+                    }
+                    _ => return Ok(None),
+                }
+            }
+            ReadFrom::Recent { since_ms, messages_max } => {
+                let least = (high.1 + 1).saturating_sub(messages_max).max(low.1);
+                let since_ms = since_ms.max(kept_since_ms);
+                let since = self.number_since(subject, since_ms, low, high).await?;
+                least.max(since) - 1
+            }
+        };
+        let after = match number {
+            0 => Offset(0),
+            number if number < low.1 => Offset(first.sequence - 1),
+            number => match self.numbered(subject, number, low, high).await? {
+                Some(found) => Offset(found.sequence),
+                None => return Ok(None),
+            },
+        };
+        Ok(Some(Located { after, messages: high.1 - number }))
+    }
+
+    /// The number of the first message of a time or later; one more than the last where there is none.
+    async fn number_since(
+        &self,
+        subject: &str,
+        since_ms: u64,
+        (mut low, first): (Sequence, u64),
+        (mut high, last): (Sequence, u64),
+    ) -> Result<u64, AskError> {
+        let mut number = last + 1;
+        while low <= high {
+            let middle = low + (high - low) / 2;
+            let Some(found) = self.first(subject, middle).await? else { break };
+            if found.message.timestamp_ms >= since_ms {
+                number = number.min(found.message.number);
+                if middle == low {
+                    break;
+                }
+                high = middle - 1;
+            } else {
+                low = found.sequence + 1;
+            }
+        }
+        Ok(number.max(first))
+    }
+
+    /// A window of a channel: `None` if the first of it is not kept.
+    pub(super) async fn window(
+        &self,
+        subject: &str,
+        after: Offset,
+        until: Offset,
+        bytes_max: usize,
+    ) -> ReadAnswer {
+        let read = self.try_window(subject, after, until, bytes_max).await;
+        read.map_err(|error| failure(&error))
+    }
+
+    async fn try_window(
+        &self,
+        subject: &str,
+        after: Offset,
+        until: Offset,
+        bytes_max: usize,
+    ) -> Result<Option<Vec<Record>>, AskError> {
+        for _ in 0..50 {
+            // With the one that is known, to see whether the next one follows it.
+            let read = self.messages(subject, after.0.max(1), BATCH, bytes_max.max(1)).await?;
+            let (found, more) = read;
+            let mut found = found.into_iter().filter(|found| found.sequence <= until.0).peekable();
+            let known = found.next_if(|found| found.sequence == after.0);
+            let Some(first) = found.peek() else {
+                if more.is_some() && known.is_some() {
+                    // It is larger than the window.
+                    let (found, _) =
+                        self.messages(subject, after.0 + 1, 1, usize::MAX >> 1).await?;
+                    let records = chain(after, found.into_iter());
+                    return Ok(Some(records));
+                }
+                // A server that lags does not have it yet.
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                continue;
+            };
+            let follows = match known {
+                Some(known) => known.message.number + 1 == first.message.number,
+                None => first.sequence == after.0 + 1 || first.message.number == 1,
+            };
+            return Ok(follows.then(|| chain(after, found)));
+        }
+        Err(AskError::NoAnswer)
+    }
+
+    /// A page of a channel, newest first.
+    pub(super) async fn page(
+        &self,
+        subject: &str,
+        query: &PageQuery,
+        retention: &Retention,
+        now_ms: u64,
+    ) -> Result<Page, Refusal> {
+        let page = self.try_page(subject, query, retention.since_ms(now_ms)).await;
+        page.map_err(|error| Refusal::new(ErrorCode::Overloaded, failure(&error).0.to_string()))
+    }
+
+    async fn try_page(
+        &self,
+        subject: &str,
+        query: &PageQuery,
+        kept_since_ms: u64,
+    ) -> Result<Page, AskError> {
+        // All of it is looked at: pages are for people.
+        let (mut all, mut next) = (Vec::new(), Some(1));
+        while let Some(from) = next {
+            let (found, more) = self.messages(subject, from, BATCH, BATCH_BYTES).await?;
+            all.extend(found);
+            next = more;
+        }
+        let life = all.last().map(|found| found.message.life);
+        let is_wanted = |found: &&Found| {
+            let StoredMessage { timestamp_ms, ref parts, .. } = found.message;
+            Some(found.message.life) == life
+                && timestamp_ms >= kept_since_ms
+                && query
+                    .event_type
+                    .as_ref()
+                    .is_none_or(|event_type| parts.event_type() == event_type)
+                && query.after_ms.is_none_or(|after_ms| timestamp_ms > after_ms)
+                && query.before_ms.is_none_or(|before_ms| timestamp_ms < before_ms)
+        };
+        let wanted: Vec<&Found> = all.iter().filter(is_wanted).collect();
+        let skip = (query.page - 1).saturating_mul(query.page_size);
+        let on_page = wanted.iter().rev().skip(usize::try_from(skip).unwrap_or(usize::MAX));
+        let records = on_page.take(query.page_size as usize).map(|found| {
+            let prev = Offset(found.sequence.saturating_sub(1));
+            (*found).clone().record(prev)
+        });
+        Ok(Page { records: records.collect(), total: wanted.len() as u64 })
+    }
+}
+
+/// Records that follow each other, behind an offset.
+fn chain(after: Offset, found: impl Iterator<Item = Found>) -> Vec<Record> {
+    let (mut prev, mut number, mut records) = (after, None, Vec::new());
+    for found in found {
+        // What is missing in between was refused; a hole that matters is at the start.
+        if number.is_some_and(|number| found.message.number <= number) {
+            break;
+        }
+        number = Some(found.message.number);
+        let offset = Offset(found.sequence);
+        records.push(found.record(prev));
+        prev = offset;
+    }
+    records
+}
