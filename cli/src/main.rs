@@ -83,6 +83,12 @@ struct ServerArguments {
     /// power loss (disk) [default: os]
     #[arg(long, env = "PUSHFLO_DURABILITY", value_name = "memory|os|disk")]
     durability: Option<String>,
+    /// Addresses of NATS servers, separated by commas: this is a node of a cluster [default: none]
+    #[arg(long, env = "PUSHFLO_CLUSTER_NATS", value_name = "ADDRESSES")]
+    cluster_nats: Option<String>,
+    /// The name of this node, each of a cluster another
+    #[arg(long, env = "PUSHFLO_CLUSTER_NODE", value_name = "NAME")]
+    cluster_node: Option<String>,
     /// What is logged: a level (off, error, warn, info, debug, trace), levels of parts of the server,
     /// or both, such as edge=debug,warn [default: info]
     ///
@@ -129,6 +135,8 @@ impl ServerArguments {
             shards: self.shards,
             cores: self.cores.clone(),
             durability: self.durability.clone(),
+            cluster_nats: self.cluster_nats.clone(),
+            cluster_node: self.cluster_node.clone(),
             keys: Role::ALL.into_iter().filter_map(key).collect(),
         };
         Config::load(self.config.as_deref(), overrides)

@@ -23,6 +23,7 @@ mod api;
 mod bug;
 mod census;
 pub mod clock;
+pub mod cluster;
 pub mod config;
 mod context;
 mod database_files;

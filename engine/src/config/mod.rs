@@ -11,6 +11,7 @@ use pushflo_protocol::origin::OriginError;
 use thiserror::Error;
 
 use crate::accounts::{Plans, Role};
+use crate::cluster::ClusterPlan;
 use crate::proxies::TrustedProxies;
 use crate::retention::Durability;
 use crate::settings::{
@@ -69,6 +70,10 @@ pub struct Overrides {
     pub cores: Option<Vec<usize>>,
     /// `history.durability`
     pub durability: Option<String>,
+    /// `cluster.nats`: where NATS is, if this is a node of a cluster.
+    pub cluster_nats: Option<String>,
+    /// `cluster.node`: the name of this node.
+    pub cluster_node: Option<String>,
     /// Keys by role.
     pub keys: Vec<(Role, String)>,
 }
@@ -110,6 +115,8 @@ pub struct Config {
     pub proxies: TrustedProxies,
     /// What an answered publish has survived, where the app's plan says nothing else.
     pub durability: Durability,
+    /// The cluster that this node is part of, if it is of one.
+    pub cluster: Option<ClusterPlan>,
 }
 
 impl From<OutOfRange> for ConfigError {
@@ -155,7 +162,11 @@ impl Config {
         let durability =
             durability.map(|text| sections::durability("history.durability", text)).transpose()?;
         let durability = durability.unwrap_or_default();
+        let mut cluster = file.cluster;
+        cluster.nats = overrides.cluster_nats.or(cluster.nats);
+        cluster.node = overrides.cluster_node.or(cluster.node);
         Ok(Self {
+            cluster: cluster.validate(history.age_ms_max)?,
             listen: address("listen", &listen)?,
             metrics_listen: file
                 .metrics_listen

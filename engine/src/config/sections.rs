@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::ConfigError;
 use crate::accounts::{plan::Plan, plan::Plans};
+use crate::cluster::ClusterPlan;
 use crate::proxies::{Network, ProxyProtocol, TrustedProxies};
 use crate::retention::{Durability, Retention};
 use crate::settings::{
@@ -31,6 +32,7 @@ pub(super) struct File {
     pub(super) plans: BTreeMap<String, PlanSection>,
     pub(super) presence: PresenceSection,
     pub(super) proxy: ProxySection,
+    pub(super) cluster: ClusterSection,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -66,6 +68,67 @@ pub(super) struct PlanSection {
     history_bytes_per_channel: Option<usize>,
     durability: Option<String>,
 }
+
+/// The cluster that this node is part of.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct ClusterSection {
+    pub(super) nats: Option<String>,
+    pub(super) node: Option<String>,
+    pub(super) prefix: Option<String>,
+    pub(super) replicas: Option<usize>,
+}
+
+impl ClusterSection {
+    /// What the cluster is told; nothing where no NATS is named.
+    pub(super) fn validate(self, max_age_ms: u64) -> Result<Option<ClusterPlan>, ConfigError> {
+        let Self { nats, node, prefix, replicas } = self;
+        let Some(nats) = nats.filter(|nats| !nats.is_empty()) else {
+            let given = [("cluster.node", node), ("cluster.prefix", prefix)];
+            let useless = given.into_iter().find_map(|(key, text)| Some((key, text?)));
+            return match useless {
+                None => Ok(None),
+                Some((key, text)) => {
+                    Err(value(key, text, "means nothing without cluster.nats, the address of NATS"))
+                }
+            };
+        };
+        let name = |key: &str, text: String| {
+            let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+            match !text.is_empty() && text.len() <= NAME_BYTES_MAX && text.chars().all(is_name) {
+                true => Ok(text),
+                false => {
+                    let reason = format!("must be 1 to {NAME_BYTES_MAX} letters, digits, - and _");
+                    Err(value(key, text, reason))
+                }
+            }
+        };
+        let Some(node) = node else {
+            let reason = "must name this node, each of a cluster otherwise, such as node-1";
+            return Err(value("cluster.node", "", reason));
+        };
+        let replicas = replicas.unwrap_or(REPLICAS_DEFAULT);
+        if !(1..=5).contains(&replicas) {
+            return Err(value("cluster.replicas", replicas, "must be from 1 to 5"));
+        }
+        Ok(Some(ClusterPlan {
+            nats,
+            node: name("cluster.node", node)?,
+            prefix: name("cluster.prefix", prefix.unwrap_or_else(|| PREFIX_DEFAULT.into()))?,
+            replicas,
+            max_age_s: max_age_ms.div_ceil(1000),
+        }))
+    }
+}
+
+/// How many NATS servers have each stream, if nothing else is said: one may die.
+const REPLICAS_DEFAULT: usize = 3;
+
+/// What names in NATS begin with.
+const PREFIX_DEFAULT: &str = "pushflo";
+
+/// Names of nodes and prefixes.
+const NAME_BYTES_MAX: usize = 64;
 
 /// Proxies that are believed.
 #[derive(Debug, Default, Deserialize)]

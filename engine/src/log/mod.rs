@@ -720,6 +720,11 @@ impl Log {
 }
 
 impl LogHandle {
+    /// A way to the streams of a cluster.
+    pub(crate) fn of_streams(calls: tokio::sync::mpsc::Sender<LogCall>) -> Self {
+        Self(Way::Streams(calls))
+    }
+
     /// Hands a call over, or gives it back if there is no room.
     ///
     /// # Errors

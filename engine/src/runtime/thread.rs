@@ -20,6 +20,7 @@ use super::parking::Parking;
 use super::turn::{Events, Kept, Turns};
 use crate::accounts::AccountsHandle;
 use crate::clock::{Clock, TICK_MS};
+use crate::cluster::ClusterHandle;
 use crate::host::Host;
 use crate::ids::ShardId;
 use crate::log::LogHandle;
@@ -61,6 +62,8 @@ pub struct ShardPlan {
     pub mailboxes: Vec<Mailbox>,
     /// Its way to the log, if there is one.
     pub log: Option<LogHandle>,
+    /// Its way to other nodes, if there are any.
+    pub cluster: Option<ClusterHandle>,
     /// Its way to the accounts.
     pub accounts: Option<AccountsHandle>,
     /// What it begins with.
@@ -155,6 +158,7 @@ fn run(
         monoio::spawn(tick(Rc::clone(&events)));
         monoio::spawn(wake(eventfd, Rc::clone(&events)));
         let turns = Turns {
+            id,
             shard,
             shared: plan.shared,
             clock: plan.clock,
@@ -162,6 +166,7 @@ fn run(
             mailboxes: plan.mailboxes,
             log: plan.log,
             accounts: plan.accounts,
+            cluster: plan.cluster,
             parking,
             events,
             drain_spread_ms: plan.drain_spread_ms,

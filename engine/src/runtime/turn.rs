@@ -20,6 +20,7 @@ use super::write::write;
 use crate::accounts::AccountsHandle;
 use crate::clock::{Clock, Now, ticks};
 
+use crate::cluster::ClusterHandle;
 use crate::host::Host;
 use crate::ids::{ConnectionKey, ShardId};
 use crate::log::LogHandle;
@@ -63,6 +64,7 @@ pub(super) struct Events {
 
 /// A shard with all that its loop needs.
 pub(super) struct Turns {
+    pub(super) id: ShardId,
     pub(super) shard: Shard,
     pub(super) shared: Arc<Shared>,
     pub(super) clock: Clock,
@@ -71,6 +73,7 @@ pub(super) struct Turns {
     pub(super) mailboxes: Vec<Mailbox>,
     pub(super) log: Option<LogHandle>,
     pub(super) accounts: Option<AccountsHandle>,
+    pub(super) cluster: Option<ClusterHandle>,
     pub(super) parking: Parking,
     pub(super) events: Rc<Events>,
     /// How long a drain spreads its closes.
@@ -324,6 +327,10 @@ impl Turns {
                     self.shard.metrics().wakeups_total.increment();
                 }
             }
+        }
+        if let Some(cluster) = self.cluster.as_ref().filter(|_| self.shard.outbox_depth() > 0) {
+            let from = self.id;
+            self.shard.post_abroad(|to, mail| cluster.post(from, to, mail));
         }
         let mut left = self.shard.outbox_depth() > 0;
         if let Some(log) = &self.log {

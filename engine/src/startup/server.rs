@@ -16,6 +16,7 @@ use super::machine::{check_io_uring, choose_cores, raise_file_limit};
 use super::stored;
 use crate::accounts::{Accounts, Role};
 use crate::clock::{Clock, unix_ms};
+use crate::cluster::{Cluster, FromCluster, ShardWays};
 use crate::config::Config;
 use crate::exposition;
 use crate::host::Host;
@@ -27,8 +28,8 @@ use crate::runtime::{
     MetricsListener, PortReservation, Render, ShardPlan, ShardThread, reserve_port, start_shard,
 };
 use crate::settings::Settings;
-use crate::shard::{Envelope, Stored};
-use crate::shared::Shared;
+use crate::shard::{ClusterNews, Envelope, Stored};
+use crate::shared::{Owners, Shared};
 
 /// A running server.
 #[derive(Debug)]
@@ -45,6 +46,7 @@ pub struct Server {
     threads: Vec<ShardThread>,
     mailboxes: Vec<Mailbox>,
     log: Option<Log>,
+    cluster: Option<Cluster>,
     accounts: Option<Accounts>,
     metrics: Option<MetricsListener>,
     host: Host,
@@ -89,7 +91,9 @@ impl Server {
         let retentions = Arc::new(Retentions::default());
         let mut shared = Shared::new(shards, random_seed()).with_deletions(directory.deletions);
         let (mut log, mut stored) = (None, Stored::default());
-        if settings.has_log {
+        if config.cluster.is_some() {
+            shared.owners = Some(Owners::default());
+        } else if settings.has_log {
             let (opened, contents) = open_log(config, host, &mailboxes, Arc::clone(&retentions))?;
             let status = Arc::clone(&opened.status);
             shared = shared.with_log(status, contents.incarnation, contents.next_log);
@@ -104,6 +108,10 @@ impl Server {
         stored.apps = directory.apps.values().cloned().collect();
         stored.metas = std::mem::take(&mut directory.channels);
         let shared = Arc::new(shared);
+        let cluster = config.cluster.clone().map(|plan| {
+            Cluster::start(plan, Arc::clone(&shared), ways(&mailboxes), crate::clock::unix_ms)
+        });
+        let cluster = cluster.transpose()?;
         let accounts = Accounts::start(
             directory,
             config.plans.clone(),
@@ -120,6 +128,7 @@ impl Server {
             threads: Vec::new(),
             mailboxes,
             log,
+            cluster,
             accounts: Some(accounts),
             metrics: None,
             host,
@@ -163,6 +172,9 @@ impl Server {
         if let Some(log) = self.log {
             log.close();
         }
+        if let Some(cluster) = self.cluster {
+            cluster.close();
+        }
         if let Some(accounts) = self.accounts {
             accounts.close();
         }
@@ -196,7 +208,11 @@ impl Server {
                 shared: Arc::clone(&self.shared),
                 inbox,
                 mailboxes: self.mailboxes.clone(),
-                log: self.log.as_ref().map(Log::handle),
+                log: match &self.cluster {
+                    Some(cluster) => Some(cluster.log()),
+                    None => self.log.as_ref().map(Log::handle),
+                },
+                cluster: self.cluster.as_ref().map(Cluster::handle),
                 accounts: self.accounts.as_ref().map(Accounts::handle),
                 stored,
                 seed: random_seed(),
@@ -229,6 +245,30 @@ impl Server {
     }
 }
 
+/// The ways from the cluster to the shards.
+fn ways(mailboxes: &[Mailbox]) -> Vec<ShardWays> {
+    let of = |mailbox: &Mailbox| {
+        let (log, mailbox) = (mailbox.port(Envelope::Log), mailbox.clone());
+        let inlet = Box::new(move |news| {
+            let envelope = match news {
+                FromCluster::Mail(from, mail) => Envelope::Abroad(from, mail),
+                FromCluster::SlotMoved(slot) => Envelope::Cluster(ClusterNews::SlotMoved(slot)),
+                FromCluster::NodeGone(node) => Envelope::Cluster(ClusterNews::NodeGone(node)),
+            };
+            let posted = mailbox.post(envelope);
+            mailbox.wake();
+            posted.map_err(|envelope| match envelope {
+                Envelope::Abroad(from, mail) => FromCluster::Mail(from, mail),
+                Envelope::Cluster(ClusterNews::SlotMoved(slot)) => FromCluster::SlotMoved(slot),
+                Envelope::Cluster(ClusterNews::NodeGone(node)) => FromCluster::NodeGone(node),
+                other => unreachable!("{other:?} was not posted"),
+            })
+        });
+        ShardWays { log, inlet }
+    };
+    mailboxes.iter().map(of).collect()
+}
+
 /// Listens before anything runs, so that an address that is taken stops the start.
 fn listen_for_metrics(address: SocketAddr) -> Result<TcpListener, StartupError> {
     TcpListener::bind(address).map_err(|source| StartupError::MetricsListen { address, source })
@@ -240,7 +280,7 @@ fn settings(config: &Config) -> Settings {
         origins: config.origins.clone(),
         limits: config.limits,
         timeouts: config.timeouts,
-        has_log: config.durability != Durability::Memory,
+        has_log: config.cluster.is_some() || config.durability != Durability::Memory,
         history: config.history,
         presence: config.presence,
         proxies: config.proxies.clone(),

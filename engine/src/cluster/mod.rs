@@ -1,0 +1,159 @@
+//! Several nodes as one server, over NATS: who is there, who owns which slot of channels, and mail between
+//! shards of different nodes.
+//!
+//! A thread of its own, with tokio, since the NATS client wants it. Shards hand it mail and calls to the log
+//! through bounded queues and are answered through their mailboxes, as by each other.
+//!
+//! * Nodes tell that they are there by beats over NATS. Who was not heard for some seconds is gone.
+//! * Which node owns a slot stands in a key-value bucket, which is changed by compare-and-set. Who owns a slot
+//!   of a node that is gone follows from the names of those that are there. Two nodes that believe that they
+//!   own a slot do no harm: the streams themselves let only one append.
+//! * Mail goes over a [`Link`](crate::link::Link) to each node, in order and whole while it is up.
+
+mod node;
+mod owners;
+
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
+use tokio::sync::oneshot;
+
+use crate::ids::ShardId;
+use crate::log::jetstream::StreamsPlan;
+use crate::log::{LogCall, LogHandle};
+use crate::mail::Mail;
+use crate::port::Port;
+use crate::shared::Shared;
+use node::Node;
+
+/// Mail to other nodes, and calls to the log, that wait for the cluster's thread.
+const WAITING_MAX: usize = 16 * 1024;
+
+/// What a cluster is told.
+#[derive(Clone, Debug)]
+pub struct ClusterPlan {
+    /// Where NATS is: addresses, separated by commas.
+    pub nats: String,
+    /// The name of this node: letters, digits, `-` and `_`.
+    pub node: String,
+    /// What all names in NATS begin with, so that several clusters can share it.
+    pub prefix: String,
+    /// How many NATS servers have each stream.
+    pub replicas: usize,
+    /// For how long messages are kept, in seconds; 0 for ever.
+    pub max_age_s: u64,
+}
+
+/// What an envelope to a shard is made of here.
+#[derive(Debug)]
+pub enum FromCluster {
+    /// Mail of another node's shard.
+    Mail(ShardId, Mail),
+    /// A slot has another owner, or none.
+    SlotMoved(crate::ids::SlotId),
+    /// A node cannot be reached any more.
+    NodeGone(crate::ids::NodeSlot),
+}
+
+/// A way into a shard's mailbox that gives back what finds no room.
+pub type Inlet = Box<dyn Fn(FromCluster) -> Result<(), FromCluster> + Send>;
+
+/// The ways from the cluster to a shard.
+pub struct ShardWays {
+    /// For answers of the log.
+    pub log: Port<crate::log::LogAnswer>,
+    /// For everything else.
+    pub inlet: Inlet,
+}
+
+/// The cluster as the server holds it.
+#[derive(Debug)]
+pub struct Cluster {
+    calls: Sender<LogCall>,
+    mail: Sender<Posted>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: JoinHandle<()>,
+}
+
+/// A shard's way to other nodes.
+#[derive(Clone, Debug)]
+pub struct ClusterHandle(Sender<Posted>);
+
+/// Mail, and whose and for whom it is.
+#[derive(Debug)]
+struct Posted {
+    from: ShardId,
+    to: ShardId,
+    mail: Mail,
+}
+
+/// What the thread takes.
+struct Queues {
+    calls: Receiver<LogCall>,
+    mail: Receiver<Posted>,
+    stop: oneshot::Receiver<()>,
+}
+
+impl Cluster {
+    /// Starts the thread, before the shards. NATS is looked for until it is there.
+    ///
+    /// # Errors
+    /// The kernel gives no thread, or no descriptors.
+    pub fn start(
+        plan: ClusterPlan,
+        shared: std::sync::Arc<Shared>,
+        shards: Vec<ShardWays>,
+        now_ms: fn() -> u64,
+    ) -> std::io::Result<Self> {
+        let (calls, for_calls) = channel(WAITING_MAX);
+        let (mail, for_mail) = channel(WAITING_MAX);
+        let (stop, for_stop) = oneshot::channel();
+        let queues = Queues { calls: for_calls, mail: for_mail, stop: for_stop };
+        // Here, before shards part their file tables: they wake it through a descriptor of its own.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let thread = std::thread::Builder::new().name("cluster".into()).spawn(move || {
+            let node = Node::run(plan, shared, shards, now_ms, queues);
+            tokio::task::LocalSet::new().block_on(&runtime, node);
+        })?;
+        Ok(Self { calls, mail, stop: Some(stop), thread })
+    }
+
+    /// A way to the log.
+    pub fn log(&self) -> LogHandle {
+        LogHandle::of_streams(self.calls.clone())
+    }
+
+    /// A way to other nodes.
+    pub fn handle(&self) -> ClusterHandle {
+        ClusterHandle(self.mail.clone())
+    }
+
+    /// Leaves the cluster: slots are handed over.
+    pub fn close(mut self) {
+        if let Some(stop) = self.stop.take() {
+            let _ = stop.send(());
+        }
+        drop((self.calls, self.mail));
+        // A panic was told when it happened.
+        let _ = self.thread.join();
+    }
+}
+
+impl ClusterHandle {
+    /// Hands mail for a shard of another node over, or gives it back if there is no room.
+    ///
+    /// # Errors
+    /// The mail.
+    pub fn post(&self, from: ShardId, to: ShardId, mail: Mail) -> Result<(), Mail> {
+        match self.0.try_send(Posted { from, to, mail }) {
+            Err(TrySendError::Full(posted)) => Err(posted.mail),
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for ShardWays {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ShardWays")
+    }
+}

@@ -1,0 +1,673 @@
+//! A node among others: what the cluster's thread does.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::kv::{self, Operation, Store};
+use async_nats::{Client, ConnectOptions, Message, Subscriber};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::{Stream, StreamExt as _};
+use serde::{Deserialize, Serialize};
+use tokio::time::{Instant, interval, sleep};
+
+use super::{ClusterPlan, FromCluster, Posted, Queues, ShardWays, owners};
+use crate::ids::{NodeSlot, ShardId, SlotId};
+use crate::link::{Link, LinkEvent};
+use crate::log::jetstream::{Streams, StreamsPlan};
+use crate::mail::wire;
+use crate::shared::Shared;
+
+/// How often a node tells that it is there, and after what silence it is gone.
+const BEAT: Duration = Duration::from_millis(500);
+const SILENCE: Duration = Duration::from_secs(3);
+
+/// How often what is due by time is done.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How long a node listens to who is there before it takes slots, and before slots move to one that came.
+const SETTLE: Duration = Duration::from_secs(2);
+
+/// Slots that move to a better owner with a beat: each is without an owner for a moment.
+const MOVES_MAX: usize = 8;
+
+/// Between two attempts at something that failed.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Mail that is taken from shards before links are flushed.
+const MAIL_AT_A_TIME: usize = 1024;
+
+/// Slots and owners, as they stand in the bucket.
+type Claims = Vec<Option<Claim>>;
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Claim {
+    /// The name of the owner; empty where it was given up.
+    owner: String,
+    revision: u64,
+}
+
+/// What a node tells of itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Beat {
+    name: String,
+    /// When it started: another one of that name is another node.
+    incarnation: u64,
+    shards: u16,
+    /// It goes away and takes no slots.
+    is_leaving: bool,
+}
+
+/// Another node.
+struct Peer {
+    slot: NodeSlot,
+    incarnation: u64,
+    shards: u16,
+    is_leaving: bool,
+    heard: Instant,
+    is_there: bool,
+    link: Link,
+    subject: String,
+    /// Messages that came and wait for room in mailboxes.
+    came: VecDeque<Bytes>,
+}
+
+pub(super) struct Node {
+    plan: ClusterPlan,
+    shared: Arc<Shared>,
+    shards: Vec<ShardWays>,
+    client: Client,
+    store: Store,
+    streams: Streams,
+    incarnation: u64,
+    began: Instant,
+    peers: BTreeMap<String, Peer>,
+    claims: Claims,
+    /// Since when it is clear who is there.
+    settled: Instant,
+    /// When its own beat came back last.
+    own_heard: Instant,
+    is_cut_off: bool,
+    is_leaving: bool,
+    next_beat: Instant,
+    /// Slots whose streams were lost to another, and when to try again.
+    lost: Rc<RefCell<Vec<SlotId>>>,
+    again: Vec<(Instant, SlotId)>,
+    /// News that found no room, by shard.
+    unposted: Vec<VecDeque<FromCluster>>,
+    /// Shards that have sent mail to nodes that cannot be reached.
+    undelivered: BTreeSet<(usize, NodeSlot)>,
+}
+
+/// What the thread does next.
+enum Event {
+    Mail(Option<Posted>),
+    Call(Option<crate::log::LogCall>),
+    Beat(Option<Message>),
+    Frame(Option<Message>),
+    Claimed(Option<Result<kv::Entry, kv::WatcherError>>),
+    Tick,
+    Stop,
+}
+
+impl Node {
+    /// Joins the cluster and goes on until it is told to stop.
+    pub(super) async fn run(
+        plan: ClusterPlan,
+        shared: Arc<Shared>,
+        shards: Vec<ShardWays>,
+        now_ms: fn() -> u64,
+        mut queues: Queues,
+    ) {
+        let (mut node, mut beats, mut frames) = tokio::select! {
+            node = Self::join(plan, shared, shards, now_ms) => node,
+            _ = &mut queues.stop => return,
+        };
+        let mut watch = Box::pin(watch(node.store.clone()));
+        let mut ticks = interval(TICK);
+        let mut is_stopping = false;
+        loop {
+            let event = tokio::select! {
+                biased;
+                _ = &mut queues.stop, if !is_stopping => Event::Stop,
+                message = beats.next() => Event::Beat(message),
+                message = frames.next() => Event::Frame(message),
+                entry = watch.next() => Event::Claimed(entry),
+                call = queues.calls.recv() => Event::Call(call),
+                posted = queues.mail.recv() => Event::Mail(posted),
+                _ = ticks.tick() => Event::Tick,
+            };
+            match event {
+                Event::Mail(None) | Event::Call(None) | Event::Beat(None) | Event::Frame(None) => {
+                    return;
+                }
+                Event::Mail(Some(posted)) => {
+                    node.post(posted);
+                    for _ in 1..MAIL_AT_A_TIME {
+                        let Ok(posted) = queues.mail.try_recv() else { break };
+                        node.post(posted);
+                    }
+                }
+                Event::Call(Some(call)) => node.streams.call(call),
+                Event::Beat(Some(message)) => node.beat(&message),
+                Event::Frame(Some(message)) => node.frame(&message),
+                Event::Claimed(Some(Ok(entry))) => node.claimed(&entry),
+                Event::Claimed(Some(Err(error))) => {
+                    tracing::debug!(%error, "the owners of slots cannot be watched for the moment");
+                }
+                Event::Claimed(None) => {
+                    sleep(PAUSE).await;
+                    watch = Box::pin(self::watch(node.store.clone()));
+                }
+                Event::Tick => {
+                    node.tick().await;
+                    if is_stopping && node.has_left() {
+                        let _ = node.client.flush().await;
+                        return;
+                    }
+                }
+                Event::Stop => {
+                    is_stopping = true;
+                    node.leave().await;
+                }
+            }
+            node.hand_over();
+            node.send_frames().await;
+        }
+    }
+
+    async fn join(
+        plan: ClusterPlan,
+        shared: Arc<Shared>,
+        shards: Vec<ShardWays>,
+        now_ms: fn() -> u64,
+    ) -> (Self, Subscriber, Subscriber) {
+        let client = connect(&plan).await;
+        let store = bucket(&client, &plan).await;
+        let lost: Rc<RefCell<Vec<SlotId>>> = Rc::default();
+        let of_streams = StreamsPlan {
+            prefix: plan.prefix.clone(),
+            replicas: plan.replicas,
+            max_age_s: plan.max_age_s,
+            bytes_max: -1,
+            node: plan.node.clone(),
+        };
+        let ports: Vec<_> = shards.iter().map(|ways| ways.log.clone()).collect();
+        let (streams, beats, frames) = loop {
+            let for_lost = Rc::clone(&lost);
+            let ended = move |slot| for_lost.borrow_mut().push(slot);
+            let streams =
+                Streams::new(client.clone(), of_streams.clone(), ports.clone(), now_ms, ended)
+                    .await;
+            let beats = client.subscribe(format!("{}.beat", plan.prefix)).await;
+            let frames = client.subscribe(node_subject(&plan.prefix, &plan.node)).await;
+            match (streams, beats, frames) {
+                (Ok(streams), Ok(beats), Ok(frames)) => break (streams, beats, frames),
+                _ => sleep(PAUSE).await,
+            }
+        };
+        let now = Instant::now();
+        let unposted = shards.iter().map(|_| VecDeque::new()).collect();
+        tracing::info!(node = plan.node, prefix = plan.prefix, "this node is part of the cluster");
+        let node = Self {
+            plan,
+            shared,
+            shards,
+            client,
+            store,
+            streams,
+            incarnation: now_ms(),
+            began: now,
+            peers: BTreeMap::new(),
+            claims: SlotId::all().map(|_| None).collect(),
+            settled: now,
+            own_heard: now,
+            is_cut_off: false,
+            is_leaving: false,
+            next_beat: now,
+            lost,
+            again: Vec::new(),
+            unposted,
+            undelivered: BTreeSet::new(),
+        };
+        (node, beats, frames)
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.began.elapsed().as_millis() as u64
+    }
+
+    /// Mail of a shard of this node for one of another.
+    fn post(&mut self, posted: Posted) {
+        let Posted { from, to, mail } = posted;
+        let now_ms = self.now_ms();
+        let peer = self.peers.values_mut().find(|peer| peer.slot == to.node());
+        let is_sent = peer.filter(|peer| peer.link.is_up()).is_some_and(|peer| {
+            let bytes = wire::encode(peer.slot, from, to, mail);
+            bytes.is_some_and(|bytes| {
+                peer.link.send(&bytes.into(), now_ms);
+                true
+            })
+        });
+        if !is_sent {
+            self.undelivered.insert((from.index(), to.node()));
+        }
+    }
+
+    /// A node tells that it is there.
+    fn beat(&mut self, message: &Message) {
+        let Ok(beat) = postcard::from_bytes::<Beat>(&message.payload) else { return };
+        let now = Instant::now();
+        if beat.name == self.plan.node {
+            if beat.incarnation == self.incarnation {
+                self.own_heard = now;
+            } else if beat.incarnation > self.incarnation {
+                tracing::error!(
+                    node = beat.name,
+                    "another node has this name: give each its own with cluster.node"
+                );
+            }
+            return;
+        }
+        let now_ms = self.now_ms();
+        let session = (self.incarnation << 16).max(1);
+        let next_slot = self.peers.len() + 1;
+        let is_known = self.peers.contains_key(&beat.name);
+        if !is_known && next_slot >= NodeSlot::COUNT_MAX - 1 {
+            return tracing::error!(
+                node = beat.name,
+                "the cluster has more nodes than are possible"
+            );
+        }
+        let peer = self.peers.entry(beat.name.clone()).or_insert_with(|| Peer {
+            slot: NodeSlot(next_slot as u8),
+            incarnation: beat.incarnation,
+            shards: 0,
+            is_leaving: false,
+            heard: now,
+            is_there: false,
+            link: Link::new(session, now_ms),
+            subject: node_subject(&self.plan.prefix, &beat.name),
+            came: VecDeque::new(),
+        });
+        if beat.incarnation < peer.incarnation {
+            return;
+        }
+        let has_changed = !peer.is_there
+            || peer.incarnation != beat.incarnation
+            || peer.shards != beat.shards
+            || peer.is_leaving != beat.is_leaving;
+        peer.heard = now;
+        if has_changed {
+            let (node, shards) = (&beat.name, beat.shards);
+            tracing::info!(node, shards, is_leaving = beat.is_leaving, "a node is there");
+            (peer.incarnation, peer.shards) = (beat.incarnation, beat.shards);
+            (peer.is_leaving, peer.is_there) = (beat.is_leaving, true);
+            self.settled = now;
+            self.point_all();
+        }
+    }
+
+    /// A frame of a link: the name of its sender, and the frame.
+    fn frame(&mut self, message: &Message) {
+        let mut bytes = message.payload.clone();
+        let Some(&length) = bytes.first() else { return };
+        if bytes.len() < 1 + usize::from(length) {
+            return;
+        }
+        let name = bytes.split_to(1 + usize::from(length));
+        let name = name.get(1..).and_then(|name| str::from_utf8(name).ok());
+        let now_ms = self.now_ms();
+        let Some(peer) = name.and_then(|name| self.peers.get_mut(name)) else { return };
+        peer.link.receive(&bytes, now_ms);
+    }
+
+    /// What links have brought goes to the shards, as far as they have room.
+    fn hand_over(&mut self) {
+        let mut gone = Vec::new();
+        for (name, peer) in &mut self.peers {
+            while let Some(event) = peer.link.next_event() {
+                match event {
+                    LinkEvent::Up => tracing::info!(node = name, "the link to a node is up"),
+                    LinkEvent::Message(message) => peer.came.push_back(message),
+                    LinkEvent::Down => {
+                        tracing::warn!(node = name, "the link to a node is down");
+                        peer.came.clear();
+                        gone.push(peer.slot);
+                    }
+                }
+            }
+        }
+        for node in gone {
+            self.tell_all(|| FromCluster::NodeGone(node));
+        }
+        for (shard, node) in std::mem::take(&mut self.undelivered) {
+            self.tell(shard, FromCluster::NodeGone(node));
+        }
+        for shard in 0..self.shards.len() {
+            self.tell_on(shard);
+        }
+        let shards = &self.shards;
+        let unposted = &mut self.unposted;
+        for peer in self.peers.values_mut() {
+            let mut taken = 0;
+            while let Some(message) = peer.came.front() {
+                let decoded = wire::decode(peer.slot, shards.len(), message);
+                let Some((from, to, mail)) = decoded else {
+                    tracing::error!(
+                        "mail of another node cannot be read: is it of another version?"
+                    );
+                    peer.came.pop_front();
+                    taken += 1;
+                    continue;
+                };
+                let at = to.index();
+                let (Some(ways), Some(before)) = (shards.get(at), unposted.get_mut(at)) else {
+                    break;
+                };
+                // Behind what was to be told before.
+                if !before.is_empty() || (ways.inlet)(FromCluster::Mail(from, mail)).is_err() {
+                    break;
+                }
+                peer.came.pop_front();
+                taken += 1;
+            }
+            if taken > 0 {
+                peer.link.taken(taken);
+            }
+        }
+    }
+
+    fn tell_all(&mut self, news: impl Fn() -> FromCluster) {
+        for shard in 0..self.shards.len() {
+            self.tell(shard, news());
+        }
+    }
+
+    fn tell(&mut self, shard: usize, news: FromCluster) {
+        if let Some(unposted) = self.unposted.get_mut(shard) {
+            unposted.push_back(news);
+        }
+        self.tell_on(shard);
+    }
+
+    /// Tells a shard what found no room before.
+    fn tell_on(&mut self, shard: usize) {
+        let (Some(ways), Some(unposted)) = (self.shards.get(shard), self.unposted.get_mut(shard))
+        else {
+            return;
+        };
+        while let Some(news) = unposted.pop_front() {
+            if let Err(news) = (ways.inlet)(news) {
+                return unposted.push_front(news);
+            }
+        }
+    }
+
+    async fn send_frames(&mut self) {
+        let now_ms = self.now_ms();
+        let name = self.plan.node.as_bytes();
+        for peer in self.peers.values_mut().filter(|peer| peer.is_there) {
+            peer.link.flush(now_ms);
+            while let Some(frame) = peer.link.next_frame() {
+                let mut bytes = BytesMut::with_capacity(1 + name.len() + frame.len());
+                bytes.put_u8(name.len() as u8);
+                bytes.put_slice(name);
+                bytes.put_slice(&frame);
+                // What is lost is sent again.
+                let _ = self.client.publish(peer.subject.clone(), bytes.freeze()).await;
+            }
+        }
+    }
+
+    /// What the bucket says of a slot.
+    fn claimed(&mut self, entry: &kv::Entry) {
+        let Some(slot) = entry.key.parse().ok().filter(|slot| *slot < SlotId::COUNT).map(SlotId)
+        else {
+            return;
+        };
+        let owner = match entry.operation {
+            Operation::Put => String::from_utf8_lossy(&entry.value).into_owned(),
+            Operation::Delete | Operation::Purge => String::new(),
+        };
+        let Some(claim) = self.claims.get_mut(slot.index()) else { return };
+        if claim.as_ref().is_some_and(|claim| claim.revision >= entry.revision) {
+            return;
+        }
+        *claim = Some(Claim { owner, revision: entry.revision });
+        self.point(slot);
+    }
+
+    fn point_all(&mut self) {
+        SlotId::all().for_each(|slot| self.point(slot));
+    }
+
+    /// Has mail for a slot go to its owner, and its stream be this node's or not.
+    fn point(&mut self, slot: SlotId) {
+        let claim = self.claims.get(slot.index()).and_then(Option::as_ref);
+        let owner = claim.map_or("", |claim| &*claim.owner);
+        let is_own = owner == self.plan.node && !self.is_cut_off;
+        let shard = match self.peers.get(owner) {
+            _ if is_own => ShardId::of(NodeSlot::OWN, self.streams.shard(slot) as u16),
+            Some(peer) if peer.is_there && peer.shards > 0 => {
+                ShardId::of(peer.slot, slot.index() as u16 % peer.shards)
+            }
+            _ => ShardId::NOBODY,
+        };
+        match is_own {
+            true => self.streams.take_over(slot),
+            false => self.streams.release(slot),
+        }
+        let Some(known) = &self.shared.owners else { return };
+        if known.of(slot) != shard {
+            known.set(slot, shard);
+            self.tell_all(|| FromCluster::SlotMoved(slot));
+        }
+    }
+
+    async fn tick(&mut self) {
+        let (now, now_ms) = (Instant::now(), self.now_ms());
+        for peer in self.peers.values_mut() {
+            peer.link.tick(now_ms);
+        }
+        for slot in self.lost.take() {
+            // Not at once: the other may be the one who is to have it.
+            let pause = PAUSE + Duration::from_millis(fastrand::u64(..1_000));
+            self.again.push((now + pause, slot));
+        }
+        let (due, later) =
+            std::mem::take(&mut self.again).into_iter().partition(|(at, _)| *at <= now);
+        self.again = later;
+        let due: Vec<(Instant, SlotId)> = due;
+        for (_, slot) in due {
+            self.point(slot);
+        }
+        if now < self.next_beat {
+            return;
+        }
+        self.next_beat = now + BEAT;
+        self.tell_others().await;
+        self.look_for_the_silent(now);
+        if !self.is_cut_off && now.duration_since(self.began) > SETTLE {
+            self.share_slots(now).await;
+        }
+    }
+
+    async fn tell_others(&self) {
+        let beat = Beat {
+            name: self.plan.node.clone(),
+            incarnation: self.incarnation,
+            shards: self.shards.len() as u16,
+            is_leaving: self.is_leaving,
+        };
+        let beat = postcard::to_allocvec(&beat).unwrap_or_default();
+        let _ = self.client.publish(format!("{}.beat", self.plan.prefix), beat.into()).await;
+    }
+
+    fn look_for_the_silent(&mut self, now: Instant) {
+        let mut has_changed = false;
+        for (name, peer) in &mut self.peers {
+            if peer.is_there && now.duration_since(peer.heard) > SILENCE {
+                tracing::warn!(node = name, "a node is not heard any more");
+                peer.is_there = false;
+                has_changed = true;
+            }
+        }
+        let is_cut_off = now.duration_since(self.own_heard) > SILENCE;
+        if is_cut_off != self.is_cut_off {
+            self.is_cut_off = is_cut_off;
+            has_changed = true;
+            match is_cut_off {
+                true => tracing::error!(
+                    "NATS cannot be reached: this node owns nothing until it is back"
+                ),
+                false => tracing::info!("NATS is back"),
+            }
+        }
+        if has_changed {
+            self.settled = now;
+            self.point_all();
+        }
+    }
+
+    /// Takes slots that nobody has, and gives slots to those who are to have them.
+    async fn share_slots(&mut self, now: Instant) {
+        let is_calm = now.duration_since(self.settled) > SETTLE;
+        let mut moves = MOVES_MAX;
+        for slot in SlotId::all() {
+            let there = self.peers.iter().filter(|(_, peer)| peer.is_there && !peer.is_leaving);
+            let others = there.map(|(name, _)| name.as_str());
+            let own = (!self.is_leaving).then_some(self.plan.node.as_str());
+            let Some(wanted) = owners::owner(slot, others.chain(own)) else { continue };
+            let claim = self.claims.get(slot.index()).cloned().flatten();
+            let owner = claim.as_ref().map_or("", |claim| &*claim.owner);
+            let is_owned =
+                owner == self.plan.node || self.peers.get(owner).is_some_and(|peer| peer.is_there);
+            let is_to_take = !is_owned && wanted == self.plan.node;
+            let is_to_give = owner == self.plan.node
+                && wanted != self.plan.node
+                && (is_calm || self.is_leaving)
+                && moves > 0;
+            if !is_to_take && !is_to_give {
+                continue;
+            }
+            if is_to_give && !self.is_leaving {
+                moves -= 1;
+            }
+            let wanted = wanted.to_owned();
+            self.claim(slot, claim, wanted).await;
+        }
+    }
+
+    /// Writes who owns a slot, unless somebody else has written since.
+    async fn claim(&mut self, slot: SlotId, before: Option<Claim>, owner: String) {
+        let (key, value) = (slot.to_string(), Bytes::from(owner.clone()));
+        let written = match before {
+            Some(Claim { revision, .. }) => self.store.update(&key, value, revision).await.ok(),
+            None => self.store.create(&key, value).await.ok(),
+        };
+        // Where it failed, the watch tells why.
+        let Some(revision) = written else { return };
+        if let Some(claim) = self.claims.get_mut(slot.index())
+            && claim.as_ref().is_none_or(|claim| claim.revision < revision)
+        {
+            *claim = Some(Claim { owner, revision });
+            self.point(slot);
+        }
+    }
+
+    /// Gives all slots to others, who take them at once.
+    async fn leave(&mut self) {
+        self.is_leaving = true;
+        self.tell_others().await;
+        self.share_slots(Instant::now()).await;
+    }
+
+    /// Whether nothing is left to give, or nobody to give it to.
+    fn has_left(&self) -> bool {
+        let is_own = |claim: &&Option<Claim>| {
+            claim.as_ref().is_some_and(|claim| claim.owner == self.plan.node)
+        };
+        let is_alone = !self.peers.values().any(|peer| peer.is_there && !peer.is_leaving);
+        is_alone || self.is_cut_off || !self.claims.iter().any(|claim| is_own(&claim))
+    }
+}
+
+/// Where frames for a node go.
+fn node_subject(prefix: &str, node: &str) -> String {
+    format!("{prefix}.node.{node}")
+}
+
+async fn connect(plan: &ClusterPlan) -> Client {
+    let servers: Vec<&str> = plan.nats.split(',').map(str::trim).collect();
+    let mut told = 0u32;
+    loop {
+        let options = ConnectOptions::new()
+            .name(format!("pushflo {}", plan.node))
+            .max_reconnects(None)
+            .reconnect_delay_callback(|attempts| {
+                Duration::from_millis(100 * (attempts as u64).clamp(1, 20))
+            })
+            .subscription_capacity(64 * 1024);
+        match options.connect(&servers[..]).await {
+            Ok(client) => return client,
+            Err(error) => {
+                // Once in ten seconds is enough.
+                if told.is_multiple_of(20) {
+                    tracing::error!(
+                        nats = plan.nats,
+                        %error,
+                        "NATS cannot be reached; it is tried until it is there"
+                    );
+                }
+                told = told.wrapping_add(1);
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// The bucket of the owners of slots, which is made if it is not there.
+async fn bucket(client: &Client, plan: &ClusterPlan) -> Store {
+    let jetstream = async_nats::jetstream::new(client.clone());
+    let name = format!("{}-slots", plan.prefix);
+    let mut told = 0u32;
+    loop {
+        let store = match jetstream.get_key_value(&name).await {
+            Ok(store) => Ok(store),
+            Err(_) => {
+                let config = kv::Config {
+                    bucket: name.clone(),
+                    history: 1,
+                    num_replicas: plan.replicas,
+                    ..kv::Config::default()
+                };
+                jetstream.create_key_value(config).await
+            }
+        };
+        match store {
+            Ok(store) => return store,
+            Err(error) => {
+                if told.is_multiple_of(20) {
+                    tracing::error!(
+                        bucket = name,
+                        %error,
+                        "JetStream has no bucket for the owners of slots and makes none: does it run, \
+                         with as many servers as cluster.replicas?"
+                    );
+                }
+                told = told.wrapping_add(1);
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// What is written to the bucket, from what stands there on.
+fn watch(store: Store) -> impl Stream<Item = Result<kv::Entry, kv::WatcherError>> {
+    futures_util::stream::once(async move { store.watch_with_history(">").await.ok() })
+        .filter_map(|watch| async move { watch })
+        .flatten()
+}
