@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod client;
+pub mod cluster;
 pub mod disk;
 pub mod http;
 pub mod load;

@@ -23,19 +23,30 @@ const SUBSCRIBERS: usize = 4;
 /// How long nothing may come before a subscriber takes what it has for all there is.
 const QUIET: Duration = Duration::from_millis(700);
 
+/// How long a publisher waits for an answer.
+const ANSWER_MAX: Duration = Duration::from_secs(20);
+
 /// Publishers and subscribers at work.
 pub struct Load {
     world: Arc<World>,
-    publishers: Vec<JoinHandle<(Vec<Acknowledged>, Vec<String>)>>,
+    publishers: Vec<JoinHandle<Published>>,
     subscribers: Vec<(&'static str, JoinHandle<Vec<View>>)>,
 }
 
 /// What the threads share.
 struct World {
-    /// Where the server listens at the moment.
-    port: AtomicU16,
+    /// Where the servers listen at the moment.
+    ports: Box<[AtomicU16]>,
     /// No more publishes.
     done: AtomicBool,
+}
+
+/// What a publisher was told.
+#[derive(Default)]
+struct Published {
+    acknowledged: Vec<Acknowledged>,
+    refused: Vec<String>,
+    unknown: Vec<String>,
 }
 
 /// A message as its publisher was told of it.
@@ -67,21 +78,28 @@ pub struct Told {
     pub acknowledged: Vec<Acknowledged>,
     /// Contents that were refused.
     pub refused: Vec<String>,
+    /// Contents of which nobody could say whether they were published.
+    pub unknown: Vec<String>,
     /// Each subscriber's channel, and what it saw.
     pub views: Vec<(&'static str, Vec<View>)>,
 }
 
 impl Load {
     pub fn start(address: SocketAddr) -> Self {
-        let (port, done) = (AtomicU16::new(address.port()), AtomicBool::new(false));
-        let world = Arc::new(World { port, done });
+        Self::start_on(&[address])
+    }
+
+    /// On several servers; whoever cannot reach one tries the next.
+    pub fn start_on(addresses: &[SocketAddr]) -> Self {
+        let ports = addresses.iter().map(|address| AtomicU16::new(address.port())).collect();
+        let world = Arc::new(World { ports, done: AtomicBool::new(false) });
         let publisher = |index| {
             let world = Arc::clone(&world);
             thread::spawn(move || publish(&world, index))
         };
         let subscriber = |index: usize| {
             let (world, channel) = (Arc::clone(&world), CHANNELS[index % CHANNELS.len()]);
-            (channel, thread::spawn(move || follow(&world, channel)))
+            (channel, thread::spawn(move || follow(&world, index, channel)))
         };
         let publishers = (0..PUBLISHERS).map(publisher).collect();
         let subscribers = (0..SUBSCRIBERS).map(subscriber).collect();
@@ -90,28 +108,33 @@ impl Load {
 
     /// Tells everybody where the server is now.
     pub fn moved(&self, address: SocketAddr) {
-        self.world.port.store(address.port(), Ordering::Relaxed);
+        self.world.ports[0].store(address.port(), Ordering::Relaxed);
     }
 
     /// Ends publishing and waits until all have seen what there is.
     pub fn stop(self) -> Told {
         self.world.done.store(true, Ordering::Relaxed);
-        let (mut acknowledged, mut refused) = (Vec::new(), Vec::new());
+        let mut published = Published::default();
         for publisher in self.publishers {
-            let (a, r) = publisher.join().unwrap();
-            acknowledged.extend(a);
-            refused.extend(r);
+            let of_one = publisher.join().unwrap();
+            published.acknowledged.extend(of_one.acknowledged);
+            published.refused.extend(of_one.refused);
+            published.unknown.extend(of_one.unknown);
         }
+        let Published { acknowledged, refused, unknown } = published;
         let join = |(channel, thread): (&'static str, JoinHandle<_>)| (channel, thread.join());
         let views = self.subscribers.into_iter().map(join);
         let views = views.map(|(channel, views)| (channel, views.unwrap())).collect();
-        Told { acknowledged, refused, views }
+        Told { acknowledged, refused, unknown, views }
     }
 }
 
 impl World {
-    fn connect(&self) -> Option<(SocketAddr, TcpStream)> {
-        let address = SocketAddr::from(([127, 0, 0, 1], self.port.load(Ordering::Relaxed)));
+    /// Connects to one after the other with each `attempt`.
+    fn connect(&self, attempt: &mut usize) -> Option<(SocketAddr, TcpStream)> {
+        let port = self.ports[*attempt % self.ports.len()].load(Ordering::Relaxed);
+        *attempt += 1;
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         match TcpStream::connect(address) {
             Ok(stream) => Some((address, stream)),
             Err(_) => {
@@ -127,10 +150,11 @@ impl World {
 }
 
 /// Publishes messages, each with a content of its own; after a crash it goes on with the next.
-fn publish(world: &World, index: usize) -> (Vec<Acknowledged>, Vec<String>) {
-    let (mut acknowledged, mut refused, mut number) = (Vec::new(), Vec::new(), 0usize);
+fn publish(world: &World, index: usize) -> Published {
+    let (mut published, mut number, mut attempt) = (Published::default(), 0usize, index);
     while !world.is_done() {
-        let Some((_, stream)) = world.connect() else { continue };
+        let Some((_, stream)) = world.connect(&mut attempt) else { continue };
+        stream.set_read_timeout(Some(ANSWER_MAX)).unwrap();
         let mut client = HttpClient::on(stream);
         'connection: while !world.is_done() {
             // A few at a time, so that groups hold several.
@@ -150,25 +174,31 @@ fn publish(world: &World, index: usize) -> (Vec<Acknowledged>, Vec<String>) {
             for (channel, content) in batch {
                 let Some(answer) = client.try_answer() else { break 'connection };
                 if answer.status == 503 {
-                    refused.push(content);
+                    let is_unknown = answer.json()["code"] == "UNKNOWN_OUTCOME";
+                    let list = match is_unknown {
+                        true => &mut published.unknown,
+                        false => &mut published.refused,
+                    };
+                    list.push(content);
+                    thread::sleep(Duration::from_millis(2));
                     continue;
                 }
                 assert_eq!(answer.status, 200, "{}", answer.text());
                 let told = answer.json()["data"].clone();
                 let (epoch, offset) = (text(&told["epoch"]), told["offset"].as_u64().unwrap());
-                acknowledged.push(Acknowledged { channel, epoch, offset, content });
+                published.acknowledged.push(Acknowledged { channel, epoch, offset, content });
             }
         }
     }
-    (acknowledged, refused)
+    published
 }
 
 /// Follows one channel over everything that happens.
-fn follow(world: &World, channel: &'static str) -> Vec<View> {
-    let mut views: Vec<View> = Vec::new();
+fn follow(world: &World, index: usize, channel: &'static str) -> Vec<View> {
+    let (mut views, mut attempt): (Vec<View>, _) = (Vec::new(), index);
     let mut last_news = Instant::now();
     while !(world.is_done() && last_news.elapsed() > QUIET) {
-        let Some((address, stream)) = world.connect() else { continue };
+        let Some((address, stream)) = world.connect(&mut attempt) else { continue };
         stream.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
         let url = format!("ws://{address}/ws?token={PUBLISH_KEY}");
         let Ok((mut socket, _)) = tungstenite::client(url, Stream(stream)) else { continue };
@@ -195,6 +225,11 @@ fn follow(world: &World, channel: &'static str) -> Vec<View> {
                 Err(_) => break,
             };
             match event["type"].as_str().unwrap() {
+                // It is asked again, of another one where there are several.
+                "error" => {
+                    thread::sleep(Duration::from_millis(50));
+                    break;
+                }
                 "subscribed" => subscribed(&mut views, &event),
                 "message" => {
                     last_news = Instant::now();
@@ -259,6 +294,14 @@ impl Told {
             }
         }
         count
+    }
+
+    /// What was refused is nowhere.
+    pub fn check_refused(&self, histories: &BTreeMap<&str, History>) {
+        let kept = histories.values().flat_map(|history| &history.messages);
+        let kept: BTreeSet<&String> = kept.map(|(_, content)| content).collect();
+        let lies: Vec<_> = self.refused.iter().filter(|content| kept.contains(content)).collect();
+        assert!(lies.is_empty(), "refused, and published: {lies:?}");
     }
 
     /// Every subscriber's last view is all of history behind the place where it begins, and none

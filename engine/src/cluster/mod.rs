@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 use tokio::sync::oneshot;
 
 use crate::ids::ShardId;
-use crate::log::jetstream::StreamsPlan;
+
 use crate::log::{LogCall, LogHandle};
 use crate::mail::Mail;
 use crate::port::Port;

@@ -187,7 +187,7 @@ impl Home {
                     self.hide(cx, key);
                     self.channels.remove(key);
                 }
-                Some(stream) if stream.is_at_rest() => self.drop_opened(cx, key),
+                Some(stream) if stream.is_at_rest(cx.now.elapsed_ms) => self.drop_opened(cx, key),
                 Some(_) => {}
             }
         }

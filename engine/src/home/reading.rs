@@ -153,7 +153,8 @@ impl Home {
                 return cx.answer(request, Err(busy()));
             }
             let (shard, log) = (cx.shard, log.id);
-            let call = PageCall { shard, request, log, query, retention };
+            let until = home.map_or(Offset(0), |home| home.head.offset);
+            let call = PageCall { shard, request, log, query, until, retention };
             let call = LogCall::Page(Box::new(call));
             let queue = match call.is_scan() {
                 true => &mut self.reading.scans,

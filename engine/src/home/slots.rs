@@ -1,7 +1,7 @@
 //! Channels in the streams of a cluster. A shard owns slots of them for a time: it finds a channel in the
 //! stream when somebody asks for it first, and the stream gives the offsets.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 
 use pushflo_protocol::{ErrorCode, MessageId, Offset, Refusal, StreamPosition};
 use smallvec::SmallVec;
@@ -39,20 +39,22 @@ pub(super) struct InStream {
     keyed_ms: u64,
     /// Messages on their way.
     under_way: u32,
+    /// When it was asked for last, in milliseconds after the start.
+    used_ms: u64,
 }
 
 impl InStream {
-    /// Whether no message is on its way.
-    pub(super) fn is_at_rest(self) -> bool {
-        self.under_way == 0
+    /// Whether no message is on its way, and nobody has asked for it lately.
+    pub(super) fn is_at_rest(self, now_ms: u64) -> bool {
+        self.under_way == 0 && self.used_ms + IDLE_MS < now_ms
     }
 }
 
 /// The slots of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
-    /// Those that are its own for the moment.
-    own: BTreeSet<SlotId>,
+    /// Those that are its own for the moment, and the time that this is.
+    own: BTreeMap<SlotId, u64>,
     /// Mail for channels that are being looked for.
     opening: HashMap<ChannelKey, Vec<ToHome>>,
     opening_len: usize,
@@ -113,11 +115,15 @@ impl Home {
             _ => return Some(mail),
         };
         let slot = SlotId::of(channel);
-        if !self.slots.own.contains(&slot) {
+        if !self.slots.own.contains_key(&slot) {
             cx.refuse(&mail, &no_owner());
             return None;
         }
-        if self.by_name.contains_key(channel) {
+        if let Some(key) = self.by_name.get(channel) {
+            let log = self.channels.get_mut(*key).and_then(|home| home.log.as_mut());
+            if let Some(stream) = log.and_then(|log| log.stream.as_mut()) {
+                stream.used_ms = cx.now.elapsed_ms;
+            }
             return Some(mail);
         }
         if self.slots.opening_len >= OPENING_MAX {
@@ -142,7 +148,7 @@ impl Home {
         let Opened { channel, log, outcome } = opened;
         let waiting = self.slots.opening.remove(&channel).unwrap_or_default();
         self.slots.opening_len -= waiting.len();
-        let is_own = self.slots.own.contains(&SlotId::of(&channel));
+        let is_own = self.slots.own.contains_key(&SlotId::of(&channel));
         match outcome {
             Ok(_) if !is_own || waiting.is_empty() || self.by_name.contains_key(&channel) => {
                 self.slots.calls.push_back(LogCall::Forget(log));
@@ -152,9 +158,6 @@ impl Home {
                 self.insert_opened(cx, &channel, log, found);
                 for mail in waiting {
                     self.handle(cx, mail);
-                }
-                if let Some(key) = self.by_name.get(&channel).copied() {
-                    self.forget_if_untouched(cx, key);
                 }
             }
             Err(LogFailure(text)) => {
@@ -175,7 +178,14 @@ impl Home {
         let is_new = head == Offset(0);
         let created_ms = if life.created_ms == 0 { cx.now.unix_ms } else { life.created_ms };
         let life = Life { created_ms, ..life };
-        let stream = InStream { slot: SlotId::of(channel), life, number, keyed_ms, under_way: 0 };
+        let stream = InStream {
+            slot: SlotId::of(channel),
+            life,
+            number,
+            keyed_ms,
+            under_way: 0,
+            used_ms: cx.now.elapsed_ms,
+        };
         if !is_new && let Some(app) = cx.directory.app(channel.app) {
             app.usage.take_channel(UNLIMITED);
         }
@@ -217,7 +227,8 @@ impl Home {
         }
         let InStream { slot, life, number, keyed_ms, .. } = *stream;
         let record = logged.record.clone();
-        let store = Store { slot, log, record, life, number, key, keyed_ms };
+        let time = self.slots.own.get(&slot).copied().unwrap_or_default();
+        let store = Store { slot, time, log, record, life, number, key, keyed_ms };
         self.slots.calls.push_back(LogCall::Store(Box::new(store)));
         self.slots.under_way.entry(slot).or_default().push_back(logged);
     }
@@ -226,11 +237,11 @@ impl Home {
     pub(super) fn slot_news(&mut self, cx: &mut Context, news: SlotNews) {
         let SlotNews { slot, event } = news;
         match event {
-            SlotEvent::Begun => {
-                self.slots.own.insert(slot);
+            SlotEvent::Begun(time) => {
+                self.slots.own.insert(slot, time);
             }
             SlotEvent::Stored(id, sequence) => {
-                let Some(mut logged) = self.take_stored(cx, slot, id) else { return };
+                let Some(mut logged) = self.take_stored(slot, id) else { return };
                 let Some(home) = self.channels.get_mut(logged.home) else { return };
                 logged.record.offset = Offset(sequence);
                 logged.record.prev = home.head.offset;
@@ -239,14 +250,14 @@ impl Home {
                 self.deliver(cx, home, record, reply_to, keyed);
             }
             SlotEvent::Refused(id) => {
-                let Some(logged) = self.take_stored(cx, slot, id) else { return };
+                let Some(logged) = self.take_stored(slot, id) else { return };
                 self.return_message(cx, logged.home, logged.month);
                 let text = "the cluster's log took no message, nothing was published";
                 let refusal = Refusal::new(ErrorCode::Overloaded, text);
                 self.publish_failed(cx, logged.reply_to, logged.keyed, &refusal);
             }
             SlotEvent::Unknown(id) => {
-                let Some(logged) = self.take_stored(cx, slot, id) else { return };
+                let Some(logged) = self.take_stored(slot, id) else { return };
                 self.publish_failed(cx, logged.reply_to, logged.keyed, &unknown_outcome());
             }
             SlotEvent::Ended => self.lose_slot(cx, slot),
@@ -254,16 +265,14 @@ impl Home {
     }
 
     /// A message is not on its way any more.
-    fn take_stored(&mut self, cx: &Context, slot: SlotId, id: MessageId) -> Option<LoggedMessage> {
+    fn take_stored(&mut self, slot: SlotId, id: MessageId) -> Option<LoggedMessage> {
         let under_way = self.slots.under_way.get_mut(&slot);
         let found = under_way.and_then(|messages| {
             let at = messages.iter().position(|logged| logged.record.id == id)?;
             messages.remove(at)
         });
-        let Some(logged) = found else {
-            bug!(cx, "the stream of slot {slot} tells of a message that nobody sent");
-            return None;
-        };
+        // One of an earlier time was answered when that ended.
+        let logged = found?;
         let home = self.channels.get_mut(logged.home);
         if let Some(stream) = home.and_then(|home| home.log.as_mut()?.stream.as_mut()) {
             stream.under_way -= 1;
@@ -311,10 +320,9 @@ impl Home {
     pub(super) fn is_idle(&self, cx: &Context, key: HomeKey) -> bool {
         let Some(home) = self.channels.get(key) else { return false };
         let Some(stream) = home.log.and_then(|log| log.stream) else { return false };
-        stream.under_way == 0
+        stream.is_at_rest(cx.now.elapsed_ms)
             && home.tails.is_empty()
             && home.reads == 0
-            && home.last_ms + IDLE_MS < cx.now.steady_ms
             && home.keyed_until_ms <= cx.now.elapsed_ms
             && home.extra.is_none()
     }

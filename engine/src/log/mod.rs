@@ -196,6 +196,8 @@ pub struct Open {
 pub struct Store {
     /// The slot.
     pub slot: SlotId,
+    /// The time for which the shard has it: one of an earlier time is not stored.
+    pub time: u64,
     /// The channel.
     pub log: LogId,
     /// The message; its place is not known yet.
@@ -261,8 +263,8 @@ pub struct SlotNews {
 /// What has happened to a slot.
 #[derive(Clone, Debug)]
 pub enum SlotEvent {
-    /// It is the shard's from now on.
-    Begun,
+    /// It is the shard's from now on, for the time that this names.
+    Begun(u64),
     /// A message has its place: with this sequence.
     Stored(MessageId, u64),
     /// A message is not stored, and never will be.
@@ -423,6 +425,8 @@ pub struct PageCall {
     pub log: LogId,
     /// Which page.
     pub query: PageQuery,
+    /// The channel's head; the log has it.
+    pub until: Offset,
     /// What is kept of the channel.
     pub retention: Retention,
 }

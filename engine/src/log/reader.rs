@@ -80,7 +80,7 @@ impl Reader<'_> {
                 self.answer(shard, LogAnswer::Read(Box::new(done)));
             }
             ReaderCall::Page(page) => {
-                let PageCall { shard, request, log, query, retention } = *page;
+                let PageCall { shard, request, log, query, retention, .. } = *page;
                 let (keep, is_scan) = (Keep::new(&retention, now_ms), query.is_scan());
                 let page = match shelf.with(|store| store.page(log, &query, &keep)) {
                     Ok(Paged::Scan(scan)) => {

@@ -5,9 +5,12 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use pushflo_protocol::{Epoch, Offset, Receipt, Record, Refusal};
 use pushflo_protocol::{ErrorCode, MessageId};
+
+use tokio::time::sleep;
 
 use super::appender::Sequence;
 use super::gets::{AskError, Get, Gets, GotMessage};
@@ -26,6 +29,11 @@ const BATCH_BYTES: usize = 1 << 20;
 
 /// Messages that are looked at for idempotency keys when a channel is opened.
 const KEYED_MAX: usize = 10_000;
+
+/// What is known to be there may be missing where a server lags: how often that is borne, and how long it
+/// is waited for each time.
+const LAGS_MAX: u32 = 50;
+const LAG: Duration = Duration::from_millis(100);
 
 /// Gives epochs: in all processes the same.
 const EPOCH_SEED: u64 = 0x7075_7368_666c_6f01;
@@ -211,10 +219,10 @@ impl Source {
         // With the last of the terms something is always found, and then it is told how far the server is.
         let multi_last = vec![subject.to_owned(), self.terms_subject.to_string()];
         let get = Get { multi_last, batch: 2, ..Get::default() };
-        for _ in 0..50 {
+        for _ in 0..LAGS_MAX {
             let got = self.gets.get(&self.stream, &get).await?;
             if got.up_to.is_none_or(|up_to| up_to < since) {
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                sleep(LAG).await;
                 continue;
             }
             let last = got.messages.iter().find(|message| message.subject == subject);
@@ -271,6 +279,12 @@ impl Source {
         epoch: Epoch,
         since_ms: u64,
     ) -> Result<Vec<StoredAnswer>, AskError> {
+        for _ in 0..LAGS_MAX {
+            if self.first(subject, head).await?.is_some_and(|found| found.sequence == head) {
+                break;
+            }
+            sleep(LAG).await;
+        }
         let mut answers = Vec::new();
         let mut before = head + 1;
         // From the newest back, as far as they are in force.
@@ -315,9 +329,22 @@ impl Source {
         retention: &Retention,
         now_ms: u64,
     ) -> Result<Option<Located>, LogFailure> {
-        let located = self.try_locate(subject, from, until, retention.since_ms(now_ms));
-        located.await.map_err(|error| failure(&error))
+        if until == Offset(0) {
+            let is_start = !matches!(from, ReadFrom::After(offset) if offset != Offset(0));
+            return Ok(is_start.then_some(Located { after: Offset(0), messages: 0 }));
+        }
+        let since_ms = retention.since_ms(now_ms);
+        for _ in 0..LAGS_MAX {
+            match self.try_locate(subject, from, until, since_ms).await {
+                Ok(Some(located)) => return Ok(located),
+                Ok(None) => sleep(LAG).await,
+                Err(error) => return Err(failure(&error)),
+            }
+        }
+        Ok(None)
     }
+
+    /// Where a subscription starts; `None` by a server that does not have all that there is.
 
     async fn try_locate(
         &self,
@@ -325,7 +352,7 @@ impl Source {
         from: ReadFrom,
         until: Offset,
         kept_since_ms: u64,
-    ) -> Result<Option<Located>, AskError> {
+    ) -> Result<Option<Option<Located>>, AskError> {
         let Some(first) = self.first(subject, 1).await? else { return Ok(None) };
         let Some(head) =
             self.first(subject, until.0).await?.filter(|head| head.sequence == until.0)
@@ -344,7 +371,7 @@ impl Source {
                     Some(found) if next_is_kept(&found) || found.sequence == until.0 => {
                         found.message.number
                     }
-                    _ => return Ok(None),
+                    _ => return Ok(Some(None)),
                 }
             }
             ReadFrom::Recent { since_ms, messages_max } => {
@@ -362,7 +389,7 @@ impl Source {
                 None => return Ok(None),
             },
         };
-        Ok(Some(Located { after, messages: high.1 - number }))
+        Ok(Some(Some(Located { after, messages: high.1 - number })))
     }
 
     /// The number of the first message of a time or later; one more than the last where there is none.
@@ -409,7 +436,7 @@ impl Source {
         until: Offset,
         bytes_max: usize,
     ) -> Result<Option<Vec<Record>>, AskError> {
-        for _ in 0..50 {
+        for _ in 0..LAGS_MAX {
             // With the one that is known, to see whether the next one follows it.
             let read = self.messages(subject, after.0.max(1), BATCH, bytes_max.max(1)).await?;
             let (found, more) = read;
@@ -424,7 +451,7 @@ impl Source {
                     return Ok(Some(records));
                 }
                 // A server that lags does not have it yet.
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                sleep(LAG).await;
                 continue;
             };
             let follows = match known {
@@ -441,10 +468,11 @@ impl Source {
         &self,
         subject: &str,
         query: &PageQuery,
+        until: Offset,
         retention: &Retention,
         now_ms: u64,
     ) -> Result<Page, Refusal> {
-        let page = self.try_page(subject, query, retention.since_ms(now_ms)).await;
+        let page = self.try_page(subject, query, until, retention.since_ms(now_ms)).await;
         page.map_err(|error| Refusal::new(ErrorCode::Overloaded, failure(&error).0.to_string()))
     }
 
@@ -452,14 +480,22 @@ impl Source {
         &self,
         subject: &str,
         query: &PageQuery,
+        until: Offset,
         kept_since_ms: u64,
     ) -> Result<Page, AskError> {
         // All of it is looked at: pages are for people.
-        let (mut all, mut next) = (Vec::new(), Some(1));
+        let (mut all, mut next, mut lags) = (Vec::<Found>::new(), Some(1), 0);
         while let Some(from) = next {
             let (found, more) = self.messages(subject, from, BATCH, BATCH_BYTES).await?;
+            let last = found.last().map(|found| found.sequence);
             all.extend(found);
             next = more;
+            let end = all.last().map_or(0, |found| found.sequence);
+            if next.is_none() && end < until.0 && lags < LAGS_MAX {
+                lags += 1;
+                sleep(LAG).await;
+                next = Some(last.unwrap_or(end) + 1);
+            }
         }
         let life = all.last().map(|found| found.message.life);
         let is_wanted = |found: &&Found| {

@@ -35,7 +35,7 @@ const INCARNATION_SEED: u64 = 0x7075_7368_666c_6f02;
 
 /// How a cluster's streams are made and named.
 #[derive(Clone, Debug)]
-pub struct StreamsPlan {
+pub(crate) struct StreamsPlan {
     /// What all names begin with: a letter, then letters, digits, `-` and `_`.
     pub prefix: String,
     /// How many servers have each.
@@ -210,7 +210,7 @@ impl Streams {
             }
             sleep(PAUSE).await;
         }
-        let event = SlotEvent::Begun;
+        let event = SlotEvent::Begun(time);
         self.tell(self.shard(slot), LogAnswer::Slot(SlotNews { slot, event }));
     }
 
@@ -291,7 +291,9 @@ impl Streams {
                     let outcome = match found {
                         Some((source, subject)) => {
                             let now_ms = (this.0.now_ms)();
-                            source.page(&subject, &page.query, &page.retention, now_ms).await
+                            source
+                                .page(&subject, &page.query, page.until, &page.retention, now_ms)
+                                .await
                         }
                         None => Err(Refusal::new(ErrorCode::Overloaded, moved().0.to_string())),
                     };
@@ -312,7 +314,7 @@ impl Streams {
     }
 
     fn store(&self, store: Store) {
-        let Store { slot, log, record, life, number, key, keyed_ms } = store;
+        let Store { slot, time, log, record, life, number, key, keyed_ms } = store;
         let id = record.id;
         let subject = self.0.channels.borrow().get(&log).map(|(_, subject)| Rc::clone(subject));
         let message = StoredMessage {
@@ -328,7 +330,8 @@ impl Streams {
             let subject = bytes::Bytes::copy_from_slice(subject.as_bytes());
             let owned = self.0.owned.borrow();
             let entry = Entry { id: id.0, subject, payload };
-            owned.get(&slot).is_some_and(|owned| owned.appends.try_send(entry).is_ok())
+            let owned = owned.get(&slot).filter(|owned| owned.time == time);
+            owned.is_some_and(|owned| owned.appends.try_send(entry).is_ok())
         });
         if !is_sent {
             let event = SlotEvent::Refused(id);

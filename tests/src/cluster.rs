@@ -1,0 +1,120 @@
+//! A cluster of nodes, each the program as a user runs it, on NATS servers of its own.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use pushflo_nats::Nats;
+use rustix::process::Signal;
+
+use crate::http::{HttpClient, publish_body, request};
+use crate::program::{Program, command};
+use crate::server::{PUBLISH_KEY, SECRET_KEY};
+
+/// A node, running or not.
+struct Node {
+    address: SocketAddr,
+    program: Option<Program>,
+}
+
+/// Nodes and the servers below them.
+pub struct Cluster {
+    pub nats: Nats,
+    nodes: Vec<Node>,
+    folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts so many nodes on three NATS servers, and waits until they serve.
+    pub fn start(nodes: usize) -> Self {
+        let nats = Nats::start(3).unwrap();
+        let free: Vec<_> =
+            (0..nodes).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
+        let node = |listener: &TcpListener| Node {
+            address: listener.local_addr().unwrap(),
+            program: None,
+        };
+        let nodes = free.iter().map(node).collect();
+        drop(free);
+        let mut cluster = Self { nats, nodes, folder: tempfile::tempdir().unwrap() };
+        for at in 0..cluster.nodes.len() {
+            cluster.run(at);
+        }
+        cluster.wait_until_all_serve(&crate::load::CHANNELS);
+        cluster
+    }
+
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.nodes.iter().map(|node| node.address).collect()
+    }
+
+    /// Runs a node that does not run.
+    pub fn run(&mut self, at: usize) {
+        let node = &mut self.nodes[at];
+        if node.program.is_some() {
+            return;
+        }
+        let (listen, data) = (node.address.to_string(), self.folder.path().join(format!("{at}")));
+        let config = self.folder.path().join("pushflo.toml");
+        let all = "[history]\nmessages_per_channel = 100000000\nbytes_per_channel = 100000000000\n";
+        std::fs::write(&config, all).unwrap();
+        let mut command = command(&["serve", "--listen", &listen, "--shards", "2"]);
+        command.arg("--data-dir").arg(data).arg("--config").arg(config);
+        command.args(["--cluster-nats", &self.nats.urls().join(",")]);
+        command.args(["--cluster-node", &format!("node-{at}")]);
+        command.env("PUSHFLO_PUBLISH_KEY", PUBLISH_KEY).env("PUSHFLO_SECRET_KEY", SECRET_KEY);
+        let level = std::env::var("CLUSTER_LOG").unwrap_or_else(|_| "error".into());
+        command.env("PUSHFLO_LOG", level).stderr(Stdio::inherit());
+        let mut program = Program::spawn(command);
+        program.address();
+        node.program = Some(program);
+    }
+
+    /// Ends a node without a word.
+    pub fn kill(&mut self, at: usize) {
+        drop(self.nodes[at].program.take());
+    }
+
+    /// Has a node leave in good order.
+    pub fn leave(&mut self, at: usize) {
+        if let Some(mut program) = self.nodes[at].program.take() {
+            program.signal(Signal::TERM);
+            program.output();
+        }
+    }
+
+    /// Sends a signal, such as `SIGSTOP`, to a node.
+    pub fn signal(&self, at: usize, signal: Signal) {
+        if let Some(program) = &self.nodes[at].program {
+            program.signal(signal);
+        }
+    }
+
+    /// Waits until each node publishes to each of these channels.
+    pub fn wait_until_all_serve(&self, channels: &[&str]) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        for node in self.nodes.iter().filter(|node| node.program.is_some()) {
+            for channel in channels {
+                loop {
+                    let mut client = HttpClient::connect(node.address);
+                    let target = format!("/api/v1/channels/{channel}/messages");
+                    client.send(&request("GET", &target, Some(SECRET_KEY), ""));
+                    if client.answer().is_some_and(|answer| answer.status == 200) {
+                        break;
+                    }
+                    assert!(Instant::now() < deadline, "{channel} is not served");
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+            }
+        }
+    }
+
+    /// Publishes on a node: the status and the body of the answer.
+    pub fn publish(&self, at: usize, channel: &str, data: &serde_json::Value) -> (u16, String) {
+        let mut client = HttpClient::connect(self.nodes[at].address);
+        let body = publish_body(channel, data);
+        client.send(&request("POST", "/api/v1/publish", Some(SECRET_KEY), &body));
+        let answer = client.answer().expect("an answer");
+        (answer.status, answer.text().to_string())
+    }
+}
