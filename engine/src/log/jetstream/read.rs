@@ -345,7 +345,6 @@ impl Source {
     }
 
     /// Where a subscription starts; `None` by a server that does not have all that there is.
-
     async fn try_locate(
         &self,
         subject: &str,
