@@ -14,7 +14,7 @@ use crate::limits::{CLIENT_ID_BYTES_MAX, EVENT_TYPE_BYTES_MAX};
 use crate::position::{Epoch, Offset};
 
 /// A message's identity: a ULID, 26 characters on the wire.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct MessageId(pub u128);
 
 impl MessageId {

@@ -268,7 +268,9 @@ fn every_key_of_the_configuration_is_told() {
     for key in known("") {
         let is_told = [format!("`{key}`"), format!("`{key}."), format!("[{key}.")];
         assert!(is_told.iter().any(|told| text.contains(told)), "{key} is not told");
-        if ["keys", "limits", "timeouts", "history", "presence", "proxy"].contains(&key.as_str()) {
+        if ["keys", "limits", "timeouts", "history", "presence", "proxy", "cluster"]
+            .contains(&key.as_str())
+        {
             for inner in known(&format!("[{key}]")) {
                 assert!(text.contains(&format!("`{key}.{inner}`")), "{key}.{inner} is not told");
             }

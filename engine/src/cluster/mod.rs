@@ -16,7 +16,6 @@ mod owners;
 use std::thread::JoinHandle;
 
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
-use tokio::sync::oneshot;
 
 use crate::ids::ShardId;
 
@@ -71,7 +70,7 @@ pub struct ShardWays {
 pub struct Cluster {
     calls: Sender<LogCall>,
     mail: Sender<Posted>,
-    stop: Option<oneshot::Sender<()>>,
+    control: Sender<Control>,
     thread: JoinHandle<()>,
 }
 
@@ -87,11 +86,20 @@ struct Posted {
     mail: Mail,
 }
 
+/// What the thread is told of its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Control {
+    /// Give all slots to others, and go on with everything else.
+    Leave,
+    /// End when that is done.
+    Stop,
+}
+
 /// What the thread takes.
 struct Queues {
     calls: Receiver<LogCall>,
     mail: Receiver<Posted>,
-    stop: oneshot::Receiver<()>,
+    control: Receiver<Control>,
 }
 
 impl Cluster {
@@ -107,15 +115,15 @@ impl Cluster {
     ) -> std::io::Result<Self> {
         let (calls, for_calls) = channel(WAITING_MAX);
         let (mail, for_mail) = channel(WAITING_MAX);
-        let (stop, for_stop) = oneshot::channel();
-        let queues = Queues { calls: for_calls, mail: for_mail, stop: for_stop };
+        let (control, for_control) = channel(2);
+        let queues = Queues { calls: for_calls, mail: for_mail, control: for_control };
         // Here, before shards part their file tables: they wake it through a descriptor of its own.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("cluster".into()).spawn(move || {
             let node = Node::run(plan, shared, shards, now_ms, queues);
             tokio::task::LocalSet::new().block_on(&runtime, node);
         })?;
-        Ok(Self { calls, mail, stop: Some(stop), thread })
+        Ok(Self { calls, mail, control, thread })
     }
 
     /// A way to the log.
@@ -128,12 +136,14 @@ impl Cluster {
         ClusterHandle(self.mail.clone())
     }
 
-    /// Leaves the cluster: slots are handed over.
-    pub fn close(mut self) {
-        if let Some(stop) = self.stop.take() {
-            let _ = stop.send(());
-        }
-        drop((self.calls, self.mail));
+    /// Begins to leave the cluster: others own its slots from now on.
+    pub fn leave(&self) {
+        let _ = self.control.try_send(Control::Leave);
+    }
+
+    /// Ends the thread, when its slots are handed over or nobody takes them.
+    pub fn close(self) {
+        let _ = self.control.try_send(Control::Stop);
         // A panic was told when it happened.
         let _ = self.thread.join();
     }

@@ -13,7 +13,7 @@ use futures_util::{Stream, StreamExt as _};
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, interval, sleep};
 
-use super::{ClusterPlan, FromCluster, Posted, Queues, ShardWays, owners};
+use super::{ClusterPlan, Control, FromCluster, Posted, Queues, ShardWays, owners};
 use crate::ids::{NodeSlot, ShardId, SlotId};
 use crate::link::{Link, LinkEvent};
 use crate::log::jetstream::{Streams, StreamsPlan};
@@ -32,6 +32,9 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 /// Slots that move to a better owner with a beat: each is without an owner for a moment.
 const MOVES_MAX: usize = 8;
+
+/// How long a node that ends waits for others to take its slots.
+const LEAVE: Duration = Duration::from_secs(5);
 
 /// Between two attempts at something that failed.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -109,7 +112,7 @@ enum Event {
     Frame(Option<Message>),
     Claimed(Option<Result<kv::Entry, kv::WatcherError>>),
     Tick,
-    Stop,
+    Control(Control),
 }
 
 impl Node {
@@ -123,15 +126,15 @@ impl Node {
     ) {
         let (mut node, mut beats, mut frames) = tokio::select! {
             node = Self::join(plan, shared, shards, now_ms) => node,
-            _ = &mut queues.stop => return,
+            _ = until_stop(&mut queues.control) => return,
         };
         let mut watch = Box::pin(watch(node.store.clone()));
         let mut ticks = interval(TICK);
-        let mut is_stopping = false;
+        let mut stops_at = None;
         loop {
             let event = tokio::select! {
                 biased;
-                _ = &mut queues.stop, if !is_stopping => Event::Stop,
+                control = queues.control.recv() => Event::Control(control.unwrap_or(Control::Stop)),
                 message = beats.next() => Event::Beat(message),
                 message = frames.next() => Event::Frame(message),
                 entry = watch.next() => Event::Claimed(entry),
@@ -163,13 +166,14 @@ impl Node {
                 }
                 Event::Tick => {
                     node.tick().await;
-                    if is_stopping && node.has_left() {
+                    if stops_at.is_some_and(|at| at <= Instant::now() || node.has_left()) {
                         let _ = node.client.flush().await;
                         return;
                     }
                 }
-                Event::Stop => {
-                    is_stopping = true;
+                Event::Control(Control::Leave) => node.leave().await,
+                Event::Control(Control::Stop) => {
+                    stops_at = stops_at.or(Some(Instant::now() + LEAVE));
                     node.leave().await;
                 }
             }
@@ -536,11 +540,14 @@ impl Node {
     async fn share_slots(&mut self, now: Instant) {
         let is_calm = now.duration_since(self.settled) > SETTLE;
         let mut moves = MOVES_MAX;
-        for slot in SlotId::all() {
-            let there = self.peers.iter().filter(|(_, peer)| peer.is_there && !peer.is_leaving);
-            let others = there.map(|(name, _)| name.as_str());
-            let own = (!self.is_leaving).then_some(self.plan.node.as_str());
-            let Some(wanted) = owners::owner(slot, others.chain(own)) else { continue };
+        let there = self.peers.iter().filter(|(_, peer)| peer.is_there && !peer.is_leaving);
+        let others = there.map(|(name, _)| name.as_str());
+        let own = (!self.is_leaving).then_some(self.plan.node.as_str());
+        let nodes: Vec<&str> = others.chain(own).collect();
+        if nodes.is_empty() {
+            return;
+        }
+        for (slot, wanted) in SlotId::all().zip(owners::owners(&nodes)) {
             let claim = self.claims.get(slot.index()).cloned().flatten();
             let owner = claim.as_ref().map_or("", |claim| &*claim.owner);
             let is_owned =
@@ -556,7 +563,6 @@ impl Node {
             if is_to_give && !self.is_leaving {
                 moves -= 1;
             }
-            let wanted = wanted.to_owned();
             self.claim(slot, claim, wanted).await;
         }
     }
@@ -580,7 +586,9 @@ impl Node {
 
     /// Gives all slots to others, who take them at once.
     async fn leave(&mut self) {
-        self.is_leaving = true;
+        if std::mem::replace(&mut self.is_leaving, true) {
+            return;
+        }
         self.tell_others().await;
         self.share_slots(Instant::now()).await;
     }
@@ -593,6 +601,11 @@ impl Node {
         let is_alone = !self.peers.values().any(|peer| peer.is_there && !peer.is_leaving);
         is_alone || self.is_cut_off || !self.claims.iter().any(|claim| is_own(&claim))
     }
+}
+
+/// Waits until it is to end: before it is part of the cluster, it has nothing to leave.
+async fn until_stop(control: &mut tokio::sync::mpsc::Receiver<Control>) {
+    while control.recv().await.is_some_and(|control| control != Control::Stop) {}
 }
 
 /// Where frames for a node go.

@@ -264,6 +264,7 @@ impl Home {
             cx.answer(request, Err(refusal));
         }
         match has_log {
+            true if self.delete_in_stream(cx, key) => {}
             true => self.log_delete(key),
             false => self.channel_deleted(cx, key, Ok(Answer::Deleted)),
         }

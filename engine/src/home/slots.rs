@@ -16,10 +16,11 @@ use crate::context::Context;
 use crate::hash::HashMap;
 use crate::ids::{ChannelKey, HomeKey, NodeSlot, SlotId};
 use crate::log::{
-    Life, LogCall, LogFailure, Open, Opened, OpenedChannel, SlotEvent, SlotNews, Store,
+    Delete, Life, LogCall, LogFailure, Open, Opened, OpenedChannel, SlotEvent, SlotNews, Store,
 };
 use crate::mail::{
-    NoWindow, Publish, ReplyTo, ToEdge, ToHome, Window, no_owner, no_room, unknown_outcome,
+    Answer, NoWindow, Outcome, Publish, ReplyTo, ToEdge, ToHome, Window, no_owner, no_room,
+    unknown_outcome,
 };
 
 /// Mail that waits for channels to be found in their streams.
@@ -60,6 +61,8 @@ pub(super) struct Slots {
     opening_len: usize,
     /// Messages on their way, by slot, in the order in which they were sent.
     under_way: BTreeMap<SlotId, VecDeque<LoggedMessage>>,
+    /// Deletions on their way.
+    deleting: BTreeMap<MessageId, (SlotId, HomeKey)>,
     /// Calls that were not handed over yet.
     calls: VecDeque<LogCall>,
 }
@@ -233,9 +236,43 @@ impl Home {
         self.slots.under_way.entry(slot).or_default().push_back(logged);
     }
 
+    /// Has a channel be deleted in the stream of its slot. Returns whether it is in one.
+    pub(super) fn delete_in_stream(&mut self, cx: &mut Context, key: HomeKey) -> bool {
+        let log = self.channels.get(key).and_then(|home| home.log);
+        let Some((log, stream)) = log.and_then(|log| Some((log.id, log.stream?))) else {
+            return false;
+        };
+        let slot = stream.slot;
+        let id = MessageId::new(cx.now.unix_ms, cx.random.u128(..));
+        let time = self.slots.own.get(&slot).copied().unwrap_or_default();
+        self.slots.calls.push_back(LogCall::Delete(Delete { slot, time, log, id }));
+        self.slots.deleting.insert(id, (slot, key));
+        true
+    }
+
+    /// What became of a deletion.
+    fn deleted_in_stream(&mut self, cx: &mut Context, key: HomeKey, outcome: Outcome) {
+        if let Some(log) = self.channels.get(key).and_then(|home| home.log) {
+            self.slots.calls.push_back(LogCall::Forget(log.id));
+        }
+        self.channel_deleted(cx, key, outcome);
+        // Where it failed, it is found with what it had when somebody asks for it.
+        self.channels.remove(key);
+    }
+
     /// Something has happened to a slot.
     pub(super) fn slot_news(&mut self, cx: &mut Context, news: SlotNews) {
         let SlotNews { slot, event } = news;
+        if let SlotEvent::Stored(id, _) | SlotEvent::Refused(id) | SlotEvent::Unknown(id) = &event
+            && let Some((_, key)) = self.slots.deleting.remove(id)
+        {
+            let outcome = match event {
+                SlotEvent::Stored(..) => Ok(Answer::Deleted),
+                SlotEvent::Unknown(_) => Err(unknown_outcome()),
+                _ => Err(no_room()),
+            };
+            return self.deleted_in_stream(cx, key, outcome);
+        }
         match event {
             SlotEvent::Begun(time) => {
                 self.slots.own.insert(slot, time);
@@ -287,6 +324,11 @@ impl Home {
         for logged in self.slots.under_way.remove(&slot).unwrap_or_default() {
             self.logging.arrived(logged.app, &logged.record);
             self.publish_failed(cx, logged.reply_to, logged.keyed, &unknown_outcome());
+        }
+        let deleting = self.slots.deleting.extract_if(.., |_, (of, _)| *of == slot);
+        let deleting: Vec<HomeKey> = deleting.map(|(_, (_, key))| key).collect();
+        for key in deleting {
+            self.deleted_in_stream(cx, key, Err(unknown_outcome()));
         }
         let of_slot = |channel: &ChannelKey| SlotId::of(channel) == slot;
         let opening: Vec<_> =

@@ -165,6 +165,8 @@ pub enum LogCall {
     Open(Box<Open>),
     /// Append a message to the stream of a slot; answered with [`LogAnswer::Slot`].
     Store(Box<Store>),
+    /// Delete a channel in the stream of a slot; answered as a message of this id.
+    Delete(Delete),
     /// A channel will not be asked for by this name any more.
     Forget(LogId),
 }
@@ -210,6 +212,19 @@ pub struct Store {
     pub key: Option<(Box<str>, u64)>,
     /// When a message of the channel was published with a key last; 0 for never.
     pub keyed_ms: u64,
+}
+
+/// The deletion of a channel in a stream.
+#[derive(Clone, Copy, Debug)]
+pub struct Delete {
+    /// The slot.
+    pub slot: SlotId,
+    /// As of [`Store`].
+    pub time: u64,
+    /// The channel.
+    pub log: LogId,
+    /// Names the deletion.
+    pub id: MessageId,
 }
 
 /// A channel in a stream between two deletions.
@@ -753,7 +768,9 @@ impl LogHandle {
             LogCall::Read(read) => post_read(reader, ReaderCall::Read(read)),
             LogCall::Page(page) => post_read(reader, ReaderCall::Page(page)),
             // There is no slot without a cluster.
-            LogCall::Open(_) | LogCall::Store(_) | LogCall::Forget(_) => Ok(()),
+            LogCall::Open(_) | LogCall::Store(_) | LogCall::Delete(_) | LogCall::Forget(_) => {
+                Ok(())
+            }
         }
     }
 }

@@ -218,7 +218,7 @@ pub struct Attach {
 /// What became of it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Attached {
-    /// The tail.
+    /// Whose subscribers they are.
     pub tail: TailKey,
     /// The channel at its home; none where it is not there.
     pub outcome: Option<Attachment>,

@@ -153,6 +153,9 @@ impl Server {
     /// Stops taking connections and closes those there are; [`Server::join`] waits for the end.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
+        if let Some(cluster) = &self.cluster {
+            cluster.leave();
+        }
         for mailbox in &self.mailboxes {
             mailbox.wake();
         }

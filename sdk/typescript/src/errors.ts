@@ -14,6 +14,8 @@ export type ErrorCode =
   | 'RATE_LIMITED'
   | 'QUOTA_EXCEEDED'
   | 'OVERLOADED'
+  /** A node of the cluster is out of reach: it may have been done. */
+  | 'UNKNOWN_OUTCOME'
   | 'SERVER_ERROR'
   /** No key was given. */
   | 'MISSING_PUBLISH_KEY'
@@ -180,5 +182,5 @@ const OF_CONNECTIONS = /CONNECT|TOKEN/;
 
 /** Whether the same call may succeed later, after an error with this code. */
 export function isRetryable(code: string): boolean {
-  return /^(CONNECTION_|TOKEN_ERROR$|SERVER_ERROR$|OVERLOADED$|RATE_LIMITED$)/.test(code);
+  return /^(CONNECTION_|TOKEN_ERROR$|SERVER_ERROR$|OVERLOADED$|UNKNOWN_OUTCOME$|RATE_LIMITED$)/.test(code);
 }

@@ -112,7 +112,9 @@ impl ModelLog {
                 (page.shard, LogAnswer::Page(Box::new(done)))
             }
             LogCall::Append(_) => unreachable!("an append is no question"),
-            LogCall::Open(_) | LogCall::Store(_) | LogCall::Forget(_) => unreachable!("no cluster"),
+            LogCall::Open(_) | LogCall::Store(_) | LogCall::Delete(_) | LogCall::Forget(_) => {
+                unreachable!("no cluster")
+            }
         };
         Some((shard, Envelope::Log(answer)))
     }

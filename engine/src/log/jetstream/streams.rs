@@ -19,8 +19,8 @@ use super::stored::{Content, Stored, StoredMessage};
 use crate::hash::{HashMap, Placement};
 use crate::ids::{ChannelKey, LogId, ShardId, SlotId};
 use crate::log::{
-    LocateDone, LogAnswer, LogCall, LogFailure, Open, Opened, PageDone, ReadDone, SlotEvent,
-    SlotNews, Store,
+    Delete, LocateDone, LogAnswer, LogCall, LogFailure, Open, Opened, PageDone, ReadDone,
+    SlotEvent, SlotNews, Store,
 };
 use crate::port::Port;
 
@@ -68,6 +68,8 @@ struct State {
     ports: Vec<Port<LogAnswer>>,
     owned: RefCell<HashMap<SlotId, Owned>>,
     channels: RefCell<HashMap<LogId, (SlotId, Rc<str>)>>,
+    /// Deletions on their way, and what is purged when they are stored.
+    deleting: RefCell<HashMap<u128, Rc<str>>>,
     time: std::cell::Cell<u64>,
     now_ms: fn() -> u64,
     ended: Box<dyn Fn(SlotId)>,
@@ -95,6 +97,7 @@ impl Streams {
             ports,
             owned: RefCell::default(),
             channels: RefCell::default(),
+            deleting: RefCell::default(),
             time: Default::default(),
             now_ms,
             ended: Box::new(ended),
@@ -169,9 +172,20 @@ impl Streams {
                 }
                 return;
             }
-            Told::Stored(id, sequence) => SlotEvent::Stored(MessageId(id), sequence),
-            Told::Refused(id) => SlotEvent::Refused(MessageId(id)),
-            Told::Unknown(id) => SlotEvent::Unknown(MessageId(id)),
+            Told::Stored(id, sequence) => {
+                if let Some(subject) = self.0.deleting.borrow_mut().remove(&id) {
+                    spawn_local(self.clone().purge(slot, subject, sequence));
+                }
+                SlotEvent::Stored(MessageId(id), sequence)
+            }
+            Told::Refused(id) => {
+                self.0.deleting.borrow_mut().remove(&id);
+                SlotEvent::Refused(MessageId(id))
+            }
+            Told::Unknown(id) => {
+                self.0.deleting.borrow_mut().remove(&id);
+                SlotEvent::Unknown(MessageId(id))
+            }
             Told::Ended(end) => {
                 if end == End::Altered {
                     tracing::error!(
@@ -190,6 +204,16 @@ impl Streams {
             }
         };
         self.tell(shard, LogAnswer::Slot(SlotNews { slot, event }));
+    }
+
+    /// Has NATS give back the room of what a deletion made void. It may fail: nobody reads it any more.
+    async fn purge(self, slot: SlotId, subject: Rc<str>, before: Sequence) {
+        let stream = format!("STREAM.PURGE.{}-{slot}", self.0.plan.prefix);
+        let request = serde_json::json!({ "filter": &*subject, "seq": before });
+        let purged: Result<serde_json::Value, _> = self.0.gets.api(&stream, &request).await;
+        if let Err(error) = purged {
+            tracing::warn!(%slot, %error, "what was deleted of a channel stays in its stream for now");
+        }
     }
 
     /// The term has begun: with what must be known to read, the shard may use the slot.
@@ -251,6 +275,13 @@ impl Streams {
                 spawn_local(self.clone().open(*open));
             }
             LogCall::Store(store) => self.store(*store),
+            LogCall::Delete(Delete { slot, time, log, id }) => {
+                if let Some((_, subject)) = self.0.channels.borrow().get(&log) {
+                    self.0.deleting.borrow_mut().insert(id.0, Rc::clone(subject));
+                }
+                let payload = Stored { id, term: 0, content: Content::Deleted }.encode();
+                self.append(slot, time, log, id, payload);
+            }
             LogCall::Forget(log) => {
                 self.0.channels.borrow_mut().remove(&log);
             }
@@ -316,7 +347,6 @@ impl Streams {
     fn store(&self, store: Store) {
         let Store { slot, time, log, record, life, number, key, keyed_ms } = store;
         let id = record.id;
-        let subject = self.0.channels.borrow().get(&log).map(|(_, subject)| Rc::clone(subject));
         let message = StoredMessage {
             timestamp_ms: record.timestamp_ms,
             life,
@@ -326,6 +356,11 @@ impl Streams {
             keyed_ms,
         };
         let payload = Stored { id, term: 0, content: Content::Message(message) }.encode();
+        self.append(slot, time, log, id, payload);
+    }
+
+    fn append(&self, slot: SlotId, time: u64, log: LogId, id: MessageId, payload: bytes::Bytes) {
+        let subject = self.0.channels.borrow().get(&log).map(|(_, subject)| Rc::clone(subject));
         let is_sent = subject.is_some_and(|subject| {
             let subject = bytes::Bytes::copy_from_slice(subject.as_bytes());
             let owned = self.0.owned.borrow();
