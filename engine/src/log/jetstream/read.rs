@@ -471,8 +471,63 @@ impl Source {
         retention: &Retention,
         now_ms: u64,
     ) -> Result<Page, Refusal> {
-        let page = self.try_page(subject, query, until, retention.since_ms(now_ms)).await;
-        page.map_err(|error| Refusal::new(ErrorCode::Overloaded, failure(&error).0.to_string()))
+        let since_ms = retention.since_ms(now_ms);
+        let is_plain =
+            query.event_type.is_none() && query.after_ms.is_none() && query.before_ms.is_none();
+        let page = async {
+            if is_plain
+                && let Some(page) = self.numbered_page(subject, query, until, since_ms).await?
+            {
+                return Ok(page);
+            }
+            self.try_page(subject, query, until, since_ms).await
+        };
+        page.await
+            .map_err(|error| Refusal::new(ErrorCode::Overloaded, failure(&error).0.to_string()))
+    }
+
+    /// A page of all messages, by their numbers; `None` where these do not tell where it is.
+    async fn numbered_page(
+        &self,
+        subject: &str,
+        query: &PageQuery,
+        until: Offset,
+        kept_since_ms: u64,
+    ) -> Result<Option<Page>, AskError> {
+        let Some(first) = self.first(subject, 1).await? else { return Ok(None) };
+        let Some(head) = self.first(subject, until.0).await? else { return Ok(None) };
+        if head.sequence != until.0 || head.message.life != first.message.life {
+            return Ok(None);
+        }
+        let (low, high) =
+            ((first.sequence, first.message.number), (head.sequence, head.message.number));
+        let oldest = self.number_since(subject, kept_since_ms, low, high).await?;
+        let total = (high.1 + 1).saturating_sub(oldest);
+        let skip = (query.page - 1).saturating_mul(query.page_size);
+        if skip >= total {
+            return Ok(Some(Page { records: Vec::new(), total }));
+        }
+        let newest = high.1 - skip;
+        let from = (newest + 1).saturating_sub(query.page_size).max(oldest);
+        let start = match from {
+            from if from == low.1 => Some(first),
+            from => self.numbered(subject, from, low, high).await?,
+        };
+        let Some(start) = start else { return Ok(None) };
+        let (mut records, mut next) = (Vec::new(), Some(start.sequence));
+        while let Some(from) = next {
+            let (found, more) = self.messages(subject, from, BATCH, BATCH_BYTES).await?;
+            let is_end = found.last().is_some_and(|found| found.message.number >= newest);
+            let of_page = found.into_iter().filter(|found| found.message.number <= newest);
+            records.extend(of_page);
+            next = more.filter(|_| !is_end);
+        }
+        let is_whole = records.last().is_some_and(|found| found.message.number == newest);
+        let records = records.into_iter().rev().map(|found| {
+            let prev = Offset(found.sequence.saturating_sub(1));
+            found.record(prev)
+        });
+        Ok(is_whole.then(|| Page { records: records.collect(), total }))
     }
 
     async fn try_page(
