@@ -61,23 +61,40 @@ pub struct Shared {
 
 /// Who owns the slots of a cluster's channels, as far as this node knows.
 #[derive(Debug)]
-pub struct Owners(Box<[AtomicU16]>);
+pub struct Owners {
+    shards: Box<[AtomicU16]>,
+    /// The cluster can be reached.
+    is_reached: AtomicBool,
+}
 
 impl Default for Owners {
     fn default() -> Self {
-        Self(SlotId::all().map(|_| AtomicU16::new(ShardId::NOBODY.0)).collect())
+        let shards = SlotId::all().map(|_| AtomicU16::new(ShardId::NOBODY.0)).collect();
+        Self { shards, is_reached: AtomicBool::new(false) }
     }
 }
 
 impl Owners {
     /// The shard that owns a slot.
     pub fn of(&self, slot: SlotId) -> ShardId {
-        ShardId(self.0.get(slot.index()).map_or(ShardId::NOBODY.0, |owner| owner.load(Relaxed)))
+        ShardId(
+            self.shards.get(slot.index()).map_or(ShardId::NOBODY.0, |owner| owner.load(Relaxed)),
+        )
+    }
+
+    /// Whether the cluster can be reached.
+    pub fn is_reached(&self) -> bool {
+        self.is_reached.load(Relaxed)
+    }
+
+    /// The cluster can be reached, or not any more.
+    pub fn set_reached(&self, is_reached: bool) {
+        self.is_reached.store(is_reached, Relaxed);
     }
 
     /// A slot has another owner. Shards are to be told too, since they have asked the one before.
     pub fn set(&self, slot: SlotId, owner: ShardId) {
-        if let Some(known) = self.0.get(slot.index()) {
+        if let Some(known) = self.shards.get(slot.index()) {
             known.store(owner.0, Relaxed);
         }
     }

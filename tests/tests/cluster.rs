@@ -4,13 +4,19 @@
 //!
 //! `PUSHFLO_CLUSTER_ROUNDS=n` has so much happen; `PUSHFLO_SEED=n` repeats it.
 
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
+use pushflo_tests::client::Subscriber;
 use pushflo_tests::cluster::Cluster;
-use pushflo_tests::load::{Load, histories};
+use pushflo_tests::http::{Answer, HttpClient, post, publish_body};
+use pushflo_tests::load::{Load, histories, history};
 use pushflo_tests::number;
+use pushflo_tests::server::SECRET_KEY;
 use rustix::process::Signal;
+use serde_json::json;
 
 const NODES: usize = 3;
 
@@ -72,4 +78,76 @@ fn any_node_may_die() {
     for (channel, views) in &told.views {
         assert_eq!(views.len(), 1, "a subscriber of {channel} was told of a gap");
     }
+}
+
+/// A publish with the header `Idempotency-Key`.
+fn keyed(address: SocketAddr, key: &str, body: &str) -> Answer {
+    let head = format!(
+        "POST /api/v1/publish HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {SECRET_KEY}\r\n\
+         Idempotency-Key: {key}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut client = HttpClient::connect(address);
+    client.send(head.as_bytes());
+    client.answer().unwrap()
+}
+
+#[test]
+fn all_nodes_are_one_server() {
+    let cluster = Cluster::start(NODES);
+    let nodes = cluster.addresses();
+    let names: Vec<String> = (0..12).map(|n| format!("room:{n}.x")).collect();
+    cluster.wait_until_all_serve(&names.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut subscribers: Vec<Subscriber> = nodes.iter().map(|n| Subscriber::connect(*n)).collect();
+    for subscriber in &mut subscribers {
+        names.iter().for_each(|name| drop(subscriber.subscribe(name)));
+    }
+
+    // A batch to channels whose homes are everywhere, and a client's publish.
+    let batch = json!([{ "channels": names, "data": "first" }]).to_string();
+    let answer = post(nodes[2], "/api/v1/publish/batch", Some(SECRET_KEY), &batch);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let results = answer.json()["data"]["results"].as_array().unwrap().clone();
+    let is_whole = results.iter().all(|result| result["data"]["delivered"] == 3);
+    assert!(is_whole && results.len() == names.len(), "{results:?}");
+    for subscriber in &mut subscribers {
+        let seen: BTreeSet<String> =
+            subscriber.messages(names.len()).into_iter().map(|seen| seen.channel).collect();
+        assert_eq!(seen, names.iter().cloned().collect());
+    }
+
+    // One key, three nodes, one message.
+    let body = publish_body(&names[0], &json!("once"));
+    let first = keyed(nodes[0], "k", &body).json()["data"].clone();
+    for node in &nodes {
+        let again = keyed(*node, "k", &body).json()["data"].clone();
+        assert_eq!((&again["id"], &again["offset"]), (&first["id"], &first["offset"]));
+    }
+    let other = keyed(nodes[1], "k", &publish_body(&names[0], &json!("twice")));
+    assert_eq!(other.status, 409, "{}", other.text());
+    for subscriber in &mut subscribers {
+        assert_eq!(subscriber.message().data, "once");
+    }
+
+    // The past, by any node; and a position that one node gave, at another.
+    for node in &nodes {
+        assert_eq!(history(*node, &names[0]).messages.len(), 2);
+        let mut late = Subscriber::connect(*node);
+        let replay = json!({ "type": "subscribe", "channel": names[0], "replay": { "last": 1 } });
+        assert_eq!(late.subscribe_with(replay)["replayed"], 1);
+        assert_eq!(late.message().data, "once");
+    }
+    let position = subscribers[1].subscribe(&names[3]);
+    for n in 0..50 {
+        let node = nodes[n % nodes.len()];
+        let body = publish_body(&names[3], &json!(n));
+        assert_eq!(post(node, "/api/v1/publish", Some(SECRET_KEY), &body).status, 200);
+    }
+    let recover = json!({ "epoch": position["epoch"], "offset": position["offset"] });
+    let mut back = Subscriber::connect(nodes[0]);
+    let ask = json!({ "type": "subscribe", "channel": names[3], "recover": recover });
+    let answer = back.subscribe_with(ask);
+    assert_eq!((&answer["recovered"], &answer["replayed"]), (&json!(true), &json!(50)), "{answer}");
+    let data: Vec<_> = back.messages(50).into_iter().map(|seen| seen.data).collect();
+    assert_eq!(data, (0..50).map(|n| json!(n)).collect::<Vec<_>>());
 }

@@ -327,9 +327,11 @@ fn admits_origin(cx: &Context, request: &Request<'_>, route: Option<&Route<'_>>)
 
 fn health(cx: &Context) -> Reply {
     let log_fails = cx.shared.log.as_ref().is_some_and(|log| log.is_failing());
-    let (code, status) = match (cx.shared.is_draining(), log_fails) {
-        (true, _) => (503, "draining"),
-        (_, true) => (503, "history cannot be written"),
+    let is_cut_off = cx.shared.owners.as_ref().is_some_and(|owners| !owners.is_reached());
+    let (code, status) = match (cx.shared.is_draining(), log_fails, is_cut_off) {
+        (true, ..) => (503, "draining"),
+        (_, true, _) => (503, "history cannot be written"),
+        (.., true) => (503, "the cluster's NATS cannot be reached"),
         _ => (200, "ok"),
     };
     Reply::json(code, Health { status, timestamp: Iso8601(cx.now.unix_ms) }.to_json())

@@ -52,6 +52,8 @@ pub enum FromCluster {
     SlotMoved(crate::ids::SlotId),
     /// A node cannot be reached any more.
     NodeGone(crate::ids::NodeSlot),
+    /// This node cannot reach the others; its subscribers go within so many milliseconds.
+    CutOff(u64),
 }
 
 /// A way into a shard's mailbox that gives back what finds no room.

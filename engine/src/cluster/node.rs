@@ -24,6 +24,10 @@ use crate::shared::Shared;
 const BEAT: Duration = Duration::from_millis(500);
 const SILENCE: Duration = Duration::from_secs(3);
 
+/// After what silence of NATS a node sends its subscribers away, and within what time.
+const GIVEN_UP: Duration = Duration::from_secs(10);
+const SEND_AWAY_MS: u64 = 5_000;
+
 /// How often what is due by time is done.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -93,6 +97,8 @@ pub(super) struct Node {
     /// When its own beat came back last.
     own_heard: Instant,
     is_cut_off: bool,
+    /// Its subscribers were told to go to a node that is not cut off.
+    has_sent_away: bool,
     is_leaving: bool,
     next_beat: Instant,
     /// Slots whose streams were lost to another, and when to try again.
@@ -229,6 +235,7 @@ impl Node {
             settled: now,
             own_heard: now,
             is_cut_off: false,
+            has_sent_away: false,
             is_leaving: false,
             next_beat: now,
             lost,
@@ -267,6 +274,9 @@ impl Node {
         if beat.name == self.plan.node {
             if beat.incarnation == self.incarnation {
                 self.own_heard = now;
+                if let Some(owners) = self.shared.owners.as_ref().filter(|_| !self.is_cut_off) {
+                    owners.set_reached(true);
+                }
             } else if beat.incarnation > self.incarnation {
                 tracing::error!(
                     node = beat.name,
@@ -519,9 +529,17 @@ impl Node {
                 has_changed = true;
             }
         }
-        let is_cut_off = now.duration_since(self.own_heard) > SILENCE;
+        let silence = now.duration_since(self.own_heard);
+        if silence > GIVEN_UP && !std::mem::replace(&mut self.has_sent_away, true) {
+            self.tell_all(|| FromCluster::CutOff(SEND_AWAY_MS));
+        }
+        let is_cut_off = silence > SILENCE;
         if is_cut_off != self.is_cut_off {
             self.is_cut_off = is_cut_off;
+            self.has_sent_away &= is_cut_off;
+            if let Some(owners) = &self.shared.owners {
+                owners.set_reached(!is_cut_off);
+            }
             has_changed = true;
             match is_cut_off {
                 true => tracing::error!(

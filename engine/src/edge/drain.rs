@@ -3,6 +3,7 @@
 
 use super::CloseReason;
 use super::Edge;
+use super::connection::Connection;
 use crate::clock::ticks;
 use crate::context::Context;
 use crate::ids::ConnectionKey;
@@ -14,12 +15,17 @@ const DRAIN_LINGER_MAX: u32 = ticks(2_000);
 /// A drain under way.
 #[derive(Debug)]
 pub(super) struct Drain {
-    /// Subscribers still to be told.
+    /// The tick at which whoever is still there is cut off.
+    deadline: u32,
+}
+
+/// Subscribers that are sent away, spread over a time.
+#[derive(Debug)]
+pub(super) struct SendingAway {
+    /// Those that are still to be told.
     waiting: Vec<ConnectionKey>,
     /// The tick by which all have been told.
     until: u32,
-    /// The tick at which whoever is still there is cut off.
-    deadline: u32,
     /// How long clients are to wait at most before they come back.
     spread_ms: u64,
 }
@@ -31,23 +37,25 @@ impl Edge {
         if self.drain.is_some() {
             return;
         }
-        let mut waiting: Vec<ConnectionKey> = Vec::new();
-        let mut idle: Vec<ConnectionKey> = Vec::new();
-        for (key, connection) in &self.connections {
-            if connection.is_websocket() {
-                waiting.push(key);
-            } else if connection.is_quiet() {
-                idle.push(key);
-            }
-        }
+        let is_idle = |connection: &Connection| !connection.is_websocket() && connection.is_quiet();
+        let idle = self.connections.iter().filter(|(_, connection)| is_idle(connection));
+        let idle: Vec<ConnectionKey> = idle.map(|(key, _)| key).collect();
         for connection in idle {
             self.half_close(cx, connection, "the server drains");
         }
-        cx.random.shuffle(&mut waiting);
         let until = cx.now.tick.saturating_add(if spread_ms == 0 { 0 } else { ticks(spread_ms) });
         let linger = cx.settings.timeouts.linger.min(DRAIN_LINGER_MAX);
-        let deadline = until.saturating_add(linger);
-        self.drain = Some(Drain { waiting, until, deadline, spread_ms });
+        self.drain = Some(Drain { deadline: until.saturating_add(linger) });
+        self.send_away(cx, spread_ms);
+    }
+
+    /// Closes the subscribers that there are within `spread_ms`, so that they come back elsewhere.
+    pub(crate) fn send_away(&mut self, cx: &mut Context, spread_ms: u64) {
+        let subscribers = self.connections.iter().filter(|(_, c)| c.is_websocket());
+        let mut waiting: Vec<ConnectionKey> = subscribers.map(|(key, _)| key).collect();
+        cx.random.shuffle(&mut waiting);
+        let until = cx.now.tick.saturating_add(if spread_ms == 0 { 0 } else { ticks(spread_ms) });
+        self.sending_away = Some(SendingAway { waiting, until, spread_ms });
         self.continue_drain(cx);
     }
 
@@ -62,22 +70,26 @@ impl Edge {
     }
 
     pub(super) fn continue_drain(&mut self, cx: &mut Context) {
-        let Some(drain) = &mut self.drain else { return };
-        let ticks_left = drain.until.saturating_sub(cx.now.tick) as usize;
-        let share = drain.waiting.len().div_ceil(ticks_left.max(1));
-        let rest = drain.waiting.len().saturating_sub(share);
-        let now: Vec<ConnectionKey> = drain.waiting.drain(rest..).collect();
-        let spread_ms = drain.spread_ms;
-        let overdue: Vec<ConnectionKey> = if cx.now.tick >= drain.deadline {
-            self.connections.keys().collect()
-        } else {
-            Vec::new()
-        };
-        for connection in now {
-            // Clients come back at different times, the later the more of them there were.
-            let retry_ms = cx.random.u64(0..=spread_ms.max(1_000));
-            self.close_websocket(cx, connection, CloseReason::going_away(retry_ms));
+        if let Some(SendingAway { waiting, until, spread_ms }) = &mut self.sending_away {
+            let ticks_left = until.saturating_sub(cx.now.tick) as usize;
+            let share = waiting.len().div_ceil(ticks_left.max(1));
+            let rest = waiting.len().saturating_sub(share);
+            let now: Vec<ConnectionKey> = waiting.drain(rest..).collect();
+            let spread_ms = *spread_ms;
+            if waiting.is_empty() {
+                self.sending_away = None;
+            }
+            for connection in now {
+                // Clients come back at different times, the later the more of them there were.
+                let retry_ms = cx.random.u64(0..=spread_ms.max(1_000));
+                self.close_websocket(cx, connection, CloseReason::going_away(retry_ms));
+            }
         }
+        let is_overdue = self.drain.as_ref().is_some_and(|drain| cx.now.tick >= drain.deadline);
+        let overdue: Vec<ConnectionKey> = match is_overdue {
+            true => self.connections.keys().collect(),
+            false => Vec::new(),
+        };
         for connection in overdue {
             self.forget_connection(
                 cx,

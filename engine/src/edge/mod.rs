@@ -50,7 +50,7 @@ use crate::ids::{BatchKey, ChannelKey, ConnectionKey, ListKey, SubscriptionKey, 
 use crate::mail::{Privacy, ToEdge};
 use crate::shared::Refused;
 use connection::Connection;
-use drain::Drain;
+use drain::{Drain, SendingAway};
 use gather::{PendingBatch, PendingList};
 use ledger::Ledger;
 use subscription::Subscription;
@@ -92,6 +92,7 @@ pub(crate) struct Edge {
     resumed: VecDeque<ConnectionKey>,
     wheel: TimerWheel,
     drain: Option<Drain>,
+    sending_away: Option<SendingAway>,
     /// What waits on behalf of peers, and who pays.
     ledger: Ledger,
     /// The `Date` header's value, and the second it is for.
@@ -117,6 +118,7 @@ impl Edge {
             resumed: VecDeque::new(),
             wheel: TimerWheel::new(cx.now.tick),
             drain: None,
+            sending_away: None,
             ledger: Ledger::default(),
             date: (u64::MAX, String::new()),
         }

@@ -103,6 +103,9 @@ pub enum ClusterNews {
     /// A node cannot be reached any more, or is another one that has its name: what it was asked will not
     /// be answered, and its subscribers are gone.
     NodeGone(NodeSlot),
+    /// This node cannot reach the others: its subscribers are to go to one that can, within so many
+    /// milliseconds.
+    CutOff(u64),
 }
 
 /// One shard.
@@ -229,6 +232,9 @@ impl Shard {
                 if self.cx.has_come(from, &mail) {
                     self.deliver(mail);
                 }
+            }
+            Envelope::Cluster(ClusterNews::CutOff(spread_ms)) => {
+                self.edge.send_away(&mut self.cx, spread_ms);
             }
             Envelope::Cluster(ClusterNews::SlotMoved(slot)) => self.edge.slot_moved(slot),
             Envelope::Cluster(ClusterNews::NodeGone(node)) => {

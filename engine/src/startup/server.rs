@@ -257,6 +257,7 @@ fn ways(mailboxes: &[Mailbox]) -> Vec<ShardWays> {
                 FromCluster::Mail(from, mail) => Envelope::Abroad(from, mail),
                 FromCluster::SlotMoved(slot) => Envelope::Cluster(ClusterNews::SlotMoved(slot)),
                 FromCluster::NodeGone(node) => Envelope::Cluster(ClusterNews::NodeGone(node)),
+                FromCluster::CutOff(ms) => Envelope::Cluster(ClusterNews::CutOff(ms)),
             };
             let posted = mailbox.post(envelope);
             mailbox.wake();
@@ -264,6 +265,7 @@ fn ways(mailboxes: &[Mailbox]) -> Vec<ShardWays> {
                 Envelope::Abroad(from, mail) => FromCluster::Mail(from, mail),
                 Envelope::Cluster(ClusterNews::SlotMoved(slot)) => FromCluster::SlotMoved(slot),
                 Envelope::Cluster(ClusterNews::NodeGone(node)) => FromCluster::NodeGone(node),
+                Envelope::Cluster(ClusterNews::CutOff(ms)) => FromCluster::CutOff(ms),
                 other => unreachable!("{other:?} was not posted"),
             })
         });
