@@ -92,3 +92,15 @@ it('refuses the one that is too large, and sends the others again', () => {
     expect.objectContaining({ ref: 'next' }),
   ]);
 });
+
+it('sends again with the same id what may have been published', () => {
+  const stage = new Stage().connected();
+  stage.publish(frame);
+  stage.sent();
+  stage.says({ type: 'error', code: 'UNKNOWN_OUTCOME', error: 'a node is out of reach', ref: 'r' });
+  expect(stage.since()).toEqual([]);
+  stage.pass(1_000);
+  expect(stage.sent()).toEqual([frame]);
+  stage.says(answer);
+  expect(stage.since()).toEqual([['answered', 'r', answer]]);
+});

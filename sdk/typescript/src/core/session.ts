@@ -84,6 +84,11 @@ export function sessionOf(settings: SessionSettings, { now, random, out }: Surro
     show('connected');
     out('connected', clientId, timestamp);
     channels.forEach(proceed);
+    publishAgain();
+  }
+
+  /** What waits for its answer is sent again, or has waited for too long. */
+  function publishAgain(): void {
     for (const frame of publishes.again(now())) out('send', frame);
   }
 
@@ -165,7 +170,11 @@ export function sessionOf(settings: SessionSettings, { now, random, out }: Surro
     if (name !== undefined) context.channel = name;
     if (limit !== undefined) context.details = { [limit]: [text] };
     const error = errorOf(code, text, context);
-    if (ref !== undefined) return publishes.answer(ref, error);
+    if (ref !== undefined) {
+      // It may have been published. With the same id it is not published twice.
+      if (code === 'UNKNOWN_OUTCOME') return out('start', 'resubscribe', retry.backoffMs(resubscribes++));
+      return publishes.answer(ref, error);
+    }
     const channel = name === undefined ? undefined : channels.get(name);
     if (channel) {
       const isOfLate = channel.refused();
@@ -267,6 +276,7 @@ export function sessionOf(settings: SessionSettings, { now, random, out }: Surro
           return out('fetchToken');
         case 'resubscribe':
           channels.forEach(proceed);
+          publishAgain();
       }
     },
 
