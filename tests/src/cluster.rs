@@ -9,7 +9,7 @@ use rustix::process::Signal;
 
 use crate::http::{HttpClient, publish_body, request};
 use crate::program::{Program, command};
-use crate::server::{PUBLISH_KEY, SECRET_KEY};
+use crate::server::{MANAGE_KEY, PUBLISH_KEY, SECRET_KEY};
 
 /// A node, running or not.
 struct Node {
@@ -63,6 +63,7 @@ impl Cluster {
         command.args(["--cluster-nats", &self.nats.urls().join(",")]);
         command.args(["--cluster-node", &format!("node-{at}")]);
         command.env("PUSHFLO_PUBLISH_KEY", PUBLISH_KEY).env("PUSHFLO_SECRET_KEY", SECRET_KEY);
+        command.env("PUSHFLO_MGMT_KEY", MANAGE_KEY);
         let level = std::env::var("CLUSTER_LOG").unwrap_or_else(|_| "error".into());
         command.env("PUSHFLO_LOG", level).stderr(Stdio::inherit());
         let mut program = Program::spawn(command);

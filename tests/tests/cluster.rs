@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use pushflo_tests::client::Subscriber;
 use pushflo_tests::cluster::Cluster;
-use pushflo_tests::http::{Answer, HttpClient, post, publish_body};
+use pushflo_tests::http::{Answer, HttpClient, call, post, publish_body};
 use pushflo_tests::load::{Load, histories, history};
 use pushflo_tests::number;
-use pushflo_tests::server::SECRET_KEY;
+use pushflo_tests::server::{MANAGE_KEY, SECRET_KEY};
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 
 const NODES: usize = 3;
 
@@ -160,4 +160,23 @@ fn all_nodes_are_one_server() {
     assert_eq!((&answer["recovered"], &answer["replayed"]), (&json!(true), &json!(50)), "{answer}");
     let data: Vec<_> = back.messages(50).into_iter().map(|seen| seen.data).collect();
     assert_eq!(data, (0..50).map(|n| json!(n)).collect::<Vec<_>>());
+
+    // Deleted on one node, it is another channel on all.
+    let target = format!("/api/v1/channels/{}", names[5]);
+    let at = |node, method, target: &str| {
+        call(node, method, target, Some(MANAGE_KEY), &Value::Null).status
+    };
+    assert_eq!(at(nodes[2], "GET", &target), 200);
+    assert_eq!(at(nodes[0], "DELETE", &target), 204);
+    assert_eq!(at(nodes[1], "GET", &target), 404);
+    let epochs: BTreeSet<String> = nodes
+        .iter()
+        .map(|node| {
+            let history = history(*node, &names[5]);
+            assert!(history.messages.is_empty(), "{history:?}");
+            history.epoch
+        })
+        .collect();
+    assert_eq!(epochs.len(), 1);
+    assert_ne!(epochs.first().map(String::as_str), results[5]["data"]["epoch"].as_str());
 }

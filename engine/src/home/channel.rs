@@ -131,6 +131,11 @@ impl HomeChannel {
         Receipt { id, offset, epoch: self.head.epoch, timestamp_ms, delivered }
     }
 
+    /// Whether it has subscribers, or had messages.
+    pub(super) fn is_used(&self) -> bool {
+        !self.tails.is_empty() || self.head.offset > Offset(0)
+    }
+
     /// Whether nothing would be lost if it were made anew.
     fn is_untouched(&self) -> bool {
         self.tails.is_empty()

@@ -35,6 +35,11 @@ impl Home {
     pub(super) fn channel_request(&mut self, cx: &mut Context, asked: ChannelRequest) {
         let ChannelRequest { request, channel, call } = asked;
         let result = match call {
+            // They are kept by this node alone, and would be gone when the channel moves.
+            ChannelCall::Create(_) | ChannelCall::Change(_) if cx.is_cluster() => {
+                let text = "channels of a cluster cannot have metadata yet";
+                Err(Refusal::new(ErrorCode::ValidationError, text))
+            }
             ChannelCall::Describe => self.describe(&channel),
             ChannelCall::Presence { page, page_size } => {
                 self.members(cx, &channel, page, page_size)
@@ -151,7 +156,11 @@ impl Home {
 
     fn find_home(&self, channel: &ChannelKey) -> Result<(HomeKey, &HomeChannel), Refusal> {
         let key = self.by_name.get(channel).copied();
-        key.and_then(|key| Some((key, self.channels.get(key)?))).ok_or_else(|| {
+        let found = key.and_then(|key| Some((key, self.channels.get(key)?)));
+        // One in a stream is here as soon as somebody asks for it, also where it never was.
+        let is_there =
+            |home: &HomeChannel| home.log.is_none_or(|log| log.stream.is_none()) || home.is_used();
+        found.filter(|(_, home)| is_there(home)).ok_or_else(|| {
             Refusal::new(ErrorCode::NotFound, format!("there is no channel {}", channel.slug))
         })
     }

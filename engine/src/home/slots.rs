@@ -353,7 +353,11 @@ impl Home {
     pub(super) fn drop_opened(&mut self, cx: &mut Context, key: HomeKey) {
         self.hide(cx, key);
         self.recent.forget(key);
-        if let Some(log) = self.channels.remove(key).and_then(|home| home.log) {
+        let Some(home) = self.channels.remove(key) else { return };
+        if let Some((request, _)) = home.extra.and_then(|extra| extra.change) {
+            cx.answer(request, Err(unknown_outcome()));
+        }
+        if let Some(log) = home.log {
             self.slots.calls.push_back(LogCall::Forget(log.id));
         }
     }

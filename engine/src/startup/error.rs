@@ -61,6 +61,16 @@ pub enum StartupError {
         /// What helps.
         cure: &'static str,
     },
+    /// Channels have what a cluster does not keep.
+    #[error(
+        "{path} has metadata of {channels} channels, which nodes of a cluster do not share yet: private channels would be open; start without cluster.nats, or with another --data-dir"
+    )]
+    ClusterMetadata {
+        /// Where they are.
+        path: PathBuf,
+        /// How many have some.
+        channels: usize,
+    },
     /// More shards than cores.
     #[error(
         "{shards} shards were asked for, but there are {cores} cores for them; a shard needs a core of its own, so lower --shards, or name the cores they are to share with --cores"

@@ -92,6 +92,10 @@ impl Server {
         let mut shared = Shared::new(shards, random_seed()).with_deletions(directory.deletions);
         let (mut log, mut stored) = (None, Stored::default());
         if config.cluster.is_some() {
+            let (path, channels) = (config.data_dir.join("directory"), directory.channels.len());
+            if channels > 0 {
+                return Err(StartupError::ClusterMetadata { path, channels });
+            }
             shared.owners = Some(Owners::default());
         } else if settings.has_log {
             let (opened, contents) = open_log(config, host, &mailboxes, Arc::clone(&retentions))?;
