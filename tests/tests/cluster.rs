@@ -3,6 +3,7 @@
 //! nowhere.
 //!
 //! `PUSHFLO_CLUSTER_ROUNDS=n` has so much happen, and `PUSHFLO_SEED=n` something else.
+#![allow(clippy::disallowed_types, reason = "the tests of this file wait for each other")]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
