@@ -85,6 +85,8 @@ test('the article: an order rings the bell', async ({ pushflo, site, page }) => 
   page.on('websocket', (socket) => sockets.push(socket.url()));
   await page.goto(`${site.url}/page.html?article.js`);
   await expect(page.locator('.bg-green-500')).toHaveCount(1);
+  // The page is connected before it is subscribed.
+  await expect.poll(() => pushflo.metric('pushflo_subscriptions')).toBe(1);
 
   // And a database, and where PushFlo is.
   process.env.PUSHFLO_API_KEY = SECRET_KEY;

@@ -65,6 +65,7 @@ test('Next.js 14: it builds where nothing is configured, and an order rings the 
     page.on('pageerror', (error) => errors.push(error.message));
     await page.goto(found[1]!, { timeout: 120_000 });
     await expect(page.getByTitle('connected')).toBeVisible();
+    await expect.poll(() => pushflo.metric('pushflo_subscriptions')).toBe(1);
     await page.getByRole('button', { name: 'Coffee beans' }).click();
     await expect(page.getByLabel('1 unread notifications')).toBeVisible();
     expect(errors).toEqual([]);
