@@ -214,6 +214,7 @@ impl Appender {
     }
 
     /// How many appends are not known to be stored.
+    #[cfg(test)]
     pub(super) fn pending(&self) -> usize {
         self.pending.len()
     }

@@ -5,8 +5,6 @@
 //! meanwhile. So two who both believe that they own a slot cannot both write, whatever clocks and leases
 //! say, and what is stored of many appends on their way is always a first part of them.
 
-#![allow(dead_code, reason = "the server does not append to streams yet")]
-
 mod appender;
 mod gets;
 #[cfg(test)]

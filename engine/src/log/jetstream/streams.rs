@@ -50,7 +50,6 @@ pub(crate) struct StreamsPlan {
 
 /// A slot that this node owns.
 struct Owned {
-    shard: usize,
     appends: Sender<Entry>,
     source: Source,
     /// Counts the times that it was taken over here, so that what is late is known.
@@ -133,8 +132,7 @@ impl Streams {
         };
         let (appends, for_slot) = channel(APPENDS_MAX);
         let terms = Rc::clone(&source.terms);
-        let shard = self.shard(slot);
-        self.0.owned.borrow_mut().insert(slot, Owned { shard, appends, source, time });
+        self.0.owned.borrow_mut().insert(slot, Owned { appends, source, time });
         let this = self.clone();
         let told = move |told| this.told(slot, time, &terms, told);
         let (client, gets) = (self.0.client.clone(), self.0.gets.clone());
@@ -148,11 +146,6 @@ impl Streams {
     pub(crate) fn release(&self, slot: SlotId) {
         // Its task ends when nobody can append any more, and tells so.
         self.0.owned.borrow_mut().remove(&slot);
-    }
-
-    /// The slots that are owned, or about to be.
-    pub(crate) fn owned(&self) -> Vec<SlotId> {
-        self.0.owned.borrow().keys().copied().collect()
     }
 
     fn tell(&self, shard: usize, answer: LogAnswer) {
