@@ -17,8 +17,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
-use crate::ids::ShardId;
-
+use crate::ids::{NodeSlot, ShardId, SlotId};
 use crate::log::{LogCall, LogHandle};
 use crate::mail::Mail;
 use crate::port::Port;
@@ -49,9 +48,9 @@ pub enum FromCluster {
     /// Mail of another node's shard.
     Mail(ShardId, Mail),
     /// A slot has another owner, or none.
-    SlotMoved(crate::ids::SlotId),
+    SlotMoved(SlotId),
     /// A node cannot be reached any more.
-    NodeGone(crate::ids::NodeSlot),
+    NodeGone(NodeSlot),
     /// This node cannot reach the others; its subscribers go within so many milliseconds.
     CutOff(u64),
 }

@@ -9,7 +9,7 @@ use super::subscription::SubscriptionState;
 use super::tail::Attachedness;
 use super::window::WINDOW_BYTES;
 use crate::context::Context;
-use crate::ids::{NodeSlot, SlotId, TailKey};
+use crate::ids::{NodeSlot, ShardId, SlotId, TailKey};
 use crate::mail::{
     Attach, Attached, Membership, NoWindow, ReadWindow, ToHome, Unsubscribe, WindowOf, WindowReader,
 };
@@ -23,18 +23,18 @@ const ATTACHES_MAX: usize = 4096;
 impl Edge {
     /// A slot has another owner, or none.
     pub(crate) fn slot_moved(&mut self, slot: SlotId) {
-        self.detach_where(|_, tail_slot| tail_slot == slot);
+        self.detach_where(|tail_slot| tail_slot == slot);
     }
 
     /// A node cannot be reached any more.
     pub(crate) fn node_gone(&mut self, cx: &Context, node: NodeSlot) {
         let Some(owners) = &cx.shared.owners else { return };
-        self.detach_where(|_, slot| owners.of(slot).node() == node);
+        self.detach_where(|slot| owners.of(slot).node() == node);
     }
 
-    fn detach_where(&mut self, is_concerned: impl Fn(TailKey, SlotId) -> bool) {
+    fn detach_where(&mut self, is_concerned: impl Fn(SlotId) -> bool) {
         for (key, tail) in &mut self.tails {
-            if !is_concerned(key, SlotId::of(&tail.channel)) {
+            if !is_concerned(SlotId::of(&tail.channel)) {
                 continue;
             }
             tail.home = None;
@@ -64,7 +64,7 @@ impl Edge {
                 Attachedness::Wanted => {}
             }
             let home = cx.shared.home_shard(&tail.channel);
-            let is_waiting = tail.pending > 0 || left == 0 || home == crate::ids::ShardId::NOBODY;
+            let is_waiting = tail.pending > 0 || left == 0 || home == ShardId::NOBODY;
             if is_waiting || cx.is_way_full(home) {
                 self.detached.push(key);
                 continue;

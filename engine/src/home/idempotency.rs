@@ -17,7 +17,7 @@ use crate::mail::ReplyTo;
 use crate::share;
 
 /// How long an answer is kept, in milliseconds.
-pub(super) const WINDOW_MS: u64 = 5 * 60_000;
+pub(super) const WINDOW_MS: u64 = crate::log::KEY_WINDOW_MS;
 
 /// Whether two publishes are the same is told by a digest of their parts. It is kept over restarts,
 /// so its seed is always the same.

@@ -42,6 +42,9 @@ use crate::port::Port;
 use crate::retention::{Retention, Retentions};
 use store::LogStore;
 
+/// How long the answer to a publish with an idempotency key is kept, in milliseconds.
+pub(crate) const KEY_WINDOW_MS: u64 = 5 * 60_000;
+
 /// Calls that wait for either thread; a shard keeps what does not fit.
 const CALLS_MAX: usize = 1024;
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_nats::{Client, HeaderMap, Message, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::time::timeout;
@@ -53,6 +54,19 @@ pub(super) struct Get {
     /// With the one that goes past so many bytes, no more.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) max_bytes: Option<usize>,
+}
+
+impl Get {
+    /// Of messages under a subject, those from a sequence on.
+    pub(super) fn following(
+        subject: &str,
+        from: Sequence,
+        batch: usize,
+        max_bytes: Option<usize>,
+    ) -> Self {
+        let next_by_subj = Some(subject.to_owned());
+        Self { seq: Some(from), next_by_subj, batch, max_bytes, ..Self::default() }
+    }
 }
 
 /// Messages of a stream.
@@ -152,8 +166,13 @@ impl Gets {
         answer
     }
 
+    /// What the server tells of a stream.
+    pub(super) async fn info<T: DeserializeOwned>(&self, stream: &str) -> Result<T, AskError> {
+        self.api(&format!("STREAM.INFO.{stream}"), &serde_json::json!({})).await
+    }
+
     /// Asks the API, whose answers are JSON.
-    pub(super) async fn api<T: for<'de> Deserialize<'de>>(
+    pub(super) async fn api<T: DeserializeOwned>(
         &self,
         subject: &str,
         request: &impl Serialize,

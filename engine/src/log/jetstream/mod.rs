@@ -17,6 +17,3 @@ mod streams;
 mod trial;
 
 pub(crate) use streams::{Streams, StreamsPlan};
-
-/// How long the answer to a publish with an idempotency key is kept, in milliseconds.
-const KEY_WINDOW_MS: u64 = 5 * 60_000;

@@ -99,13 +99,7 @@ impl Source {
         batch: usize,
         bytes_max: usize,
     ) -> Result<(Vec<Found>, Option<Sequence>), AskError> {
-        let get = Get {
-            seq: Some(from.max(1)),
-            next_by_subj: Some(subject.to_owned()),
-            batch,
-            max_bytes: Some(bytes_max),
-            ..Get::default()
-        };
+        let get = Get::following(subject, from.max(1), batch, Some(bytes_max));
         let got = self.gets.get(&self.stream, &get).await?;
         let last = got.messages.last().filter(|_| got.pending > 0);
         let next = last.map(|last| last.sequence + 1);
@@ -246,13 +240,7 @@ impl Source {
             let mut from = sequence.saturating_sub(step).max(1);
             let mut last = None;
             loop {
-                let get = Get {
-                    seq: Some(from),
-                    next_by_subj: Some(subject.to_owned()),
-                    batch: BATCH,
-                    max_bytes: Some(BATCH_BYTES),
-                    ..Get::default()
-                };
+                let get = Get::following(subject, from, BATCH, Some(BATCH_BYTES));
                 let got = self.gets.get(&self.stream, &get).await?;
                 for message in got.messages.iter().filter(|message| message.sequence < sequence) {
                     last = self.decode(message).map(|stored| (message.sequence, stored)).or(last);
@@ -304,7 +292,7 @@ impl Source {
                     let Some((key, content)) = message.key else { continue };
                     let (offset, timestamp_ms) = (Offset(sequence), message.timestamp_ms);
                     let receipt = Receipt { id, offset, epoch, timestamp_ms, delivered: 0 };
-                    let until_ms = timestamp_ms.saturating_add(super::KEY_WINDOW_MS);
+                    let until_ms = timestamp_ms.saturating_add(crate::log::KEY_WINDOW_MS);
                     answers.push(StoredAnswer { key, content, until_ms, receipt });
                 }
                 match more {

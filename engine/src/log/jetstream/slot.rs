@@ -282,9 +282,7 @@ async fn subscribe(client: &Client, inbox: &str) -> Option<Subscriber> {
 
 /// The last sequence of the stream, which is made if it is not there.
 async fn ask(gets: Gets, plan: Rc<StreamPlan>) -> Input {
-    let info: Result<StreamInfo, _> =
-        gets.api(&format!("STREAM.INFO.{}", plan.name), &serde_json::json!({})).await;
-    match info {
+    match gets.info::<StreamInfo>(&plan.name).await {
         Ok(info) => check(&info, &plan),
         Err(AskError::Refused { code: NO_SUCH_STREAM, .. }) => {
             let made = gets.api(&format!("STREAM.CREATE.{}", plan.name), &config(&plan)).await;
@@ -345,13 +343,7 @@ async fn read(
     until: Sequence,
 ) -> Input {
     for _ in 0..SHORT_READS_MAX {
-        let get = Get {
-            seq: Some(after + 1),
-            next_by_subj: Some(subject.clone()),
-            batch: TAIL_RECORDS,
-            max_bytes: Some(TAIL_BYTES),
-            ..Get::default()
-        };
+        let get = Get::following(&subject, after + 1, TAIL_RECORDS, Some(TAIL_BYTES));
         let Ok(got) = gets.get(&stream, &get).await else { return Input::Failed };
         let last = got.messages.last().map_or(after, |message| message.sequence);
         // A server that lags has less than is known to be there.
@@ -365,9 +357,7 @@ async fn read(
         }
         sleep(PAUSE).await;
     }
-    let info: Result<StreamInfo, _> =
-        gets.api(&format!("STREAM.INFO.{stream}"), &serde_json::json!({})).await;
-    match info {
+    match gets.info::<StreamInfo>(&stream).await {
         Ok(info) if info.state.last_seq < until => Input::Shrunk,
         _ => Input::Failed,
     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use async_nats::Client;
+use bytes::Bytes;
 use pushflo_protocol::{ErrorCode, MessageId, Refusal};
 use serde::Deserialize;
 use tokio::sync::mpsc::{Sender, channel};
@@ -17,7 +18,7 @@ use super::read::Source;
 use super::slot::{Slot, StreamPlan, Told};
 use super::stored::{Content, Stored, StoredMessage};
 use crate::hash::{HashMap, Placement};
-use crate::ids::{ChannelKey, LogId, ShardId, SlotId};
+use crate::ids::{ChannelKey, LogId, SlotId};
 use crate::log::{
     Delete, LocateDone, LogAnswer, LogCall, LogFailure, Open, Opened, PageDone, ReadDone,
     SlotEvent, SlotNews, Store,
@@ -154,8 +155,11 @@ impl Streams {
         }
     }
 
+    fn tell_slot(&self, slot: SlotId, event: SlotEvent) {
+        self.tell(self.shard(slot), LogAnswer::Slot(SlotNews { slot, event }));
+    }
+
     fn told(&self, slot: SlotId, time: u64, terms: &RefCell<Vec<Sequence>>, told: Told) {
-        let shard = self.shard(slot);
         let event = match told {
             Told::Begun(term) => {
                 let is_first = terms.borrow().is_empty();
@@ -192,11 +196,11 @@ impl Streams {
                     owned.remove(&slot);
                 }
                 drop(owned);
-                self.tell(shard, LogAnswer::Slot(SlotNews { slot, event: SlotEvent::Ended }));
+                self.tell_slot(slot, SlotEvent::Ended);
                 return (self.0.ended)(slot);
             }
         };
-        self.tell(shard, LogAnswer::Slot(SlotNews { slot, event }));
+        self.tell_slot(slot, event);
     }
 
     /// Has NATS give back the room of what a deletion made void. It may fail: nobody reads it any more.
@@ -227,8 +231,7 @@ impl Streams {
             }
             sleep(PAUSE).await;
         }
-        let event = SlotEvent::Begun(time);
-        self.tell(self.shard(slot), LogAnswer::Slot(SlotNews { slot, event }));
+        self.tell_slot(slot, SlotEvent::Begun(time));
     }
 
     fn source(&self, slot: SlotId, time: u64) -> Option<Source> {
@@ -238,18 +241,12 @@ impl Streams {
 
     /// The incarnation of a stream, and the terms that have begun in it.
     async fn look_at(&self, source: &Source) -> Option<(u64, Vec<Sequence>)> {
-        let subject = format!("STREAM.INFO.{}", source.stream);
-        let info: Created = self.0.gets.api(&subject, &serde_json::json!({})).await.ok()?;
+        let info: Created = self.0.gets.info(&source.stream).await.ok()?;
         let incarnation = Placement::new(INCARNATION_SEED).hash((&*source.stream, info.created));
         let own = source.terms.borrow().first().copied()?;
         let (mut terms, mut from) = (Vec::new(), 1);
         loop {
-            let get = Get {
-                seq: Some(from),
-                next_by_subj: Some(source.terms_subject.to_string()),
-                batch: 1024,
-                ..Get::default()
-            };
+            let get = Get::following(&source.terms_subject, from, 1024, None);
             let got = self.0.gets.get(&source.stream, &get).await.ok()?;
             terms.extend(got.messages.iter().map(|message| message.sequence));
             match got.messages.last() {
@@ -352,18 +349,17 @@ impl Streams {
         self.append(slot, time, log, id, payload);
     }
 
-    fn append(&self, slot: SlotId, time: u64, log: LogId, id: MessageId, payload: bytes::Bytes) {
+    fn append(&self, slot: SlotId, time: u64, log: LogId, id: MessageId, payload: Bytes) {
         let subject = self.0.channels.borrow().get(&log).map(|(_, subject)| Rc::clone(subject));
         let is_sent = subject.is_some_and(|subject| {
-            let subject = bytes::Bytes::copy_from_slice(subject.as_bytes());
+            let subject = Bytes::copy_from_slice(subject.as_bytes());
             let owned = self.0.owned.borrow();
             let entry = Entry { id: id.0, subject, payload };
             let owned = owned.get(&slot).filter(|owned| owned.time == time);
             owned.is_some_and(|owned| owned.appends.try_send(entry).is_ok())
         });
         if !is_sent {
-            let event = SlotEvent::Refused(id);
-            self.tell(self.shard(slot), LogAnswer::Slot(SlotNews { slot, event }));
+            self.tell_slot(slot, SlotEvent::Refused(id));
         }
     }
 
@@ -380,7 +376,7 @@ impl Streams {
             self.0.channels.borrow_mut().remove(&log);
         }
         let opened = Opened { channel, log, outcome };
-        self.tell(ShardId::index(shard), LogAnswer::Opened(Box::new(opened)));
+        self.tell(shard.index(), LogAnswer::Opened(Box::new(opened)));
     }
 }
 
