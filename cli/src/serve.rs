@@ -25,6 +25,17 @@ pub(super) fn run(arguments: &ServerArguments) -> Result<(), Box<dyn Error>> {
     if let Err(error) = said {
         tracing::warn!(%error, "the greeting could not be shown");
     }
+    if let Some(made) = server.made_keys() {
+        let data_dir = config.data_dir.clone();
+        std::thread::Builder::new().name("keys".into()).spawn(move || {
+            for keys in made {
+                let said = keep_unread(say(keys_text(&keys)), &data_dir, &keys);
+                if let Err(error) = said {
+                    tracing::warn!(%error, "the keys could not be shown");
+                }
+            }
+        })?;
+    }
     wait_for_end(&mut signals);
     tracing::info!(connections = server.connection_count(), "draining; once more to stop at once");
     server.drain();
@@ -54,6 +65,18 @@ fn wait_for_end(signals: &mut Signals) {
             _ => return,
         }
     }
+}
+
+/// Keys that a node has made for its cluster.
+fn keys_text(keys: &[(Role, String)]) -> String {
+    let mut text =
+        "\nKeys of the app `default`, made for all nodes of the cluster. They are shown this \
+                    once:\n\n"
+            .to_string();
+    for (role, key) in keys {
+        text += &format!("  {:<8} {key}\n", role.name());
+    }
+    text
 }
 
 /// What a person is told who started the server.

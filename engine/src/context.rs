@@ -4,7 +4,7 @@
 //! Neither half sees the other through it. Mail of a shard to itself waits here, in one queue, and is
 //! delivered before the call into the shard returns.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use pushflo_protocol::time::Month;
@@ -13,7 +13,7 @@ use pushflo_protocol::{ErrorCode, Refusal};
 use crate::accounts::{AccountsCall, CHANGES_PER_SECOND_MAX, Directory, Rate};
 use crate::bug::bug;
 use crate::clock::Now;
-use crate::ids::{AppId, ChannelKey, NodeSlot, RequestId, ShardId};
+use crate::ids::{AppId, ChannelKey, NodeSlot, RequestId, ShardId, SlotId};
 use crate::mail::{
     Answered, Asker, Mail, Outboxes, Outcome, Question, ToEdge, ToHome, failure, no_owner, no_room,
     unknown_outcome,
@@ -119,6 +119,19 @@ impl Context {
     /// All shards.
     pub(crate) fn shards(&self) -> impl Iterator<Item = ShardId> + use<> {
         self.outboxes.shards()
+    }
+
+    /// All shards that have channels, on all nodes.
+    ///
+    /// # Errors
+    /// `OVERLOADED`: some channels have no owner for the moment.
+    pub(crate) fn home_shards(&self) -> Result<Vec<ShardId>, Refusal> {
+        let Some(owners) = &self.shared.owners else { return Ok(self.shards().collect()) };
+        let shards: BTreeSet<ShardId> = SlotId::all().map(|slot| owners.of(slot)).collect();
+        match shards.contains(&ShardId::NOBODY) {
+            true => Err(no_owner()),
+            false => Ok(shards.into_iter().collect()),
+        }
     }
 
     /// The shard that gives a channel's offsets.
@@ -263,17 +276,25 @@ impl Context {
         Refusal::new(ErrorCode::ServerError, "the server lost sight of this, which is its fault")
     }
 
+    /// Counts a change in the name of an app.
+    ///
+    /// # Errors
+    /// `RATE_LIMITED` where it asks too often.
+    pub(crate) fn take_change(&self, app: AppId) -> Result<(), Refusal> {
+        let usage = &self.directory.require(app)?.usage;
+        usage.take_change(self.now.elapsed_ms).map_err(|wait_ms| {
+            let text = format!("an app may ask for {CHANGES_PER_SECOND_MAX} changes a second");
+            Refusal::over_rate("changesPerSecond", wait_ms, text)
+        })
+    }
+
     /// Has the accounts change something in the name of an app.
     ///
     /// # Errors
     /// `OVERLOADED` where too much waits for it, `RATE_LIMITED` where the app asks too often; nothing
     /// is changed then.
     pub(crate) fn ask_accounts(&mut self, app: AppId, call: AccountsCall) -> Result<(), Refusal> {
-        let usage = &self.directory.require(app)?.usage;
-        if let Err(wait_ms) = usage.take_change(self.now.elapsed_ms) {
-            let text = format!("an app may ask for {CHANGES_PER_SECOND_MAX} changes a second");
-            return Err(Refusal::over_rate("changesPerSecond", wait_ms, text));
-        }
+        self.take_change(app)?;
         // Urgent ones stand before the others and have room of their own.
         let urgent = self.accounts_calls.iter().take_while(|call| call.is_urgent()).count();
         let (at, waiting) = match call.is_urgent() {

@@ -164,6 +164,26 @@ impl fmt::Display for SlotId {
     }
 }
 
+/// Some of the slots.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotSet(u128);
+
+impl SlotSet {
+    /// All slots.
+    pub const ALL: Self = Self(u128::MAX);
+
+    /// These with those of another set; `None` where one is in both.
+    pub fn with_others(self, others: Self) -> Option<Self> {
+        (self.0 & others.0 == 0).then_some(Self(self.0 | others.0))
+    }
+}
+
+impl FromIterator<SlotId> for SlotSet {
+    fn from_iter<T: IntoIterator<Item = SlotId>>(slots: T) -> Self {
+        Self(slots.into_iter().fold(0, |set, slot| set | 1 << slot.0))
+    }
+}
+
 /// A slot of names, whose epochs change together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct EpochSlot(pub u16);
@@ -171,6 +191,14 @@ pub struct EpochSlot(pub u16);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sets_of_slots_are_joined_where_they_have_nothing_in_common() {
+        let (even, odd): (Vec<_>, Vec<_>) = SlotId::all().partition(|slot| slot.0 % 2 == 0);
+        let even = even.into_iter().collect::<SlotSet>();
+        assert_eq!(even.with_others(odd.into_iter().collect()), Some(SlotSet::ALL));
+        assert_eq!(even.with_others([SlotId(126)].into_iter().collect()), None);
+    }
 
     #[test]
     fn apps_are_read_as_they_are_written() {

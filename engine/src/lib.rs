@@ -6,6 +6,7 @@
 //!   made of
 //! * `database_files`: what must be known of the files of a database
 //! * [`link`]: messages between nodes, whole and in order
+//! * [`bucket`]: what nodes have in common
 //! * [`accounts`], [`log`]: apps, keys, plans and tokens; what is kept of channels on disk
 //! * [`settings`], [`exposition`], [`shared`]: what a shard is told, the text that tells what it
 //!   counts, what all share
@@ -20,6 +21,7 @@
 pub mod accounts;
 pub mod after_all;
 mod api;
+pub mod bucket;
 mod bug;
 mod census;
 pub mod clock;

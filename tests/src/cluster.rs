@@ -41,6 +41,7 @@ impl Cluster {
             cluster.run(at);
         }
         cluster.wait_until_all_serve(&crate::load::CHANNELS);
+        cluster.wait_until_settled();
         cluster
     }
 
@@ -56,7 +57,8 @@ impl Cluster {
         }
         let (listen, data) = (node.address.to_string(), self.folder.path().join(format!("{at}")));
         let config = self.folder.path().join("pushflo.toml");
-        let all = "[history]\nmessages_per_channel = 100000000\nbytes_per_channel = 100000000000\n";
+        let all = "[history]\nmessages_per_channel = 100000000\nbytes_per_channel = 100000000000\n\
+                   [presence]\ninterval_ms = 100\ngrace_ms = 2000\n";
         std::fs::write(&config, all).unwrap();
         let mut command = command(&["serve", "--listen", &listen, "--shards", "2"]);
         command.arg("--data-dir").arg(data).arg("--config").arg(config);
@@ -108,6 +110,34 @@ impl Cluster {
                 }
             }
         }
+    }
+
+    /// Waits until all slots have owners that keep them: until all channels can be listed for a while.
+    pub fn wait_until_settled(&self) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let mut since = Instant::now();
+        while since.elapsed() < Duration::from_secs(3) {
+            let is_whole = self.nodes.iter().filter(|node| node.program.is_some()).all(|node| {
+                crate::http::get(node.address, "/api/v1/channels", Some(SECRET_KEY)).status == 200
+            });
+            if !is_whole {
+                since = Instant::now();
+            }
+            assert!(Instant::now() < deadline, "slots move for ever");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// How many messages the streams have whose subject ends like this behind the number of its slot.
+    pub fn messages_under(&self, rest: &str) -> u64 {
+        let of_slot = |slot: u8| {
+            let filter = format!(r#"{{"subjects_filter":"pushflo.{slot}.{rest}"}}"#);
+            let answer = self.nats.ask(&format!("$JS.API.STREAM.INFO.pushflo-{slot}"), &filter);
+            let info: serde_json::Value = serde_json::from_str(&answer.unwrap()).unwrap();
+            let counts = info["state"]["subjects"].as_object();
+            counts.into_iter().flatten().map(|(_, count)| count.as_u64().unwrap()).sum::<u64>()
+        };
+        (0..128).map(of_slot).sum()
     }
 
     /// Publishes on a node: the status and the body of the answer.

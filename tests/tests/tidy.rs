@@ -17,6 +17,7 @@ const FLOORS: [&[&str]; 11] = [
         "hash",
         "host",
         "ids",
+        "bucket",
         "link",
         "metrics",
         "port",

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use pushflo_protocol::origin::AllowedOrigins;
 use serde::{Deserialize, Serialize};
 
-use super::keys::{Key, KeyId, SigningKey, random_bytes};
+use super::keys::{Key, KeyId, Role, SigningKey, random_bytes};
 use super::plan::Plan;
 use super::usage::Usage;
+use crate::clock;
 use crate::ids::AppId;
 
 /// What is kept of an app.
@@ -41,6 +42,13 @@ impl AppRecord {
             created_ms: now_ms,
             updated_ms: now_ms,
         }
+    }
+
+    /// A key that stands in the configuration is one of the app's.
+    pub(super) fn put_configured(&mut self, role: Role, key: &str) {
+        let key = Key { is_configured: true, ..Key::new(key, role, None, clock::unix_ms()) };
+        self.keys.retain(|other| other.id() != key.id());
+        self.keys.push(key);
     }
 }
 

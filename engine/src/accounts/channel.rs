@@ -24,6 +24,19 @@ pub struct ChannelMeta {
 }
 
 impl ChannelMeta {
+    /// Those of a channel of which nobody knows what it has: it is closed to all who have no grant.
+    pub(crate) fn closed() -> Self {
+        Self {
+            name: "".into(),
+            description: None,
+            is_private: true,
+            presence: false,
+            metadata: None,
+            created_ms: 0,
+            updated_ms: 0,
+        }
+    }
+
     /// Bytes it keeps in memory.
     pub fn kept_bytes(&self) -> usize {
         let Self { name, description, metadata, .. } = self;

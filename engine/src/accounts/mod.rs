@@ -7,6 +7,7 @@
 //! * `store`: what is kept of them on disk; `seal` and `private_list` lie beside it, `changes` is what
 //!   it writes
 //! * `writer`: the thread that changes them, in the order of `queue`
+//! * `replica`: that thread in a cluster, whose nodes have all of this in common
 //!
 //! A shard only ever reads. A change goes to the writer, which writes it to disk, tells every shard and
 //! then answers.
@@ -21,6 +22,7 @@ mod keys;
 pub mod plan;
 mod private_list;
 mod queue;
+mod replica;
 mod seal;
 mod store;
 pub mod token;
@@ -33,7 +35,8 @@ pub use client::Client;
 pub use directory::{Access, Directory};
 pub use keys::{Key, KeyDigest, KeyId, Role, SigningKey, random_bytes};
 pub use plan::{Plan, Plans};
-pub use store::{Accepted, DirectoryError, OpenedDirectory, accept, open};
+pub(crate) use replica::{app_of, deleted_app, deleted_key, is_of_accounts};
+pub use store::{Accepted, DirectoryError, DirectoryOf, OpenedDirectory, accept, open};
 pub use token::{Grant, Identity};
 pub use usage::{APP_METRICS, AppNumbers, Usage, Usages};
 pub(crate) use usage::{CHANGES_PER_SECOND_MAX, Rate};

@@ -59,6 +59,29 @@ pub enum DirectoryError {
         /// The plans there are.
         known: String,
     },
+    /// A server that is a node of a cluster is to have the folder of one that is not.
+    #[error(
+        "it is of a server without cluster.nats, and has {apps} apps and metadata of {channels} channels \
+         that the cluster does not have"
+    )]
+    OfOneNode {
+        /// Apps in it.
+        apps: usize,
+        /// Channels with metadata in it.
+        channels: usize,
+    },
+    /// A server that is none is to have the folder of a cluster's node.
+    #[error("it is of a node of a cluster, where channels and their messages are")]
+    OfCluster,
+}
+
+/// What a directory is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DirectoryOf {
+    /// A server by itself: it is all there is.
+    OneServer,
+    /// A node of a cluster: it is what the node knows while it cannot reach the others.
+    ClusterNode,
 }
 
 impl From<fjall::Error> for DirectoryError {
@@ -159,6 +182,8 @@ pub struct OpenedDirectory {
     pub unswept: BTreeSet<AppId>,
     /// Keys that were made just now, for the default app.
     pub generated: Vec<(Role, String)>,
+    /// Keys of the default app from the configuration.
+    pub(super) configured: Vec<(Role, String)>,
     /// How often a channel was deleted; goes into epochs.
     pub deletions: u64,
     /// Places in the log of channels that were deleted.
@@ -177,11 +202,14 @@ const MEMTABLE_BYTES: u64 = 4 * 1024 * 1024;
 /// The number that says that the directory knows which channels of the log are private.
 const HAS_MET_LOG: &str = "has_met_log";
 
+/// The number that says that the directory is that of a node of a cluster.
+const OF_CLUSTER: &str = "of_cluster";
+
 /// The entry that says what the database's last change was; it is in no seal.
 const LAST_CHANGE: &str = "last_change";
 
-/// Opens the directory in `path`, or makes it. The default app is made if it is not there;
-/// `configured` are its keys from the configuration, and roles without any key get a generated one.
+/// Opens the directory in `path`, or makes it. `configured` are keys of the default app from the configuration.
+/// For a server by itself that app is made if it is not there, and roles without any key get a generated one.
 ///
 /// # Errors
 /// [`DirectoryError`] with the cause. The folder is as it was then.
@@ -189,38 +217,45 @@ pub fn open(
     path: &Path,
     plans: &Plans,
     configured: &[(Role, String)],
+    of: DirectoryOf,
 ) -> Result<OpenedDirectory, DirectoryError> {
     let mut store = DirectoryStore::open(path)?;
+    store.check_purpose(of)?;
     let now_ms = clock::unix_ms();
-    let tables = store.tables()?;
-    let mut records = tables.load_apps()?;
-    let default = records.entry(AppId::DEFAULT).or_insert_with(|| {
-        AppRecord::new("default", PLAN_DEFAULT, AppSettings::default(), Vec::new(), now_ms)
-    });
-    for (role, key) in configured {
-        let key = Key { is_configured: true, ..Key::new(key, *role, None, now_ms) };
-        default.keys.retain(|other| other.id() != key.id());
-        default.keys.push(key);
+    let mut records = store.tables()?.load_apps()?;
+    if of == DirectoryOf::OneServer {
+        records.entry(AppId::DEFAULT).or_insert_with(|| {
+            AppRecord::new("default", PLAN_DEFAULT, AppSettings::default(), Vec::new(), now_ms)
+        });
     }
     let mut generated = Vec::new();
-    for role in Role::ALL {
-        if !default.keys.iter().any(|key| key.role == role) {
-            let (key, text) = Key::generate(role, None, now_ms);
-            default.keys.push(key);
-            generated.push((role, text));
+    if let Some(default) = records.get_mut(&AppId::DEFAULT) {
+        for (role, key) in configured {
+            default.put_configured(*role, key);
         }
+        for role in Role::ALL {
+            let has = default.keys.iter().any(|key| key.role == role);
+            if of == DirectoryOf::OneServer && !has {
+                let (key, text) = Key::generate(role, None, now_ms);
+                default.keys.push(key);
+                generated.push((role, text));
+            }
+        }
+        let mut changes = Changes::default();
+        changes.put_app(AppId::DEFAULT, default)?;
+        store.commit(&changes)?;
     }
-    let mut changes = Changes::default();
-    changes.put_app(AppId::DEFAULT, default)?;
-    store.commit(&changes)?;
     let tables = store.tables()?;
     let mut apps = BTreeMap::new();
     for (id, record) in records {
-        let plan = plans.find(&record.plan).ok_or_else(|| DirectoryError::Plan {
-            app: id,
-            plan: record.plan.clone(),
-            known: plans.names(),
-        })?;
+        let Some(plan) = plans.find(&record.plan) else {
+            if of == DirectoryOf::ClusterNode {
+                // It may have another one by now; if not, that is said when the cluster tells of it.
+                continue;
+            }
+            let (plan, known) = (record.plan.clone(), plans.names());
+            return Err(DirectoryError::Plan { app: id, plan, known });
+        };
         let usage = Usage::default();
         if let Some((month, messages)) = tables.usage(id)? {
             usage.restore(month, messages);
@@ -242,6 +277,7 @@ pub fn open(
         channels,
         unswept,
         generated,
+        configured: configured.to_vec(),
         deletions,
         deleted,
         deleted_apps,
@@ -429,6 +465,25 @@ impl DirectoryStore {
             kept.map_err(|error| DirectoryError::from_io("the journal", &error))?;
         }
         opened
+    }
+
+    /// Makes sure that it is what it is opened for; a new one is so from now on.
+    fn check_purpose(&mut self, of: DirectoryOf) -> Result<(), DirectoryError> {
+        let tables = self.tables()?;
+        let is_of_cluster = tables.number(OF_CLUSTER)?.is_some();
+        match of {
+            DirectoryOf::OneServer if is_of_cluster => Err(DirectoryError::OfCluster),
+            DirectoryOf::ClusterNode if !is_of_cluster => {
+                let (apps, channels) = (tables.load_apps()?.len(), tables.load_channels()?.len());
+                if apps + channels > 0 {
+                    return Err(DirectoryError::OfOneNode { apps, channels });
+                }
+                let mut changes = Changes::default();
+                changes.put_number(OF_CLUSTER, 1);
+                self.commit(&changes)
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Opens a directory without a seal: a new one, or that of a release that made none.

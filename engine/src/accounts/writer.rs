@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, select};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded, never, select};
 use pushflo_protocol::time::Month;
 use pushflo_protocol::{ErrorCode, Refusal};
 
@@ -23,9 +23,11 @@ use super::channel::ChannelMeta;
 use super::keys::{Key, KeyId, Role};
 use super::plan::{PLAN_DEFAULT, Plan, Plans};
 use super::queue::Queue;
+use super::replica::Replica;
 use super::store::{DirectoryError, DirectoryStore, OpenedDirectory};
 use super::usage::{Usage, Usages};
 use crate::after_all::AfterAll;
+use crate::bucket::BucketHandle;
 use crate::clock::{self, Clock};
 use crate::hash::HashMap;
 use crate::ids::{AppId, ChannelKey, LogId, RequestId, ShardId};
@@ -50,7 +52,7 @@ const KEYS_PER_APP_MAX: usize = 100;
 const TICK: Duration = Duration::from_millis(1000);
 
 /// What a shard asks for.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum AccountsCall {
     /// Make an app with a key of each role.
     CreateApp {
@@ -223,6 +225,8 @@ pub struct Accounts {
     thread: JoinHandle<()>,
     /// What apps use.
     pub usages: Arc<Usages>,
+    /// Keys of the default app that were made while the server runs, as the first node of a cluster does.
+    pub made_keys: Receiver<Vec<(Role, String)>>,
 }
 
 /// A shard's way to the accounts.
@@ -240,26 +244,36 @@ struct Calls {
 
 /// What a group of calls changes, before it is written.
 #[derive(Default)]
-struct ChangeGroup {
-    changes: Changes,
+pub(super) struct ChangeGroup {
+    pub(super) changes: Changes,
     /// Apps as they were, of those that are others in [`Writer::apps`] by now.
     before: BTreeMap<AppId, Option<App>>,
     /// Apps that were changed, made or deleted, in this order.
     touched: Vec<AppId>,
-    replies: Vec<ChangeReply>,
+    pub(super) replies: Vec<ChangeReply>,
 }
 
 /// What is told when a group is written.
-enum ChangeReply {
+pub(super) enum ChangeReply {
     Request(RequestId, Result<Changed, Refusal>),
     /// To the home shard.
     Channel(ShardId, ChannelKey, Result<Option<Arc<ChannelMeta>>, Refusal>),
 }
 
-struct Writer {
+impl ChangeReply {
+    /// To the same, that nothing was done.
+    pub(super) fn refused(self, refusal: &Refusal) -> Self {
+        match self {
+            Self::Request(request, _) => Self::Request(request, Err(refusal.clone())),
+            Self::Channel(shard, channel, _) => Self::Channel(shard, channel, Err(refusal.clone())),
+        }
+    }
+}
+
+pub(super) struct Writer {
     store: DirectoryStore,
-    apps: BTreeMap<AppId, App>,
-    plans: Plans,
+    pub(super) apps: BTreeMap<AppId, App>,
+    pub(super) plans: Plans,
     /// How often a channel or an app was deleted, as the shards see it.
     told_deletions: Arc<AtomicU64>,
     ports: Vec<Port<News>>,
@@ -267,17 +281,19 @@ struct Writer {
     usages: Arc<Usages>,
     /// What was written down of usage.
     written: HashMap<AppId, (u16, u64)>,
-    group: ChangeGroup,
+    pub(super) group: ChangeGroup,
     /// The number of the next app.
-    next_app: u64,
+    pub(super) next_app: u64,
     /// How often a channel or an app was deleted.
     deletions: u64,
     /// Apps that are deleted whose channels' metadata are still to be removed.
     unswept: BTreeSet<AppId>,
+    /// What all nodes have in common, in a cluster.
+    pub(super) replica: Option<Replica>,
 }
 
 impl Accounts {
-    /// Starts the thread.
+    /// Starts the thread. In a cluster, `bucket` has what all nodes have in common.
     ///
     /// # Errors
     /// The kernel gives no thread.
@@ -287,8 +303,12 @@ impl Accounts {
         deletions: Arc<AtomicU64>,
         ports: Vec<Port<News>>,
         retentions: Arc<Retentions>,
+        bucket: Option<BucketHandle>,
     ) -> std::io::Result<Self> {
         let OpenedDirectory { store, apps, next_app, deletions: deleted, unswept, .. } = opened;
+        let (making_keys, made_keys) = bounded(1);
+        let configured = opened.configured;
+        let replica = bucket.map(|bucket| Replica::new(bucket, configured, making_keys));
         let ((urgent, urgent_calls), (others, other_calls)) =
             (bounded(CALLS_MAX), bounded(CALLS_MAX));
         let calls = AccountsHandle { urgent, others };
@@ -312,11 +332,12 @@ impl Accounts {
             next_app,
             deletions: deleted,
             unswept,
+            replica,
         };
         let thread = std::thread::Builder::new()
             .name("accounts".into())
             .spawn(move || writer.run(&waiting))?;
-        Ok(Self { calls, thread, usages: told })
+        Ok(Self { calls, thread, usages: told, made_keys })
     }
 
     /// A way to the accounts.
@@ -351,11 +372,20 @@ impl Writer {
         let clock = Clock::start();
         let mut next_tick_ms = 0;
         let mut queue = Queue::default();
+        let mut news = self.news();
         loop {
             let patience = if queue.is_empty() { TICK } else { Duration::ZERO };
             let first = select! {
                 recv(calls.urgent) -> call => Some(call),
                 recv(calls.others) -> call => Some(call),
+                recv(news) -> told => {
+                    match told {
+                        Ok(told) => self.learn(told),
+                        // The cluster is left; shards end soon, too.
+                        Err(_) => news = never(),
+                    }
+                    None
+                }
                 default(patience) => None,
             };
             match first {
@@ -370,6 +400,7 @@ impl Writer {
                 next_tick_ms = now_ms + TICK.as_millis() as u64;
                 self.write_usage();
                 self.sweep();
+                self.open_default();
             }
         }
         self.act_on_all(&mut queue, calls, &clock, u64::MAX);
@@ -393,15 +424,20 @@ impl Writer {
             {
                 queue.push(call);
             }
-            for _ in 0..GROUP_CALLS_MAX {
-                let Some(call) = queue.pop() else { break };
-                let reply = self.act(call);
-                self.group.replies.push(reply);
+            if self.replica.is_some() {
+                let Some(call) = queue.pop() else { return };
+                self.act_for_all(&call);
+            } else {
+                for _ in 0..GROUP_CALLS_MAX {
+                    let Some(call) = queue.pop() else { break };
+                    let reply = self.act(call);
+                    self.group.replies.push(reply);
+                }
+                if self.group.replies.is_empty() {
+                    return;
+                }
+                self.write_group();
             }
-            if self.group.replies.is_empty() {
-                return;
-            }
-            self.write_group();
             if clock.elapsed_ms() >= until_ms {
                 return;
             }
@@ -409,7 +445,7 @@ impl Writer {
     }
 
     /// Makes a call part of the group.
-    fn act(&mut self, call: AccountsCall) -> ChangeReply {
+    pub(super) fn act(&mut self, call: AccountsCall) -> ChangeReply {
         match call {
             AccountsCall::CreateApp { request, change } => {
                 ChangeReply::Request(request, self.create_app(change))
@@ -434,31 +470,25 @@ impl Writer {
     }
 
     /// Writes the group to disk, tells every shard what it changed, and answers.
-    fn write_group(&mut self) {
+    pub(super) fn write_group(&mut self) {
         let ChangeGroup { changes, before, touched, mut replies } = std::mem::take(&mut self.group);
         let is_for_all = !touched.is_empty();
-        let written = if changes.is_empty() { Ok(()) } else { self.store.commit(&changes) };
+        let mut written = if changes.is_empty() { Ok(()) } else { self.store.commit(&changes) };
+        if let (Err(error), Some(_)) = (&written, &self.replica) {
+            // It is made already, and learned again at the next start.
+            tracing::error!(%error, "a change of the cluster could not be kept on disk");
+            written = Ok(());
+        }
         match written {
             Ok(()) => {
                 self.told_deletions.store(self.deletions, Relaxed);
                 touched.into_iter().for_each(|id| self.tell_all(id));
             }
             Err(error) => {
-                for (id, app) in before {
-                    match app {
-                        Some(app) => self.apps.insert(id, app),
-                        None => self.apps.remove(&id),
-                    };
-                }
-                self.deletions = self.told_deletions.load(Relaxed);
+                self.take_back(before);
                 let refusal = failed(error);
                 // What was refused may have been so for what another call of the group changed.
-                for reply in &mut replies {
-                    match reply {
-                        ChangeReply::Request(_, outcome) => *outcome = Err(refusal.clone()),
-                        ChangeReply::Channel(_, _, result) => *result = Err(refusal.clone()),
-                    }
-                }
+                replies = replies.into_iter().map(|reply| reply.refused(&refusal)).collect();
             }
         }
         for reply in replies {
@@ -480,6 +510,23 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Apps are as they were before a group.
+    fn take_back(&mut self, before: BTreeMap<AppId, Option<App>>) {
+        for (id, app) in before {
+            match app {
+                Some(app) => self.apps.insert(id, app),
+                None => self.apps.remove(&id),
+            };
+        }
+        self.deletions = self.told_deletions.load(Relaxed);
+    }
+
+    /// Has the group change nothing.
+    pub(super) fn undo_group(&mut self) {
+        let ChangeGroup { before, .. } = std::mem::take(&mut self.group);
+        self.take_back(before);
     }
 
     /// Tells every shard of an app as it is now, or that it is gone.
@@ -505,7 +552,7 @@ impl Writer {
     }
 
     /// Has an app be another in the group, or none.
-    fn touch(&mut self, id: AppId, app: Option<App>) {
+    pub(super) fn touch(&mut self, id: AppId, app: Option<App>) {
         let before = match app {
             Some(app) => self.apps.insert(id, app),
             None => self.apps.remove(&id),
@@ -638,7 +685,12 @@ impl Writer {
     }
 
     /// Has an app be like this.
-    fn keep(&mut self, id: AppId, record: AppRecord, usage: Arc<Usage>) -> Result<App, Refusal> {
+    pub(super) fn keep(
+        &mut self,
+        id: AppId,
+        record: AppRecord,
+        usage: Arc<Usage>,
+    ) -> Result<App, Refusal> {
         let Some(plan) = self.plans.find(&record.plan) else {
             let text = format!("there is no such plan; there are {}", self.plans.names());
             return Err(Refusal::field("plan", text));

@@ -5,11 +5,13 @@
 //! through bounded queues and are answered through their mailboxes, as by each other.
 //!
 //! * Nodes tell that they are there by beats over NATS. Who was not heard for some seconds is gone.
-//! * Which node owns a slot stands in a key-value bucket, which is changed by compare-and-set. Who owns a slot
+//! * Which node owns a slot stands in a bucket, which is changed by compare-and-set, beside apps and channels'
+//!   metadata. Who owns a slot
 //!   of a node that is gone follows from the names of those that are there. Two nodes that believe that they
 //!   own a slot do no harm: the streams themselves let only one append.
 //! * Mail goes over a [`Link`](crate::link::Link) to each node, in order and whole while it is up.
 
+mod deleted_apps;
 mod node;
 mod owners;
 
@@ -17,6 +19,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
+use crate::bucket::{self, BucketHandle};
 use crate::ids::{NodeSlot, ShardId, SlotId};
 use crate::log::{LogCall, LogHandle};
 use crate::mail::Mail;
@@ -26,6 +29,10 @@ use node::Node;
 
 /// Mail to other nodes, and calls to the log, that wait for the cluster's thread.
 const WAITING_MAX: usize = 16 * 1024;
+
+/// Changes of the accounts on their way, which come one by one, and news that wait for them.
+const WRITES_MAX: usize = 16;
+const NEWS_MAX: usize = 1024;
 
 /// What a cluster is told.
 #[derive(Clone, Debug)]
@@ -99,12 +106,14 @@ enum Control {
 /// What the thread takes.
 struct Queues {
     calls: Receiver<LogCall>,
+    writes: Receiver<bucket::Write>,
     mail: Receiver<Posted>,
     control: Receiver<Control>,
 }
 
 impl Cluster {
-    /// Starts the thread, before the shards. NATS is looked for until it is there.
+    /// Starts the thread, before the shards. NATS is looked for until it is there. Returns a way for the
+    /// accounts to what all nodes have in common, too.
     ///
     /// # Errors
     /// The kernel gives no thread, or no descriptors.
@@ -113,18 +122,21 @@ impl Cluster {
         shared: std::sync::Arc<Shared>,
         shards: Vec<ShardWays>,
         now_ms: fn() -> u64,
-    ) -> std::io::Result<Self> {
+    ) -> std::io::Result<(Self, BucketHandle)> {
+        let (writes, for_writes) = channel(WRITES_MAX);
+        let (for_news, news) = crossbeam_channel::bounded(NEWS_MAX);
         let (calls, for_calls) = channel(WAITING_MAX);
         let (mail, for_mail) = channel(WAITING_MAX);
         let (control, for_control) = channel(2);
-        let queues = Queues { calls: for_calls, mail: for_mail, control: for_control };
+        let queues =
+            Queues { calls: for_calls, writes: for_writes, mail: for_mail, control: for_control };
         // Here, before shards part their file tables: they wake it through a descriptor of its own.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("cluster".into()).spawn(move || {
-            let node = Node::run(plan, shared, shards, now_ms, queues);
+            let node = Node::run(plan, shared, shards, for_news, now_ms, queues);
             tokio::task::LocalSet::new().block_on(&runtime, node);
         })?;
-        Ok(Self { calls, mail, control, thread })
+        Ok((Self { calls, mail, control, thread }, BucketHandle { writes, news }))
     }
 
     /// A way to the log.

@@ -6,14 +6,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::kv::{self, Operation, Store};
 use async_nats::{Client, ConnectOptions, Message, Subscriber};
 use bytes::{BufMut as _, Bytes, BytesMut};
-use futures_util::{Stream, StreamExt as _};
+use crossbeam_channel::TrySendError;
+use futures_util::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, interval, sleep};
 
+use super::deleted_apps::DeletedApps;
 use super::{ClusterPlan, Control, FromCluster, Posted, Queues, ShardWays, owners};
+use crate::accounts::is_of_accounts;
+use crate::bucket::{self, Bucket, BucketPlan, News};
 use crate::ids::{NodeSlot, ShardId, SlotId};
 use crate::link::{Link, LinkEvent};
 use crate::log::jetstream::{Streams, StreamsPlan};
@@ -45,6 +48,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// Mail that is taken from shards before links are flushed.
 const MAIL_AT_A_TIME: usize = 1024;
+
+/// What keys of slots in the bucket begin with.
+const SLOT: &str = "slot.";
 
 /// Slots and owners, as they stand in the bucket.
 type Claims = Vec<Option<Claim>>;
@@ -86,7 +92,11 @@ pub(super) struct Node {
     shared: Arc<Shared>,
     shards: Vec<ShardWays>,
     client: Client,
-    store: Store,
+    bucket: Rc<Bucket>,
+    /// News of the bucket that wait for the accounts.
+    for_accounts: VecDeque<News>,
+    accounts: crossbeam_channel::Sender<News>,
+    deleted_apps: DeletedApps,
     streams: Streams,
     incarnation: u64,
     began: Instant,
@@ -116,7 +126,8 @@ enum Event {
     Call(Option<crate::log::LogCall>),
     Beat(Option<Message>),
     Frame(Option<Message>),
-    Claimed(Option<Result<kv::Entry, kv::WatcherError>>),
+    News(Option<News>),
+    Write(Option<bucket::Write>),
     Tick,
     Control(Control),
 }
@@ -127,31 +138,35 @@ impl Node {
         plan: ClusterPlan,
         shared: Arc<Shared>,
         shards: Vec<ShardWays>,
+        accounts: crossbeam_channel::Sender<News>,
         now_ms: fn() -> u64,
         mut queues: Queues,
     ) {
         let (mut node, mut beats, mut frames) = tokio::select! {
-            node = Self::join(plan, shared, shards, now_ms) => node,
+            node = Self::join(plan, shared, shards, accounts, now_ms) => node,
             _ = until_stop(&mut queues.control) => return,
         };
-        let mut watch = Box::pin(watch(node.store.clone()));
+        let mut news = node.bucket.follow();
         let mut ticks = interval(TICK);
-        let mut stops_at = None;
+        let (mut stops_at, mut has_accounts) = (None, true);
         loop {
             let event = tokio::select! {
                 biased;
                 control = queues.control.recv() => Event::Control(control.unwrap_or(Control::Stop)),
                 message = beats.next() => Event::Beat(message),
                 message = frames.next() => Event::Frame(message),
-                entry = watch.next() => Event::Claimed(entry),
+                news = news.recv() => Event::News(news),
+                write = queues.writes.recv(), if has_accounts => Event::Write(write),
                 call = queues.calls.recv() => Event::Call(call),
                 posted = queues.mail.recv() => Event::Mail(posted),
                 _ = ticks.tick() => Event::Tick,
             };
             match event {
-                Event::Mail(None) | Event::Call(None) | Event::Beat(None) | Event::Frame(None) => {
-                    return;
-                }
+                Event::Mail(None)
+                | Event::Call(None)
+                | Event::Beat(None)
+                | Event::Frame(None)
+                | Event::News(None) => return,
                 Event::Mail(Some(posted)) => {
                     node.post(posted);
                     for _ in 1..MAIL_AT_A_TIME {
@@ -162,14 +177,9 @@ impl Node {
                 Event::Call(Some(call)) => node.streams.call(call),
                 Event::Beat(Some(message)) => node.beat(&message),
                 Event::Frame(Some(message)) => node.frame(&message),
-                Event::Claimed(Some(Ok(entry))) => node.claimed(&entry),
-                Event::Claimed(Some(Err(error))) => {
-                    tracing::debug!(%error, "the owners of slots cannot be watched for the moment");
-                }
-                Event::Claimed(None) => {
-                    sleep(PAUSE).await;
-                    watch = Box::pin(self::watch(node.store.clone()));
-                }
+                Event::News(Some(news)) => node.learn(news),
+                Event::Write(Some(write)) => node.write(write),
+                Event::Write(None) => has_accounts = false,
                 Event::Tick => {
                     node.tick().await;
                     if stops_at.is_some_and(|at| at <= Instant::now() || node.has_left()) {
@@ -192,10 +202,16 @@ impl Node {
         plan: ClusterPlan,
         shared: Arc<Shared>,
         shards: Vec<ShardWays>,
+        accounts: crossbeam_channel::Sender<News>,
         now_ms: fn() -> u64,
     ) -> (Self, Subscriber, Subscriber) {
         let client = connect(&plan).await;
-        let store = bucket(&client, &plan).await;
+        let of_bucket = BucketPlan {
+            name: format!("{}-directory", plan.prefix),
+            replicas: plan.replicas,
+            node: plan.node.clone(),
+        };
+        let bucket = Bucket::open(&client, &of_bucket).await;
         let lost: Rc<RefCell<Vec<SlotId>>> = Rc::default();
         let of_streams = StreamsPlan {
             prefix: plan.prefix.clone(),
@@ -208,9 +224,16 @@ impl Node {
         let (streams, beats, frames) = loop {
             let for_lost = Rc::clone(&lost);
             let ended = move |slot| for_lost.borrow_mut().push(slot);
-            let streams =
-                Streams::new(client.clone(), of_streams.clone(), ports.clone(), now_ms, ended)
-                    .await;
+            let (client, bucket) = (client.clone(), Rc::clone(&bucket));
+            let streams = Streams::new(
+                client.clone(),
+                bucket,
+                of_streams.clone(),
+                ports.clone(),
+                now_ms,
+                ended,
+            )
+            .await;
             let beats = client.subscribe(format!("{}.beat", plan.prefix)).await;
             let frames = client.subscribe(node_subject(&plan.prefix, &plan.node)).await;
             match (streams, beats, frames) {
@@ -226,7 +249,10 @@ impl Node {
             shared,
             shards,
             client,
-            store,
+            bucket,
+            for_accounts: VecDeque::new(),
+            accounts,
+            deleted_apps: DeletedApps::default(),
             streams,
             incarnation: now_ms(),
             began: now,
@@ -436,16 +462,50 @@ impl Node {
         }
     }
 
+    /// Something in the bucket has changed.
+    fn learn(&mut self, news: News) {
+        self.streams.learn(&news);
+        self.deleted_apps.learn(&news);
+        match &news {
+            News::Entry(entry) => {
+                if let Some(slot) = slot_of(&entry.key) {
+                    self.claimed(slot, entry);
+                }
+                self.bucket.take_in(entry.revision);
+                if !is_of_accounts(&entry.key) {
+                    return;
+                }
+            }
+            News::Begin | News::Complete => {}
+        }
+        self.for_accounts.push_back(news);
+        self.tell_accounts();
+    }
+
+    /// Tells the accounts what found no room before: at most all that is the accounts' in the bucket.
+    fn tell_accounts(&mut self) {
+        while let Some(news) = self.for_accounts.pop_front() {
+            if let Err(TrySendError::Full(news)) = self.accounts.try_send(news) {
+                return self.for_accounts.push_front(news);
+            }
+        }
+    }
+
+    /// Changes an entry of the accounts.
+    fn write(&self, write: bucket::Write) {
+        let bucket = Rc::clone(&self.bucket);
+        tokio::task::spawn_local(async move {
+            let bucket::Write { entry, done } = write;
+            let written = bucket.write(&entry.key, entry.value, entry.revision).await;
+            // Whoever does not wait any more does not want to know.
+            let _ = done.try_send(written);
+        });
+    }
+
     /// What the bucket says of a slot.
-    fn claimed(&mut self, entry: &kv::Entry) {
-        let Some(slot) = entry.key.parse().ok().filter(|slot| *slot < SlotId::COUNT).map(SlotId)
-        else {
-            return;
-        };
-        let owner = match entry.operation {
-            Operation::Put => String::from_utf8_lossy(&entry.value).into_owned(),
-            Operation::Delete | Operation::Purge => String::new(),
-        };
+    fn claimed(&mut self, slot: SlotId, entry: &bucket::Entry) {
+        let owner = entry.value.as_deref().unwrap_or_default();
+        let owner = String::from_utf8_lossy(owner).into_owned();
         let Some(claim) = self.claims.get_mut(slot.index()) else { return };
         if claim.as_ref().is_some_and(|claim| claim.revision >= entry.revision) {
             return;
@@ -483,6 +543,7 @@ impl Node {
 
     async fn tick(&mut self) {
         let (now, now_ms) = (Instant::now(), self.now_ms());
+        self.tell_accounts();
         for peer in self.peers.values_mut() {
             peer.link.tick(now_ms);
         }
@@ -506,6 +567,10 @@ impl Node {
         self.look_for_the_silent(now);
         if !self.is_cut_off && now.duration_since(self.began) > SETTLE {
             self.share_slots(now).await;
+            let first = self.claims.first().and_then(Option::as_ref);
+            if first.is_some_and(|claim| claim.owner == self.plan.node) {
+                self.deleted_apps.go_on(&self.bucket, &self.streams);
+            }
         }
     }
 
@@ -545,7 +610,11 @@ impl Node {
                 true => tracing::error!(
                     "NATS cannot be reached: this node owns nothing until it is back"
                 ),
-                false => tracing::info!("NATS is back"),
+                false => {
+                    tracing::info!("NATS is back");
+                    // What was deleted meanwhile may be told of no more.
+                    self.bucket.follow_anew();
+                }
             }
         }
         if has_changed {
@@ -587,13 +656,10 @@ impl Node {
 
     /// Writes who owns a slot, unless somebody else has written since.
     async fn claim(&mut self, slot: SlotId, before: Option<Claim>, owner: String) {
-        let (key, value) = (slot.to_string(), Bytes::from(owner.clone()));
-        let written = match before {
-            Some(Claim { revision, .. }) => self.store.update(&key, value, revision).await.ok(),
-            None => self.store.create(&key, value).await.ok(),
-        };
-        // Where it failed, the watch tells why.
-        let Some(revision) = written else { return };
+        let (key, value) = (format!("{SLOT}{slot}"), Bytes::from(owner.clone()));
+        let before = before.map_or(0, |claim| claim.revision);
+        // Where it failed, the bucket tells why.
+        let Ok(revision) = self.bucket.write(&key, Some(value), before).await else { return };
         if let Some(claim) = self.claims.get_mut(slot.index())
             && claim.as_ref().is_none_or(|claim| claim.revision < revision)
         {
@@ -624,6 +690,12 @@ impl Node {
 /// Waits until it is to end: before it is part of the cluster, it has nothing to leave.
 async fn until_stop(control: &mut tokio::sync::mpsc::Receiver<Control>) {
     while control.recv().await.is_some_and(|control| control != Control::Stop) {}
+}
+
+/// The slot of an entry of the bucket that tells who owns it.
+fn slot_of(key: &str) -> Option<SlotId> {
+    let number = key.strip_prefix(SLOT)?.parse().ok();
+    number.filter(|number| *number < SlotId::COUNT).map(SlotId)
 }
 
 /// Where frames for a node go.
@@ -658,47 +730,4 @@ async fn connect(plan: &ClusterPlan) -> Client {
             }
         }
     }
-}
-
-/// The bucket of the owners of slots, which is made if it is not there.
-async fn bucket(client: &Client, plan: &ClusterPlan) -> Store {
-    let jetstream = async_nats::jetstream::new(client.clone());
-    let name = format!("{}-slots", plan.prefix);
-    let mut told = 0u32;
-    loop {
-        let store = match jetstream.get_key_value(&name).await {
-            Ok(store) => Ok(store),
-            Err(_) => {
-                let config = kv::Config {
-                    bucket: name.clone(),
-                    history: 1,
-                    num_replicas: plan.replicas,
-                    ..kv::Config::default()
-                };
-                jetstream.create_key_value(config).await
-            }
-        };
-        match store {
-            Ok(store) => return store,
-            Err(error) => {
-                if told.is_multiple_of(20) {
-                    tracing::error!(
-                        bucket = name,
-                        %error,
-                        "JetStream has no bucket for the owners of slots and makes none: does it run, \
-                         with as many servers as cluster.replicas?"
-                    );
-                }
-                told = told.wrapping_add(1);
-                sleep(PAUSE).await;
-            }
-        }
-    }
-}
-
-/// What is written to the bucket, from what stands there on.
-fn watch(store: Store) -> impl Stream<Item = Result<kv::Entry, kv::WatcherError>> {
-    futures_util::stream::once(async move { store.watch_with_history(">").await.ok() })
-        .filter_map(|watch| async move { watch })
-        .flatten()
 }

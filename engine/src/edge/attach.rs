@@ -108,7 +108,6 @@ impl Edge {
         };
         let home_shard = cx.shared.home_shard(&tail.channel);
         tail.home = Some(attachment.home);
-        tail.is_private = attachment.is_private;
         for member in left {
             let (shard, home) = (cx.shard, attachment.home);
             let leave = Unsubscribe { shard, tail: key, home, subscription: None, member };
@@ -119,6 +118,7 @@ impl Edge {
                 found.roster = attachment.roster.filter(|_| found.state == SubscriptionState::Live);
             }
         }
+        self.tail_privacy(cx, key, attachment.is_private);
         let Some(tail) = self.tails.get_mut(key) else { return };
         match tail.head {
             Some(head) if head.epoch == attachment.head.epoch => {

@@ -11,11 +11,11 @@ use super::Edge;
 use crate::api::{self, ListQuery};
 use crate::bug::bug;
 use crate::context::Context;
-use crate::ids::{BatchKey, ChannelKey, ListKey, RequestId, ShardId};
+use crate::ids::{BatchKey, ChannelKey, ListKey, RequestId, ShardId, SlotSet};
 use crate::mail::{
     BatchMessage, BatchResult, BatchResults, ChannelInfo, ChannelList, ChannelsDescribed,
-    DescribeChannels, DescribedChannel, ListChannels, ListedChannel, NewMessage, PublishBatch,
-    ToHome, no_room,
+    DescribeChannels, DescribedChannel, ListChannels, ListedChannel, NamedChannels, NewMessage,
+    PublishBatch, ToHome, no_owner, no_room,
 };
 
 /// A batch that waits for results. There are at most as many as requests under way.
@@ -50,9 +50,13 @@ const NAMES_PER_WORK: usize = 16;
 pub(super) struct PendingList {
     request: RequestId,
     query: ListQuery,
-    /// Shards that have not answered.
+    /// Shards that have not answered, then channels that are not described.
     waiting: usize,
     total: u64,
+    /// The slots that have been told of, in a cluster.
+    slots: SlotSet,
+    /// Why it cannot be put together.
+    refusal: Option<Refusal>,
     /// First channels of the shards so far.
     slugs: Vec<ChannelSlug>,
     /// The last name on the page, and whether there are more behind it.
@@ -177,7 +181,7 @@ impl Edge {
         request: RequestId,
         query: ListQuery,
     ) -> Result<(), Refusal> {
-        let shards: Vec<ShardId> = cx.shards().collect();
+        let shards = cx.home_shards()?;
         if shards.iter().any(|shard| cx.is_way_full(*shard)) {
             return Err(no_room());
         }
@@ -186,6 +190,8 @@ impl Edge {
             query: query.clone(),
             waiting: shards.len(),
             total: 0,
+            slots: SlotSet::default(),
+            refusal: None,
             slugs: Vec::new(),
             last: None,
             has_more: false,
@@ -206,16 +212,32 @@ impl Edge {
     /// What one shard has. With the last one it is known which channels stand on the page, and their
     /// homes are asked for them.
     pub(super) fn channel_list(&mut self, cx: &mut Context, channels: ChannelList) {
-        let ChannelList { list: key, slugs, total } = channels;
+        let ChannelList { list: key, outcome } = channels;
         let Some(list) = self.lists.get_mut(key) else {
             return bug!(cx, "channels for a list that nobody waits for");
         };
-        cx.charge(slugs.len() / NAMES_PER_WORK);
-        list.slugs.extend(slugs);
-        list.total += total;
+        match outcome {
+            Ok(NamedChannels { slugs, total, slots }) => {
+                cx.charge(slugs.len() / NAMES_PER_WORK);
+                list.slugs.extend(slugs);
+                list.total += total;
+                match list.slots.with_others(slots) {
+                    Some(slots) => list.slots = slots,
+                    // It has moved while others were asked.
+                    None => list.refusal = Some(no_owner()),
+                }
+            }
+            Err(refusal) => list.refusal = Some(refusal),
+        }
         list.waiting -= 1;
         if list.waiting > 0 {
             return;
+        }
+        if cx.is_cluster() && list.slots != SlotSet::ALL {
+            list.refusal.get_or_insert_with(no_owner);
+        }
+        if list.refusal.is_some() {
+            return self.list_done(cx, key);
         }
         let mut slugs = std::mem::take(&mut list.slugs);
         slugs.sort_unstable();
@@ -243,7 +265,7 @@ impl Edge {
                 None => asked.push((home, vec![entry])),
             }
         }
-        list.waiting = asked.len();
+        list.waiting = list.described.len();
         if asked.is_empty() {
             return self.list_done(cx, key);
         }
@@ -259,12 +281,14 @@ impl Edge {
         let Some(list) = self.lists.get_mut(key) else {
             return bug!(cx, "descriptions for a list that nobody waits for");
         };
-        for DescribedChannel { position, info } in channels {
-            if let Some(place) = list.described.get_mut(position as usize) {
-                *place = info;
+        for DescribedChannel { position, outcome } in channels {
+            list.waiting -= 1;
+            match (outcome, list.described.get_mut(position as usize)) {
+                (Ok(info), Some(place)) => *place = info,
+                (Ok(_), None) => {}
+                (Err(refusal), _) => list.refusal = Some(refusal),
             }
         }
-        list.waiting -= 1;
         if list.waiting == 0 {
             self.list_done(cx, key);
         }
@@ -272,7 +296,10 @@ impl Edge {
 
     fn list_done(&mut self, cx: &mut Context, key: ListKey) {
         let Some(list) = self.lists.remove(key) else { return };
-        let PendingList { request, query, total, described, last, has_more, .. } = list;
+        let PendingList { request, query, total, described, last, has_more, refusal, .. } = list;
+        if let Some(refusal) = refusal {
+            return cx.answer(request, Err(refusal));
+        }
         let channels: Vec<ChannelInfo> =
             described.into_iter().flatten().map(|info| *info).collect();
         let next = last.as_ref().filter(|_| has_more);

@@ -22,8 +22,8 @@ use crate::context::Context;
 use crate::ids::{ChannelKey, ConnectionKey, SubscriptionKey, TailKey};
 use crate::mail;
 use crate::mail::{
-    MemberChange, MemberList, Members, Membership, PresenceSnapshot, Roster, Subscribe, Subscribed,
-    Subscriber, ToHome, Unsubscribe, WantPresence, private_channel,
+    MemberChange, MemberList, Members, Membership, PresenceNews, PresenceSnapshot, Roster,
+    Subscribe, Subscribed, Subscriber, ToHome, Unsubscribe, WantPresence, private_channel,
 };
 use std::sync::Arc;
 
@@ -349,11 +349,19 @@ impl Edge {
 
     /// Tells those who want to know who is there. Whoever has too much waiting is too slow.
     pub(super) fn tail_presence(&mut self, cx: &mut Context, presence: &mail::Presence) {
-        let mail::Presence { tail: key, ref change } = *presence;
+        let mail::Presence { tail: key, ref news } = *presence;
         let Some(tail) = self.tails.get(key) else { return };
-        let MemberChange { joined, left, count } = &**change;
-        let (joined, left) = (joined.iter().map(api::member), left.iter().map(api::member));
-        let frame = event::presence_change(&tail.channel.slug, joined, left, *count);
+        let slug = &tail.channel.slug;
+        let frame = match news {
+            PresenceNews::Changed(change) => {
+                let MemberChange { joined, left, count } = &**change;
+                let (joined, left) = (joined.iter().map(api::member), left.iter().map(api::member));
+                event::presence_change(slug, joined, left, *count)
+            }
+            PresenceNews::All(list) => {
+                event::presence(slug, list.members.iter().map(api::member), list.count)
+            }
+        };
         let most = cx.settings.limits.tail_bytes_max;
         for subscription in tail.subscribers.clone() {
             let Some(found) = self.subscriptions.get(subscription) else { continue };
@@ -528,7 +536,7 @@ impl Edge {
             }
         }
         if let Some(roster) = roster {
-            let members = Members { home, roster, clients };
+            let members = Members { home, roster, shard: cx.shard, clients };
             cx.post_home(cx.home_shard(&channel), ToHome::Members(Box::new(members)));
         }
     }

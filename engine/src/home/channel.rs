@@ -65,6 +65,14 @@ pub(super) struct Extra {
     pub(super) is_closed: bool,
 }
 
+impl Extra {
+    /// Whether nothing of it would be lost that is not kept elsewhere.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let is_empty = self.presence.as_ref().is_none_or(|presence| presence.len() == 0);
+        is_empty && self.change.is_none() && !self.is_closed
+    }
+}
+
 /// What is changed of a channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Change {
@@ -131,9 +139,9 @@ impl HomeChannel {
         Receipt { id, offset, epoch: self.head.epoch, timestamp_ms, delivered }
     }
 
-    /// Whether it has subscribers, or had messages.
+    /// Whether it has subscribers or metadata, or had messages.
     pub(super) fn is_used(&self) -> bool {
-        !self.tails.is_empty() || self.head.offset > Offset(0)
+        !self.tails.is_empty() || self.head.offset > Offset(0) || self.meta().is_some()
     }
 
     /// Whether nothing would be lost if it were made anew.

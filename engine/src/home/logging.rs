@@ -336,6 +336,9 @@ impl Home {
             LogAnswer::Short(is_short) => self.logging.is_short = is_short,
             LogAnswer::Opened(opened) => self.opened(cx, *opened),
             LogAnswer::Slot(news) => self.slot_news(cx, news),
+            LogAnswer::Meta(news) => self.meta_changed(cx, *news),
+            LogAnswer::MetaStored(stored) => self.meta_stored(cx, *stored),
+            LogAnswer::Names(names) => self.named(cx, *names),
         }
     }
 

@@ -3,7 +3,6 @@
 //! A change goes to the accounts first, which keep it on disk; it takes effect when they say so.
 //! Until then the channel takes no other change.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use pushflo_protocol::{ErrorCode, Refusal};
@@ -11,19 +10,17 @@ use pushflo_protocol::{ErrorCode, Refusal};
 use super::Home;
 use super::channel::{Change, Extra, HomeChannel, lost_channel};
 use super::presence::ChannelPresence;
+use super::slots::InStream;
 use crate::accounts::{AccountsCall, ChannelMeta, ChannelStored};
 use crate::after_all::AfterAll;
 use crate::bug::bug;
 use crate::context::Context;
-use crate::ids::{ChannelKey, HomeKey, RequestId};
+use crate::ids::{ChannelKey, HomeKey, NodeSlot, RequestId};
+use crate::log::{LogCall, MetaNews, MetaStored, StoreMeta, StoredMeta};
 use crate::mail::{
-    Answer, Answered, ChannelCall, ChannelChange, ChannelList, ChannelRequest, ChannelsDescribed,
-    DescribeChannels, DescribedChannel, ListChannels, ListedChannel, MembersPage, Outcome, Privacy,
+    Answer, Answered, ChannelCall, ChannelChange, ChannelRequest, MembersPage, Outcome, Privacy,
     Roster, ToEdge,
 };
-
-/// Names that are copied for one unit of work.
-const NAMES_PER_WORK: usize = 16;
 
 /// Members of a channel that are listed.
 const MEMBERS_LISTED_MAX: u64 = 100_000;
@@ -35,11 +32,6 @@ impl Home {
     pub(super) fn channel_request(&mut self, cx: &mut Context, asked: ChannelRequest) {
         let ChannelRequest { request, channel, call } = asked;
         let result = match call {
-            // They are kept by this node alone, and would be gone when the channel moves.
-            ChannelCall::Create(_) | ChannelCall::Change(_) if cx.is_cluster() => {
-                let text = "channels of a cluster cannot have metadata yet";
-                Err(Refusal::new(ErrorCode::ValidationError, text))
-            }
             ChannelCall::Describe => self.describe(&channel),
             ChannelCall::Presence { page, page_size } => {
                 self.members(cx, &channel, page, page_size)
@@ -154,7 +146,10 @@ impl Home {
         self.begin_change(cx, (request, Change::Delete), key, channel, None)
     }
 
-    fn find_home(&self, channel: &ChannelKey) -> Result<(HomeKey, &HomeChannel), Refusal> {
+    pub(super) fn find_home(
+        &self,
+        channel: &ChannelKey,
+    ) -> Result<(HomeKey, &HomeChannel), Refusal> {
         let key = self.by_name.get(channel).copied();
         let found = key.and_then(|key| Some((key, self.channels.get(key)?)));
         // One in a stream is here as soon as somebody asks for it, also where it never was.
@@ -182,11 +177,22 @@ impl Home {
             let text = "another change of the channel is under way; try again";
             return Err(Refusal::new(ErrorCode::Conflict, text));
         }
+        if let (None, Some(_)) = (&meta, home.log.and_then(|log| log.stream)) {
+            cx.take_change(channel.app)?;
+            self.close_channel(cx, key, Some(change.0));
+            return Ok(None);
+        }
         extra.change = Some(change);
         let (shard, channel, meta) = (cx.shard, channel.clone(), meta.map(Arc::new));
-        let log = home.log.map(|log| log.id);
+        let log = home.log;
         let app = channel.app;
-        let asked = cx.ask_accounts(app, AccountsCall::StoreChannel { shard, channel, meta, log });
+        let asked = match (log.and_then(|log| log.stream), &meta) {
+            (Some(stream), Some(meta)) => self.store_meta(cx, channel, meta, stream),
+            _ => {
+                let log = log.map(|log| log.id);
+                cx.ask_accounts(app, AccountsCall::StoreChannel { shard, channel, meta, log })
+            }
+        };
         if let Err(refusal) = asked {
             if let Some(extra) = self.channels.get_mut(key).and_then(|home| home.extra.as_mut()) {
                 extra.change = None;
@@ -203,8 +209,8 @@ impl Home {
         let ChannelStored { ref channel, result } = stored;
         let Some(key) = self.by_name.get(channel).copied() else { return };
         let Some(home) = self.channels.get_mut(key) else { return };
-        let Extra { meta, presence, change, .. } = &mut **home.extra.get_or_insert_default();
-        let Some((request, kind)) = change.take() else {
+        let change = home.extra.as_mut().and_then(|extra| extra.change.take());
+        let Some((request, kind)) = change else {
             return bug!(cx, "a change was kept that nobody asked for");
         };
         match result {
@@ -214,38 +220,123 @@ impl Home {
                 cx.answer(request, Err(refusal));
             }
             Ok(None) => self.close_channel(cx, key, Some(request)),
-            Ok(Some(stored)) => {
-                let was_private = meta.as_ref().is_some_and(|meta| meta.is_private);
-                let is_private = stored.is_private;
-                let had_presence = presence.is_some();
-                if stored.presence != had_presence {
-                    *presence = stored.presence.then(|| ChannelPresence::new(cx.random.u32(..)));
-                }
-                let roster = presence.as_ref().map(ChannelPresence::roster);
-                let is_other_presence = roster.is_some() != had_presence;
-                *meta = Some(stored);
-                let tails: Vec<_> = home.audiences().collect();
-                let info = Box::new(home.info());
-                if is_other_presence {
-                    for (shard, tail) in tails.iter().copied() {
-                        cx.post_edge(shard, ToEdge::Roster(Roster { tail, home: key, roster }));
-                    }
-                }
-                let outcome = Ok(match kind {
-                    Change::Create => Answer::ChannelCreated(info),
-                    Change::Update | Change::Delete => Answer::Channel(info),
-                });
-                if is_private == was_private || tails.is_empty() {
-                    return cx.answer(request, outcome);
-                }
-                let answer = AfterAll::new(tails.len(), Answered { request, outcome });
-                for (shard, tail) in tails {
-                    let answer = Some(Arc::clone(&answer));
-                    let privacy = Privacy { tail, is_private, answer };
-                    cx.post_edge(shard, ToEdge::Privacy(Box::new(privacy)));
-                }
+            Ok(Some(stored)) => self.meta_applies(cx, key, stored, Some((request, kind))),
+        }
+    }
+
+    /// Has a channel have other metadata. Whoever asked for that is answered when all shards of this node
+    /// have done so.
+    fn meta_applies(
+        &mut self,
+        cx: &mut Context,
+        key: HomeKey,
+        stored: Arc<ChannelMeta>,
+        asked: Option<(RequestId, Change)>,
+    ) {
+        let Some(home) = self.channels.get_mut(key) else { return };
+        let Extra { meta, presence, .. } = &mut **home.extra.get_or_insert_default();
+        let was_private = meta.as_ref().is_some_and(|meta| meta.is_private);
+        let is_private = stored.is_private;
+        let had_presence = presence.is_some();
+        if stored.presence != had_presence {
+            *presence = stored.presence.then(|| ChannelPresence::new(cx.random.u32(..)));
+        }
+        let roster = presence.as_ref().map(ChannelPresence::roster);
+        let is_other_presence = roster.is_some() != had_presence;
+        *meta = Some(stored);
+        let tails: Vec<_> = home.audiences().collect();
+        let info = Box::new(home.info());
+        if is_other_presence {
+            for (shard, tail) in tails.iter().copied() {
+                cx.post_edge(shard, ToEdge::Roster(Roster { tail, home: key, roster }));
             }
         }
+        let answer = asked.map(|(request, kind)| {
+            let outcome = Ok(match kind {
+                Change::Create => Answer::ChannelCreated(info),
+                Change::Update | Change::Delete => Answer::Channel(info),
+            });
+            Answered { request, outcome }
+        });
+        // Those of other nodes are told, and not waited for.
+        let here = tails.iter().filter(|(shard, _)| shard.node() == NodeSlot::OWN).count();
+        let is_told = is_private != was_private;
+        let after_all = match answer {
+            Some(answer) if is_told && here > 0 => Some(AfterAll::new(here, answer)),
+            Some(Answered { request, outcome }) => {
+                cx.answer(request, outcome);
+                None
+            }
+            None => None,
+        };
+        for (shard, tail) in tails.into_iter().filter(|_| is_told) {
+            let is_here = shard.node() == NodeSlot::OWN;
+            let answer = after_all.as_ref().filter(|_| is_here).cloned();
+            let privacy = Privacy { tail, is_private, answer };
+            cx.post_edge(shard, ToEdge::Privacy(Box::new(privacy)));
+        }
+    }
+
+    /// Has the cluster keep metadata of a channel in a stream.
+    fn store_meta(
+        &mut self,
+        cx: &mut Context,
+        channel: ChannelKey,
+        meta: &ChannelMeta,
+        stream: InStream,
+    ) -> Result<(), Refusal> {
+        cx.take_change(channel.app)?;
+        let meta = serde_json::to_vec(meta).map_err(|_| cx.lost("metadata have no form"))?;
+        let (shard, revision) = (cx.shard, stream.meta_revision);
+        let call = StoreMeta { shard, channel, meta: meta.into(), revision };
+        self.slots.push(LogCall::StoreMeta(Box::new(call)));
+        Ok(())
+    }
+
+    /// What became of metadata in a cluster.
+    pub(super) fn meta_stored(&mut self, cx: &mut Context, stored: MetaStored) {
+        let MetaStored { channel, outcome } = stored;
+        // One that has moved or was deleted meanwhile was answered then.
+        let Some(key) = self.by_name.get(&channel).copied() else { return };
+        let extra = self.channels.get_mut(key).and_then(|home| home.extra.as_mut());
+        let Some(change) = extra.and_then(|extra| extra.change.take()) else { return };
+        match outcome {
+            Ok(now) => {
+                if let Some(meta) = self.learn_meta(key, &now) {
+                    return self.meta_applies(cx, key, meta, Some(change));
+                }
+                let refusal = cx.lost("metadata that were stored cannot be read");
+                cx.answer(change.0, Err(refusal));
+            }
+            Err(refusal) => {
+                self.uncount_if_unused(cx, key);
+                self.forget_if_untouched(cx, key);
+                cx.answer(change.0, Err(refusal));
+            }
+        }
+    }
+
+    /// Another node, or somebody by hand, has changed a channel's metadata; or this one has, and has heard of
+    /// it.
+    pub(super) fn meta_changed(&mut self, cx: &mut Context, news: MetaNews) {
+        let MetaNews { channel, now } = news;
+        let Some(key) = self.by_name.get(&channel).copied() else { return };
+        let known = self.channels.get(key).and_then(|home| home.log?.stream);
+        // What was deleted stays as it is until it is opened again: nothing is opened to all by that.
+        if now.meta.is_some()
+            && known.is_some_and(|stream| stream.meta_revision < now.revision)
+            && let Some(meta) = self.learn_meta(key, &now)
+        {
+            self.meta_applies(cx, key, meta, None);
+        }
+    }
+
+    /// Notes the revision of a channel's metadata and reads them.
+    fn learn_meta(&mut self, key: HomeKey, now: &StoredMeta) -> Option<Arc<ChannelMeta>> {
+        let stream = self.channels.get_mut(key)?.log.as_mut()?.stream.as_mut()?;
+        let meta = read_meta(now)?;
+        stream.meta_revision = stream.meta_revision.max(now.revision);
+        Some(meta)
     }
 
     /// Closes a channel for good: its subscribers are told, its history goes, and nothing finds it any
@@ -290,28 +381,14 @@ impl Home {
             cx.answer(request, outcome);
         }
     }
+}
 
-    pub(super) fn list_channels(&mut self, cx: &mut Context, request: ListChannels) {
-        let ListChannels { shard, list, app, after, count_max } = request;
-        let slugs = self.slugs.get(&app);
-        let total = slugs.map_or(0, |slugs| slugs.len() as u64);
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let behind = slugs.map(|slugs| slugs.range((from, Bound::Unbounded)));
-        let slugs: Vec<_> = behind.into_iter().flatten().take(count_max).cloned().collect();
-        cx.charge(slugs.len() / NAMES_PER_WORK);
-        cx.post_edge(shard, ToEdge::ChannelList(Box::new(ChannelList { list, slugs, total })));
-    }
-
-    pub(super) fn describe_channels(&mut self, cx: &mut Context, request: DescribeChannels) {
-        let DescribeChannels { shard, list, app, channels } = request;
-        let describe = |ListedChannel { position, slug }| {
-            let home = self.find_home(&ChannelKey { app, slug }).ok();
-            let info = home.map(|(_, home)| Box::new(home.info()));
-            DescribedChannel { position, info }
-        };
-        cx.charge(channels.len());
-        let channels = channels.into_iter().map(describe).collect();
-        let described = ChannelsDescribed { list, channels };
-        cx.post_edge(shard, ToEdge::ChannelsDescribed(Box::new(described)));
-    }
+/// Metadata as the cluster keeps them. What cannot be read may be of a private channel, so that is what it is
+/// taken for.
+pub(super) fn read_meta(stored: &StoredMeta) -> Option<Arc<ChannelMeta>> {
+    let meta = serde_json::from_slice(stored.meta.as_ref()?);
+    Some(Arc::new(meta.unwrap_or_else(|error| {
+        tracing::error!(%error, "metadata of a channel cannot be read: it is private therefore");
+        ChannelMeta::closed()
+    })))
 }

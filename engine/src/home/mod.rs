@@ -7,12 +7,14 @@
 //! * `channel`: what is known of a channel, how it is found, made, loaded and forgotten
 //! * `publish`, `subscribe`: offsets, who gets what, who comes from where
 //! * `metadata`, `presence`, `idempotency`: what the API adds, who is there, who publishes twice
+//! * `list`: which channels there are
 //! * `recent`, `logging`, `reading`: messages in memory, on their way to the log, and back
 //! * `slots`: channels in the streams of a cluster
 
 mod channel;
 mod check;
 mod idempotency;
+mod list;
 mod logging;
 mod metadata;
 mod presence;
@@ -30,7 +32,7 @@ use slotmap::SlotMap;
 use crate::context::Context;
 use crate::hash::HashMap;
 use crate::ids::{AppId, ChannelKey, HomeKey, ShardId};
-use crate::mail::{BatchResults, ToHome};
+use crate::mail::{BatchResults, ToEdge, ToHome};
 use channel::HomeChannel;
 use idempotency::Idempotency;
 use logging::Logging;
@@ -118,7 +120,15 @@ impl Home {
     pub(crate) fn app_gone(&mut self, cx: &mut Context, app: AppId) {
         for slug in self.slugs.remove(&app).unwrap_or_default() {
             let channel = ChannelKey { app, slug };
-            if let Some(key) = self.by_name.get(&channel).copied() {
+            let Some(key) = self.by_name.get(&channel).copied() else { continue };
+            if cx.is_cluster() {
+                // What the streams have of it is deleted for all nodes at once.
+                let tails = self.channels.get_mut(key).map(HomeChannel::take_audiences);
+                for (shard, tail) in tails.into_iter().flatten() {
+                    cx.post_edge(shard, ToEdge::Closed(tail));
+                }
+                self.drop_opened(cx, key);
+            } else {
                 self.close_channel(cx, key, None);
             }
         }

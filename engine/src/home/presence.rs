@@ -3,6 +3,10 @@
 //! Members come and go at once; what others are told is gathered: at most one event in an interval,
 //! with all who joined and left in it. Whoever drops and is back within the grace time never left.
 //!
+//! A channel that has come from another home begins anew: for the grace time all nodes make their members known,
+//! then everybody is told who is there, whatever was told before. Who was on a node that is gone has left by
+//! that.
+//!
 //! Invariant: the members that are announced are exactly those of the last snapshot with all events
 //! since.
 
@@ -15,7 +19,7 @@ use crate::context::Context;
 use crate::ids::{HomeKey, NodeSlot};
 use crate::mail;
 use crate::mail::{
-    Member, MemberChange, MemberList, Members, PresenceSnapshot, ToEdge, WantPresence,
+    Member, MemberChange, MemberList, Members, PresenceNews, PresenceSnapshot, ToEdge, WantPresence,
 };
 use crate::settings::PresenceTimes;
 
@@ -39,6 +43,8 @@ pub(super) struct ChannelPresence {
     announced: u64,
     /// The announced members, until they change.
     list: Option<Arc<MemberList>>,
+    /// When all members are told anew, in milliseconds after the start; nothing is told before.
+    anew_ms: Option<u64>,
     /// It stands in the shard's list of those with something to tell.
     is_listed: bool,
 }
@@ -150,6 +156,11 @@ impl ChannelPresence {
         }
     }
 
+    /// Subscribers that another home knew have come: all will be told who is there.
+    pub(super) fn begin_anew(&mut self, now_ms: u64, times: PresenceTimes) {
+        self.anew_ms.get_or_insert(now_ms + times.grace_ms);
+    }
+
     /// Whether it stands in the list of those with something to tell.
     pub(super) fn is_listed(&self) -> bool {
         self.is_listed
@@ -178,7 +189,23 @@ impl ChannelPresence {
 
     /// Whether anything is to be told, now or later.
     fn is_pending(&self) -> bool {
-        !self.joined.is_empty() || !self.leaving.is_empty()
+        !self.joined.is_empty() || !self.leaving.is_empty() || self.anew_ms.is_some()
+    }
+
+    /// What is to be told, if it is time to.
+    fn news(&mut self, now_ms: u64, times: PresenceTimes) -> Option<PresenceNews> {
+        match self.anew_ms {
+            Some(anew_ms) if now_ms < anew_ms => None,
+            None => {
+                self.change(now_ms, times).map(|change| PresenceNews::Changed(Arc::new(change)))
+            }
+            Some(_) => {
+                self.anew_ms = None;
+                self.next_ms = now_ms;
+                self.change(now_ms, times);
+                Some(PresenceNews::All(self.list()))
+            }
+        }
     }
 
     /// What changed, if it is time to tell.
@@ -263,11 +290,11 @@ impl Home {
 
     /// Subscribers that were there when presence was switched on.
     pub(super) fn take_members(&mut self, members: &Members) {
-        let Members { home: key, roster, ref clients } = *members;
+        let Members { home: key, roster, shard, ref clients } = *members;
         let presence = self.channels.get_mut(key).and_then(|home| home.presence_mut());
         let Some(presence) = presence.filter(|presence| presence.roster == roster) else { return };
         for client in clients {
-            presence.join(client);
+            presence.join_at(shard.node(), client);
         }
         self.presence_changed(key);
     }
@@ -287,14 +314,14 @@ impl Home {
         for key in std::mem::take(&mut self.presences) {
             let Some(home) = self.channels.get_mut(key) else { continue };
             let Some(presence) = home.presence_mut() else { continue };
-            let change = presence.change(now_ms, times);
+            let news = presence.news(now_ms, times);
             presence.is_listed = presence.is_pending();
             if presence.is_listed {
                 self.presences.push(key);
             }
-            let Some(change) = change.map(Arc::new) else { continue };
+            let Some(news) = news else { continue };
             for (shard, tail) in home.audiences() {
-                let presence = mail::Presence { tail, change: Arc::clone(&change) };
+                let presence = mail::Presence { tail, news: news.clone() };
                 cx.post_edge(shard, ToEdge::Presence(presence));
             }
         }
@@ -315,6 +342,25 @@ mod tests {
     fn named(id: &str, data: Option<&str>, is_verified: bool) -> Client {
         let (client_id, data) = (id.into(), data.map(Into::into));
         Client::Named(Arc::new(Identity { client_id, data, is_verified }))
+    }
+
+    #[test]
+    fn a_channel_that_has_moved_tells_all_members_once() {
+        let mut presence = ChannelPresence::new(1);
+        presence.join(&client("a"));
+        presence.begin_anew(0, TIMES);
+        assert!(presence.news(9_999, TIMES).is_none(), "others may come yet");
+        presence.join_at(NodeSlot(1), &client("b"));
+        presence.begin_anew(5_000, TIMES);
+        let all = presence.news(10_000, TIMES);
+        let Some(PresenceNews::All(list)) = all else { panic!("{all:?}") };
+        assert_eq!((names(&list.members).as_str(), list.count), ("+a +b 2", 2));
+        assert!(presence.news(20_000, TIMES).is_none() && !presence.is_pending());
+        // Its node is gone.
+        assert!(presence.leave_all(NodeSlot(1), 20_000, TIMES));
+        let left = presence.news(30_000, TIMES);
+        let Some(PresenceNews::Changed(change)) = left else { panic!("{left:?}") };
+        assert_eq!((change.joined.len(), change.left.len(), change.count), (0, 1, 1));
     }
 
     /// `+` who joined, `-` who left, `~` before whom nobody vouched for.

@@ -7,9 +7,12 @@ use pushflo_protocol::{ErrorCode, MessageId, Offset, Refusal, StreamPosition};
 use smallvec::SmallVec;
 
 use super::Home;
-use super::channel::{HomeChannel, HomeLog};
+use super::channel::{Extra, HomeChannel, HomeLog};
 use super::idempotency::{Keyed, WINDOW_MS};
+use super::list::Naming;
 use super::logging::LoggedMessage;
+use super::metadata::read_meta;
+use super::presence::ChannelPresence;
 use crate::accounts::plan::UNLIMITED;
 use crate::bug::bug;
 use crate::context::Context;
@@ -19,8 +22,8 @@ use crate::log::{
     Delete, Life, LogCall, LogFailure, Open, Opened, OpenedChannel, SlotEvent, SlotNews, Store,
 };
 use crate::mail::{
-    Answer, NoWindow, Outcome, Publish, ReplyTo, ToEdge, ToHome, Window, no_owner, no_room,
-    unknown_outcome,
+    Answer, DescribeChannels, ListedChannel, NoWindow, Outcome, Publish, ReplyTo, ToEdge, ToHome,
+    Window, no_owner, no_room, unknown_outcome,
 };
 
 /// Mail that waits for channels to be found in their streams.
@@ -42,6 +45,8 @@ pub(super) struct InStream {
     under_way: u32,
     /// When it was asked for last, in milliseconds after the start.
     used_ms: u64,
+    /// The revision of its metadata; 0 for none.
+    pub(super) meta_revision: u64,
 }
 
 impl InStream {
@@ -63,11 +68,31 @@ pub(super) struct Slots {
     under_way: BTreeMap<SlotId, VecDeque<LoggedMessage>>,
     /// Deletions on their way.
     deleting: BTreeMap<MessageId, (SlotId, HomeKey)>,
+    /// Lists for which streams are asked which channels they have.
+    pub(super) naming: BTreeMap<u64, Naming>,
+    /// Counts them.
+    named: u64,
     /// Calls that were not handed over yet.
     calls: VecDeque<LogCall>,
 }
 
 impl Slots {
+    /// Slots that are the shard's own.
+    pub(super) fn own(&self) -> impl Iterator<Item = SlotId> {
+        self.own.keys().copied()
+    }
+
+    /// An id that no list had.
+    pub(super) fn next_id(&mut self) -> u64 {
+        self.named += 1;
+        self.named
+    }
+
+    /// Has the cluster's log be asked for something.
+    pub(super) fn push(&mut self, call: LogCall) {
+        self.calls.push_back(call);
+    }
+
     /// Hands calls over, as far as `post` takes them. Returns whether some are left.
     pub(super) fn post(&mut self, mut post: impl FnMut(LogCall) -> Result<(), LogCall>) -> bool {
         while let Some(call) = self.calls.pop_front() {
@@ -114,6 +139,22 @@ impl Home {
                 let window = Window { reader, after, records: Err(NoWindow::NotNow) };
                 cx.post_edge(reader.shard, ToEdge::Window(Box::new(window)));
                 return None;
+            }
+            ToHome::DescribeChannels(describe) if describe.channels.len() > 1 => {
+                let ToHome::DescribeChannels(describe) = mail else { return None };
+                let DescribeChannels { shard, list, app, channels } = *describe;
+                for channel in channels {
+                    let channels = vec![channel];
+                    let one = DescribeChannels { shard, list, app, channels };
+                    self.handle(cx, ToHome::DescribeChannels(Box::new(one)));
+                }
+                return None;
+            }
+            ToHome::DescribeChannels(describe) => {
+                let Some(ListedChannel { slug, .. }) = describe.channels.first() else {
+                    return Some(mail);
+                };
+                &ChannelKey { app: describe.app, slug: slug.clone() }
             }
             _ => return Some(mail),
         };
@@ -177,9 +218,18 @@ impl Home {
         id: crate::ids::LogId,
         found: OpenedChannel,
     ) {
-        let OpenedChannel { epoch, head, life, number, last_ms, keyed_ms, answers } = found;
-        let is_new = head == Offset(0);
-        let created_ms = if life.created_ms == 0 { cx.now.unix_ms } else { life.created_ms };
+        let OpenedChannel { epoch, head, life, number, last_ms, keyed_ms, answers, meta } = found;
+        let found_meta = read_meta(&meta);
+        let is_new = head == Offset(0) && found_meta.is_none();
+        let of_meta = found_meta.as_ref().map(|meta| meta.created_ms);
+        let created_ms = match (life.created_ms, of_meta) {
+            (0, of_meta) => of_meta.unwrap_or(cx.now.unix_ms),
+            (of_life, of_meta) => of_life.min(of_meta.unwrap_or(of_life)),
+        };
+        let extra = found_meta.map(|meta| {
+            let presence = meta.presence.then(|| ChannelPresence::new(cx.random.u32(..)));
+            Box::new(Extra { meta: Some(meta), presence, ..Extra::default() })
+        });
         let life = Life { created_ms, ..life };
         let stream = InStream {
             slot: SlotId::of(channel),
@@ -188,6 +238,7 @@ impl Home {
             keyed_ms,
             under_way: 0,
             used_ms: cx.now.elapsed_ms,
+            meta_revision: meta.revision,
         };
         if !is_new && let Some(app) = cx.directory.app(channel.app) {
             app.usage.take_channel(UNLIMITED);
@@ -205,7 +256,7 @@ impl Home {
             keyed_until_ms: 0,
             reads: 0,
             tails: SmallVec::new(),
-            extra: None,
+            extra,
         });
         self.recent.begin_behind(key);
         for answer in answers {
@@ -370,7 +421,7 @@ impl Home {
             && home.tails.is_empty()
             && home.reads == 0
             && home.keyed_until_ms <= cx.now.elapsed_ms
-            && home.extra.is_none()
+            && home.extra.as_ref().is_none_or(|extra| extra.is_at_rest())
     }
 
     /// A node cannot be reached any more: its subscribers are none.

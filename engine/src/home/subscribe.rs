@@ -119,6 +119,7 @@ impl Home {
                 for client in &clients {
                     presence.join_at(shard.node(), client);
                 }
+                presence.begin_anew(cx.now.elapsed_ms, cx.settings.presence);
                 presence.roster()
             });
             Attachment { home: key, head, is_private, roster }

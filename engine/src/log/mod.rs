@@ -26,8 +26,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
+use bytes::Bytes;
 use crossbeam_channel::{Sender, TrySendError, bounded};
-use pushflo_protocol::{Epoch, MessageId, Offset, Receipt, Record, Refusal};
+use pushflo_protocol::{ChannelSlug, Epoch, MessageId, Offset, Receipt, Record, Refusal};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -168,8 +169,12 @@ pub enum LogCall {
     Open(Box<Open>),
     /// Append a message to the stream of a slot; answered with [`LogAnswer::Slot`].
     Store(Box<Store>),
-    /// Delete a channel in the stream of a slot; answered as a message of this id.
+    /// Delete a channel in the stream of a slot, with its metadata; answered as a message of this id.
     Delete(Delete),
+    /// Have a channel of a slot have other metadata; answered with [`LogAnswer::MetaStored`].
+    StoreMeta(Box<StoreMeta>),
+    /// Name channels in the streams of slots; answered with [`LogAnswer::Names`].
+    Names(Names),
     /// A channel will not be asked for by this name any more.
     Forget(LogId),
 }
@@ -230,6 +235,72 @@ pub struct Delete {
     pub id: MessageId,
 }
 
+/// Metadata for a channel in a slot.
+#[derive(Clone, Debug)]
+pub struct StoreMeta {
+    /// Who asks.
+    pub shard: ShardId,
+    /// The channel.
+    pub channel: ChannelKey,
+    /// What it is to have.
+    pub meta: Bytes,
+    /// The revision of those that it has; 0 for none.
+    pub revision: u64,
+}
+
+/// What became of metadata.
+#[derive(Clone, Debug)]
+pub struct MetaStored {
+    /// The channel.
+    pub channel: ChannelKey,
+    /// What it has now; or why it has what it had, or that this is not known.
+    pub outcome: Result<StoredMeta, Refusal>,
+}
+
+/// Metadata that a channel has by now.
+#[derive(Clone, Debug)]
+pub struct MetaNews {
+    /// The channel.
+    pub channel: ChannelKey,
+    /// What it has.
+    pub now: StoredMeta,
+}
+
+/// The metadata of a channel in a cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredMeta {
+    /// What they are; none where there are none.
+    pub meta: Option<Bytes>,
+    /// Names this change of them; 0 where there are none.
+    pub revision: u64,
+}
+
+/// A question which channels of an app there are in slots.
+#[derive(Clone, Debug)]
+pub struct Names {
+    /// Who asks.
+    pub shard: ShardId,
+    /// By which the answer is known.
+    pub id: u64,
+    /// The slots.
+    pub slots: Vec<SlotId>,
+    /// The app.
+    pub app: AppId,
+    /// Only those behind this name.
+    pub after: Option<ChannelSlug>,
+    /// So many at most, the first ones.
+    pub count_max: usize,
+}
+
+/// Channels of an app.
+#[derive(Clone, Debug)]
+pub struct NamesDone {
+    /// As of [`Names`].
+    pub id: u64,
+    /// The names that were asked for, in order, and how many channels there are in all.
+    pub outcome: Result<(Vec<ChannelSlug>, u64), LogFailure>,
+}
+
 /// A channel in a stream between two deletions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Life {
@@ -267,6 +338,8 @@ pub struct OpenedChannel {
     pub keyed_ms: u64,
     /// Answers for publishers who ask again.
     pub answers: Vec<StoredAnswer>,
+    /// What the API added to it.
+    pub meta: StoredMeta,
 }
 
 /// What is told of a slot.
@@ -464,6 +537,12 @@ pub enum LogAnswer {
     Opened(Box<Opened>),
     /// What has happened to a slot.
     Slot(SlotNews),
+    /// A channel has other metadata, by whomever. Nobody asked.
+    Meta(Box<MetaNews>),
+    /// What became of metadata that were to be stored.
+    MetaStored(Box<MetaStored>),
+    /// Channels of an app.
+    Names(Box<NamesDone>),
     /// Whether room is short from now on: much was written, and what takes it up is late. Who has much to
     /// write is to wait then, so that others need not. Nobody asked.
     Short(bool),
@@ -771,9 +850,12 @@ impl LogHandle {
             LogCall::Read(read) => post_read(reader, ReaderCall::Read(read)),
             LogCall::Page(page) => post_read(reader, ReaderCall::Page(page)),
             // There is no slot without a cluster.
-            LogCall::Open(_) | LogCall::Store(_) | LogCall::Delete(_) | LogCall::Forget(_) => {
-                Ok(())
-            }
+            LogCall::Open(_)
+            | LogCall::Store(_)
+            | LogCall::Delete(_)
+            | LogCall::StoreMeta(_)
+            | LogCall::Names(_)
+            | LogCall::Forget(_) => Ok(()),
         }
     }
 }

@@ -20,7 +20,7 @@ pub(crate) enum Question {
     Attach(TailKey),
     /// Which of a list's channels are there, and of which shard it is asked.
     List(ListKey, ShardId),
-    /// What channels of a list are like: the position of the first.
+    /// What a channel of a list is like: its position.
     Describe(ListKey, u32),
 }
 
@@ -33,8 +33,6 @@ pub(crate) enum Asker {
     Subscriber(Box<Subscriber>),
     /// Behind which offset a window is.
     After(pushflo_protocol::Offset),
-    /// The positions of channels.
-    Positions(Box<[u32]>),
 }
 
 impl ToHome {
@@ -67,11 +65,9 @@ impl ToHome {
             Self::Attach(attach) => Question::Attach(attach.tail),
             Self::ListChannels(list) => Question::List(list.list, to),
             Self::DescribeChannels(describe) => {
-                let positions: Box<[u32]> =
-                    describe.channels.iter().map(|channel| channel.position).collect();
-                let first = positions.first().copied().unwrap_or_default();
-                let question = Question::Describe(describe.list, first);
-                return vec![(question, Asker::Positions(positions))];
+                let list = describe.list;
+                let of = |position| (Question::Describe(list, position), Asker::Plain);
+                return describe.channels.iter().map(|channel| of(channel.position)).collect();
             }
             Self::Members(_) | Self::WantPresence(_) => return Vec::new(),
         };
@@ -110,10 +106,8 @@ impl ToEdge {
             }
             Self::ChannelList(list) => vec![Question::List(list.list, from)],
             Self::ChannelsDescribed(described) => {
-                let first = described.channels.first();
-                let of =
-                    |first: &DescribedChannel| Question::Describe(described.list, first.position);
-                first.map(of).into_iter().collect()
+                let of = |of: &DescribedChannel| Question::Describe(described.list, of.position);
+                described.channels.iter().map(of).collect()
             }
             Self::Subscribed(subscribed) => {
                 vec![Question::Subscribe(subscribed.subscriber.subscription)]
@@ -153,13 +147,12 @@ pub(crate) fn failure(question: Question, asker: Asker, refusal: &Refusal) -> Op
             ToEdge::Window(Box::new(Window { reader, after, records }))
         }
         (Question::List(list, _), _) => {
-            ToEdge::ChannelList(Box::new(ChannelList { list, slugs: Vec::new(), total: 0 }))
+            ToEdge::ChannelList(Box::new(ChannelList { list, outcome: Err(refused()) }))
         }
-        (Question::Describe(list, _), Asker::Positions(positions)) => {
-            let of = |position: &u32| DescribedChannel { position: *position, info: None };
-            let channels = positions.iter().map(of).collect();
+        (Question::Describe(list, position), _) => {
+            let channels = vec![DescribedChannel { position, outcome: Err(refused()) }];
             ToEdge::ChannelsDescribed(Box::new(ChannelsDescribed { list, channels }))
         }
-        (Question::Subscribe(_) | Question::Window(_) | Question::Describe(..), _) => return None,
+        (Question::Subscribe(_) | Question::Window(_), _) => return None,
     })
 }

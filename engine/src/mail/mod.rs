@@ -26,7 +26,7 @@ pub(crate) use outbox::Outboxes;
 use crate::accounts::{Changed, ChannelMeta, Client};
 use crate::after_all::AfterAll;
 use crate::ids::{
-    AppId, BatchKey, ChannelKey, ConnectionKey, HomeKey, ListKey, RequestId, ShardId,
+    AppId, BatchKey, ChannelKey, ConnectionKey, HomeKey, ListKey, RequestId, ShardId, SlotSet,
     SubscriptionKey, TailKey,
 };
 use crate::log::{Page, PageQuery};
@@ -407,6 +407,8 @@ pub struct Members {
     pub home: HomeKey,
     /// Which time presence was switched on.
     pub roster: u32,
+    /// Of which shard.
+    pub shard: ShardId,
     /// Who they are.
     pub clients: Vec<Client>,
 }
@@ -539,10 +541,19 @@ pub struct BatchResult {
 pub struct ChannelList {
     /// What the shard that asked knows it by.
     pub list: ListKey,
+    /// What they are, or why that cannot be told.
+    pub outcome: Result<NamedChannels, Refusal>,
+}
+
+/// Names of channels of an app on one shard.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NamedChannels {
     /// As many as were asked for, in order.
     pub slugs: Vec<ChannelSlug>,
     /// How many there are.
     pub total: u64,
+    /// The slots that these are of, in a cluster.
+    pub slots: SlotSet,
 }
 
 /// Channels that were described.
@@ -559,8 +570,8 @@ pub struct ChannelsDescribed {
 pub struct DescribedChannel {
     /// Its position in the list.
     pub position: u32,
-    /// The channel; none where it is gone meanwhile.
-    pub info: Option<Box<ChannelInfo>>,
+    /// The channel; none where it is gone meanwhile. Or why nothing can be told of it.
+    pub outcome: Result<Option<Box<ChannelInfo>>, Refusal>,
 }
 
 /// A message of a channel.
@@ -642,8 +653,17 @@ pub struct PresenceSnapshot {
 pub struct Presence {
     /// The channel's on the shard that is told.
     pub tail: TailKey,
-    /// What changed.
-    pub change: Arc<MemberChange>,
+    /// What it is.
+    pub news: PresenceNews,
+}
+
+/// News of the members of a channel.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum PresenceNews {
+    /// Who joined and who left.
+    Changed(Arc<MemberChange>),
+    /// Who is there, whatever was told before: the channel has another home.
+    All(Arc<MemberList>),
 }
 
 /// The refusal of what finds no room on its way to another shard.
@@ -777,13 +797,16 @@ impl ToEdge {
                     + of_results.sum::<usize>()
             }
             Self::ChannelList(list) => {
-                size_of::<ChannelList>()
-                    + list.slugs.capacity() * size_of::<ChannelSlug>()
-                    + list.slugs.iter().map(name).sum::<usize>()
+                let of_names = list.outcome.as_ref().map_or(0, |named| {
+                    named.slugs.capacity() * size_of::<ChannelSlug>()
+                        + named.slugs.iter().map(name).sum::<usize>()
+                });
+                size_of::<ChannelList>() + of_names
             }
             Self::ChannelsDescribed(described) => {
                 let of_channel = |channel: &DescribedChannel| {
-                    channel.info.as_ref().map_or(0, |info| info.kept_bytes())
+                    let info = channel.outcome.as_ref().ok().and_then(Option::as_ref);
+                    info.map_or(0, |info| info.kept_bytes())
                 };
                 size_of::<ChannelsDescribed>()
                     + described.channels.capacity() * size_of::<DescribedChannel>()
@@ -807,7 +830,10 @@ impl ToEdge {
             Self::Privacy(_) => size_of::<Privacy>(),
             Self::Unsubscribed(_) | Self::Closed(_) | Self::Roster(_) => 0,
             Self::PresenceSnapshot(snapshot) => snapshot.members.kept_bytes(),
-            Self::Presence(presence) => presence.change.kept_bytes(),
+            Self::Presence(presence) => match &presence.news {
+                PresenceNews::Changed(change) => change.kept_bytes(),
+                PresenceNews::All(members) => members.kept_bytes(),
+            },
         }
     }
 }

@@ -90,7 +90,7 @@ impl ToHome {
             Self::ListChannels(list) => act(&mut list.shard),
             Self::DescribeChannels(describe) => act(&mut describe.shard),
             Self::WantPresence(want) => act(&mut want.shard),
-            Self::Members(_) => {}
+            Self::Members(members) => act(&mut members.shard),
         }
     }
 }

@@ -6,13 +6,17 @@ use rustix::fs::{FlockOperation, flock};
 
 use super::StartupError;
 use super::data_dir::lock_data_dir;
-use crate::accounts::{self, Accepted, DirectoryError, Role};
+use crate::accounts::{self, Accepted, DirectoryError, DirectoryOf, Role};
 use crate::config::Config;
 use crate::ids::AppId;
 
 pub(super) fn open_directory(config: &Config) -> Result<accounts::OpenedDirectory, StartupError> {
     let path = config.data_dir.join("directory");
-    accounts::open(&path, &config.plans, &config.keys)
+    let of = match config.cluster {
+        Some(_) => DirectoryOf::ClusterNode,
+        None => DirectoryOf::OneServer,
+    };
+    accounts::open(&path, &config.plans, &config.keys, of)
         .map_err(|source| StartupError::Directory { path, source })
 }
 
@@ -22,7 +26,8 @@ pub(super) fn open_directory(config: &Config) -> Result<accounts::OpenedDirector
 /// [`StartupError`]: the folder is in use, or cannot be read or written.
 pub fn recover_key(config: &Config, app: AppId, role: Role) -> Result<String, StartupError> {
     while_stopped(config, |path| {
-        accounts::open(path, &config.plans, &config.keys)?.add_key(app, role)
+        accounts::open(path, &config.plans, &config.keys, DirectoryOf::OneServer)?
+            .add_key(app, role)
     })
 }
 
@@ -40,7 +45,8 @@ pub fn accept_directory(config: &Config) -> Result<Accepted, StartupError> {
 /// As for [`recover_key`]; or the app is known.
 pub fn delete_history(config: &Config, app: AppId) -> Result<(), StartupError> {
     while_stopped(config, |path| {
-        accounts::open(path, &config.plans, &config.keys)?.delete_history(app)
+        accounts::open(path, &config.plans, &config.keys, DirectoryOf::OneServer)?
+            .delete_history(app)
     })
 }
 

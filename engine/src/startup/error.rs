@@ -61,16 +61,6 @@ pub enum StartupError {
         /// What helps.
         cure: &'static str,
     },
-    /// Channels have what a cluster does not keep.
-    #[error(
-        "{path} has metadata of {channels} channels, which nodes of a cluster do not share yet: private channels would be open; start without cluster.nats, or with another --data-dir"
-    )]
-    ClusterMetadata {
-        /// Where they are.
-        path: PathBuf,
-        /// How many have some.
-        channels: usize,
-    },
     /// More shards than cores.
     #[error(
         "{shards} shards were asked for, but there are {cores} cores for them; a shard needs a core of its own, so lower --shards, or name the cores they are to share with --cores"
@@ -137,6 +127,10 @@ fn directory_cure(error: &DirectoryError) -> &'static str {
              history stays"
         }
         DirectoryError::Plan { .. } => "; add it to the configuration again",
+        DirectoryError::OfOneNode { .. } => "; give the node a folder of its own with --data-dir",
+        DirectoryError::OfCluster => {
+            "; start it with cluster.nats, or give the server another folder with --data-dir"
+        }
     }
 }
 

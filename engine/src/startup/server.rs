@@ -92,10 +92,6 @@ impl Server {
         let mut shared = Shared::new(shards, random_seed()).with_deletions(directory.deletions);
         let (mut log, mut stored) = (None, Stored::default());
         if config.cluster.is_some() {
-            let (path, channels) = (config.data_dir.join("directory"), directory.channels.len());
-            if channels > 0 {
-                return Err(StartupError::ClusterMetadata { path, channels });
-            }
             shared.owners = Some(Owners::default());
         } else if settings.has_log {
             let (opened, contents) = open_log(config, host, &mailboxes, Arc::clone(&retentions))?;
@@ -115,13 +111,14 @@ impl Server {
         let cluster = config.cluster.clone().map(|plan| {
             Cluster::start(plan, Arc::clone(&shared), ways(&mailboxes), crate::clock::unix_ms)
         });
-        let cluster = cluster.transpose()?;
+        let (cluster, bucket) = cluster.transpose()?.unzip();
         let accounts = Accounts::start(
             directory,
             config.plans.clone(),
             Arc::clone(&shared.deletions),
             mailboxes.iter().map(|mailbox| mailbox.port(Envelope::Accounts)).collect(),
             retentions,
+            bucket,
         )?;
         let mut server = Self {
             address: reservation.address,
@@ -165,6 +162,12 @@ impl Server {
         }
     }
 
+    /// Waits for keys of the default app that are made while the server runs, as the first node of a cluster
+    /// does; `None` where none will be made any more. They exist nowhere else.
+    pub fn made_keys(&self) -> Option<crossbeam_channel::Receiver<Vec<(Role, String)>>> {
+        self.accounts.as_ref().map(|accounts| accounts.made_keys.clone())
+    }
+
     /// Connections open now.
     pub fn connection_count(&self) -> usize {
         self.shared.connection_count()
@@ -179,11 +182,12 @@ impl Server {
         if let Some(log) = self.log {
             log.close();
         }
-        if let Some(cluster) = self.cluster {
-            cluster.close();
-        }
+        // What the accounts have begun is finished with the cluster.
         if let Some(accounts) = self.accounts {
             accounts.close();
+        }
+        if let Some(cluster) = self.cluster {
+            cluster.close();
         }
         // To the last, so that a drain can be watched.
         if let Some(metrics) = self.metrics {

@@ -3,8 +3,8 @@
 //!
 //! `tests/nats/install` puts the program into `target/nats`; `NATS_SERVER` names another one.
 
-use std::io::{self, Write as _};
-use std::net::TcpListener;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -62,6 +62,37 @@ impl Nats {
     /// The addresses of all, for a client.
     pub fn urls(&self) -> Vec<String> {
         self.servers.iter().map(|server| format!("nats://127.0.0.1:{}", server.port)).collect()
+    }
+
+    /// Asks a server that runs, as a client does, and returns its answer. Requests to JetStream are JSON to
+    /// subjects that begin with `$JS.API.`.
+    ///
+    /// # Errors
+    /// None runs, or it does not answer.
+    pub fn ask(&self, subject: &str, payload: &str) -> io::Result<String> {
+        let running = self.servers.iter().find(|server| server.child.is_some());
+        let server = running.ok_or_else(|| io::Error::other("no NATS server runs"))?;
+        let stream = TcpStream::connect(("127.0.0.1", server.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut lines = BufReader::new(&stream);
+        let hello = "CONNECT {\"verbose\":false}\r\nSUB answer 1\r\n";
+        let request = format!("{hello}PUB {subject} answer {}\r\n{payload}\r\n", payload.len());
+        (&stream).write_all(request.as_bytes())?;
+        loop {
+            let mut line = String::new();
+            if lines.read_line(&mut line)? == 0 {
+                return Err(io::Error::other("the NATS server has hung up"));
+            }
+            if let Some(message) = line.strip_prefix("MSG ") {
+                let length = message.split_whitespace().last().and_then(|n| n.parse().ok());
+                let mut answer = vec![0; length.unwrap_or_default()];
+                lines.read_exact(&mut answer)?;
+                return String::from_utf8(answer).map_err(io::Error::other);
+            }
+            if line.starts_with("-ERR") {
+                return Err(io::Error::other(line));
+            }
+        }
     }
 
     /// How many there are.

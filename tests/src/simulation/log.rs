@@ -112,7 +112,12 @@ impl ModelLog {
                 (page.shard, LogAnswer::Page(Box::new(done)))
             }
             LogCall::Append(_) => unreachable!("an append is no question"),
-            LogCall::Open(_) | LogCall::Store(_) | LogCall::Delete(_) | LogCall::Forget(_) => {
+            LogCall::Open(_)
+            | LogCall::Store(_)
+            | LogCall::Delete(_)
+            | LogCall::StoreMeta(_)
+            | LogCall::Names(_)
+            | LogCall::Forget(_) => {
                 unreachable!("no cluster")
             }
         };

@@ -107,6 +107,9 @@ pub fn kind(envelope: &Envelope) -> &'static str {
             LogAnswer::Short(_) => "log: short",
             LogAnswer::Opened(_) => "log: opened",
             LogAnswer::Slot(_) => "log: slot",
+            LogAnswer::Meta(_) => "log: metadata changed",
+            LogAnswer::MetaStored(_) => "log: metadata stored",
+            LogAnswer::Names(_) => "log: names",
         },
         Envelope::Accounts(news) => match news {
             News::App(_) => "news: app",

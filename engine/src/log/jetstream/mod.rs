@@ -7,6 +7,7 @@
 
 mod appender;
 mod gets;
+mod metas;
 #[cfg(test)]
 mod model;
 mod read;

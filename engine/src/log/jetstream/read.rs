@@ -15,9 +15,11 @@ use tokio::time::sleep;
 use super::appender::Sequence;
 use super::gets::{AskError, Get, Gets, GotMessage};
 use super::stored::{Content, Stored, StoredMessage};
+use super::streams::Place;
 use crate::hash::Placement;
 use crate::log::{
     Life, Located, LogFailure, OpenedChannel, Page, PageQuery, ReadAnswer, ReadFrom, StoredAnswer,
+    StoredMeta,
 };
 use crate::retention::Retention;
 
@@ -163,25 +165,25 @@ impl Source {
     /// What the stream has of a channel. It is known to have all up to `since`, the last of the terms.
     pub(super) async fn open(
         &self,
-        subject: &str,
+        place: &Place,
         keyed_since_ms: u64,
     ) -> Result<OpenedChannel, LogFailure> {
         let since = self.terms.borrow().last().copied().unwrap_or_default();
-        let last = self.last(subject, since).await.map_err(|error| failure(&error))?;
-        let Some((sequence, stored)) = last else {
-            return Ok(self.opened(0, Life::default(), None));
+        let Place { messages, deletions, .. } = place;
+        let last = self.last([messages, deletions], since).await;
+        let [message, deletion] = last.map_err(|error| failure(&error))?;
+        let after = deletion.map_or(0, |(sequence, _)| sequence);
+        let Some((sequence, message)) = message.filter(|(sequence, _)| *sequence > after) else {
+            return Ok(self.opened(0, Life { after, created_ms: 0 }, None));
         };
-        let message = match stored.content {
-            Content::Message(message) => message,
-            Content::Deleted => {
-                let life = Life { after: sequence, created_ms: 0 };
-                return Ok(self.opened(0, life, None));
-            }
-            Content::Term { .. } => return Err(LogFailure("a term under a channel".into())),
+        let Content::Message(message) = message.content else {
+            return Err(LogFailure(
+                "something else than a message among those of a channel".into(),
+            ));
         };
         let mut opened = self.opened(sequence, message.life, Some(&message));
         if message.keyed_ms >= keyed_since_ms {
-            let answers = self.answers(subject, sequence, opened.epoch, keyed_since_ms);
+            let answers = self.answers(messages, sequence, opened.epoch, keyed_since_ms);
             opened.answers = answers.await.map_err(|error| failure(&error))?;
         }
         Ok(opened)
@@ -201,30 +203,38 @@ impl Source {
             last_ms: message.map_or(0, |message| message.timestamp_ms),
             keyed_ms: message.map_or(0, |message| message.keyed_ms),
             answers: Vec::new(),
+            meta: StoredMeta { meta: None, revision: 0 },
         }
     }
 
-    /// The last valid record of a channel, by a server that has all up to `since`.
+    /// The last valid record under each of two subjects, by a server that has all up to `since`.
     async fn last(
         &self,
-        subject: &str,
+        subjects: [&str; 2],
         since: Sequence,
-    ) -> Result<Option<(Sequence, Stored)>, AskError> {
+    ) -> Result<[Option<(Sequence, Stored)>; 2], AskError> {
         // With the last of the terms something is always found, and then it is told how far the server is.
-        let multi_last = vec![subject.to_owned(), self.terms_subject.to_string()];
-        let get = Get { multi_last, batch: 2, ..Get::default() };
+        let [one, other] = subjects.map(str::to_owned);
+        let multi_last = vec![one, other, self.terms_subject.to_string()];
+        let get = Get { multi_last, batch: 3, ..Get::default() };
         for _ in 0..LAGS_MAX {
             let got = self.gets.get(&self.stream, &get).await?;
             if got.up_to.is_none_or(|up_to| up_to < since) {
                 sleep(LAG).await;
                 continue;
             }
-            let last = got.messages.iter().find(|message| message.subject == subject);
-            let Some(last) = last else { return Ok(None) };
-            if let Some(stored) = self.decode(last) {
-                return Ok(Some((last.sequence, stored)));
+            let mut last = [None, None];
+            for (last, subject) in last.iter_mut().zip(subjects) {
+                let Some(found) = got.messages.iter().find(|message| message.subject == subject)
+                else {
+                    continue;
+                };
+                *last = match self.decode(found) {
+                    Some(stored) => Some((found.sequence, stored)),
+                    None => self.last_valid_before(subject, found.sequence).await?,
+                };
             }
-            return self.last_valid_before(subject, last.sequence).await;
+            return Ok(last);
         }
         Err(AskError::NoAnswer)
     }

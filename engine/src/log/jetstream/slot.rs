@@ -30,7 +30,7 @@ const SHORT_READS_MAX: u32 = 50;
 /// Errors of JetStream: the stream is at another sequence, has no room, or its servers have none.
 const WRONG_SEQUENCE: [u64; 2] = [10071, 10164];
 const NO_ROOM: [u64; 5] = [10023, 10047, 10054, 10077, 10122];
-const NO_SUCH_STREAM: u64 = 10059;
+pub(super) const NO_SUCH_STREAM: u64 = 10059;
 
 /// A stream of a slot, and how it is made where it is not there.
 #[derive(Clone, Debug)]

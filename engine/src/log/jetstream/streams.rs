@@ -1,27 +1,32 @@
 //! All slots that this node owns: calls of shards go to their streams, and answers back.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::time::Duration;
 
 use async_nats::Client;
 use bytes::Bytes;
-use pushflo_protocol::{ErrorCode, MessageId, Refusal};
+use futures_util::StreamExt as _;
+use futures_util::stream;
+use pushflo_protocol::{ChannelSlug, ErrorCode, MessageId, Refusal};
 use serde::Deserialize;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::appender::{End, Entry, Sequence};
-use super::gets::{Get, Gets};
+use super::gets::{AskError, Get, Gets};
+use super::metas::Metas;
 use super::read::Source;
-use super::slot::{Slot, StreamPlan, Told};
+use super::slot::{NO_SUCH_STREAM, Slot, StreamPlan, Told};
 use super::stored::{Content, Stored, StoredMessage};
+use crate::bucket::{Bucket, News, WriteError};
 use crate::hash::{HashMap, Placement};
-use crate::ids::{ChannelKey, LogId, SlotId};
+use crate::ids::{AppId, ChannelKey, LogId, SlotId};
 use crate::log::{
-    Delete, LocateDone, LogAnswer, LogCall, LogFailure, Open, Opened, PageDone, ReadDone,
-    SlotEvent, SlotNews, Store,
+    Delete, LocateDone, LogAnswer, LogCall, LogFailure, MetaNews, MetaStored, Names, NamesDone,
+    Open, Opened, PageDone, ReadDone, SlotEvent, SlotNews, Store, StoreMeta, StoredMeta,
 };
 use crate::port::Port;
 
@@ -67,12 +72,50 @@ struct State {
     plan: StreamsPlan,
     ports: Vec<Port<LogAnswer>>,
     owned: RefCell<HashMap<SlotId, Owned>>,
-    channels: RefCell<HashMap<LogId, (SlotId, Rc<str>)>>,
-    /// Deletions on their way, and what is purged when they are stored.
-    deleting: RefCell<HashMap<u128, Rc<str>>>,
+    metas: Metas,
+    channels: RefCell<HashMap<LogId, Rc<Place>>>,
+    /// Deletions on their way, and of what.
+    deleting: RefCell<HashMap<u128, Rc<Place>>>,
     time: std::cell::Cell<u64>,
     now_ms: fn() -> u64,
     ended: Box<dyn Fn(SlotId)>,
+}
+
+/// Where a channel is.
+pub(super) struct Place {
+    channel: ChannelKey,
+    slot: SlotId,
+    /// The subject of its messages.
+    pub(super) messages: String,
+    /// That of its deletions.
+    pub(super) deletions: String,
+}
+
+impl Place {
+    pub(super) fn of(prefix: &str, channel: &ChannelKey) -> Self {
+        let (slot, app) = (SlotId::of(channel), channel.app.0);
+        // Names have no `%`, and `.` would part them.
+        let name = channel.slug.as_str().replace('.', "%");
+        let subject = |kind| format!("{prefix}.{slot}.{kind}.{app}.{name}");
+        Self { channel: channel.clone(), slot, messages: subject('c'), deletions: subject('d') }
+    }
+}
+
+/// Streams that are asked at a time which channels they have.
+const NAMED_AT_A_TIME: usize = 16;
+
+/// A stream, with how many messages it has under which subjects.
+#[derive(Deserialize)]
+struct Subjects {
+    #[serde(default)]
+    total: u64,
+    state: SubjectsState,
+}
+
+#[derive(Deserialize)]
+struct SubjectsState {
+    #[serde(default)]
+    subjects: std::collections::BTreeMap<String, u64>,
 }
 
 #[derive(Deserialize)]
@@ -84,6 +127,7 @@ impl Streams {
     /// With the ports of this node's shards. `ended` is called when a slot is this node's no more.
     pub(crate) async fn new(
         client: Client,
+        bucket: Rc<Bucket>,
         plan: StreamsPlan,
         ports: Vec<Port<LogAnswer>>,
         now_ms: fn() -> u64,
@@ -96,6 +140,7 @@ impl Streams {
             plan,
             ports,
             owned: RefCell::default(),
+            metas: Metas::new(bucket),
             channels: RefCell::default(),
             deleting: RefCell::default(),
             time: Default::default(),
@@ -170,8 +215,9 @@ impl Streams {
                 return;
             }
             Told::Stored(id, sequence) => {
-                if let Some(subject) = self.0.deleting.borrow_mut().remove(&id) {
-                    spawn_local(self.clone().purge(slot, subject, sequence));
+                if let Some(place) = self.0.deleting.borrow_mut().remove(&id) {
+                    spawn_local(self.clone().deleted(place, MessageId(id), sequence));
+                    return;
                 }
                 SlotEvent::Stored(MessageId(id), sequence)
             }
@@ -203,13 +249,148 @@ impl Streams {
         self.tell_slot(slot, event);
     }
 
-    /// Has NATS give back the room of what a deletion made void. It may fail: nobody reads it any more.
-    async fn purge(self, slot: SlotId, subject: Rc<str>, before: Sequence) {
-        let stream = format!("STREAM.PURGE.{}-{slot}", self.0.plan.prefix);
-        let request = serde_json::json!({ "filter": &*subject, "seq": before });
-        let purged: Result<serde_json::Value, _> = self.0.gets.api(&stream, &request).await;
-        if let Err(error) = purged {
+    /// A channel is deleted in its stream: its metadata go too, and NATS gives back the room.
+    async fn deleted(self, place: Rc<Place>, id: MessageId, sequence: Sequence) {
+        // Until these are gone the channel is there, without messages.
+        let event = match self.forget_meta(&place.channel).await {
+            Ok(()) => SlotEvent::Stored(id, sequence),
+            Err(error) => {
+                tracing::warn!(?error, "metadata of a channel that was deleted are still there");
+                SlotEvent::Unknown(id)
+            }
+        };
+        self.tell_slot(place.slot, event);
+        let request = serde_json::json!({ "filter": place.messages, "seq": sequence });
+        if let Err(error) = self.purge(place.slot, &request).await {
+            // Nobody reads it any more.
+            let slot = place.slot;
             tracing::warn!(%slot, %error, "what was deleted of a channel stays in its stream for now");
+        }
+    }
+
+    async fn purge(&self, slot: SlotId, request: &serde_json::Value) -> Result<(), AskError> {
+        let stream = format!("STREAM.PURGE.{}-{slot}", self.0.plan.prefix);
+        self.0.gets.api::<serde_json::Value>(&stream, request).await.map(|_| ())
+    }
+
+    /// Deletes all that there is of the channels of an app that is deleted.
+    pub(crate) async fn forget_app(&self, app: AppId) -> Result<(), String> {
+        let prefix = &self.0.plan.prefix;
+        for slot in SlotId::all() {
+            for kind in ['c', 'd'] {
+                let request = serde_json::json!({
+                    "filter": format!("{prefix}.{slot}.{kind}.{}.>", app.0)
+                });
+                match self.purge(slot, &request).await {
+                    // A slot that nobody has used has none.
+                    Ok(()) | Err(AskError::Refused { code: NO_SUCH_STREAM, .. }) => {}
+                    Err(error) => return Err(error.to_string()),
+                }
+            }
+        }
+        for slug in self.0.metas.names(app) {
+            let forgotten = self.forget_meta(&ChannelKey { app, slug }).await;
+            forgotten.map_err(|error| format!("{error:?}"))?;
+        }
+        Ok(())
+    }
+
+    async fn forget_meta(&self, channel: &ChannelKey) -> Result<(), WriteError> {
+        loop {
+            let revision = self.0.metas.of(channel).revision;
+            match self.0.metas.write(channel, None, revision).await {
+                Ok(_) => return Ok(()),
+                // It is told of soon.
+                Err(WriteError::Conflict) => self.0.metas.catch_up().await?,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// News of the bucket.
+    pub(crate) fn learn(&self, news: &News) {
+        match news {
+            News::Begin => self.0.metas.begin(),
+            News::Complete => self.0.metas.complete(),
+            News::Entry(entry) => {
+                let Some((channel, now)) = self.0.metas.learn(entry) else { return };
+                let slot = SlotId::of(&channel);
+                if self.0.owned.borrow().contains_key(&slot) {
+                    let news = MetaNews { channel, now };
+                    self.tell(self.shard(slot), LogAnswer::Meta(Box::new(news)));
+                }
+            }
+        }
+    }
+
+    async fn store_meta(self, call: StoreMeta) {
+        let StoreMeta { shard, channel, meta, revision } = call;
+        let written = self.0.metas.write(&channel, Some(meta.clone()), revision).await;
+        let outcome = match written {
+            Ok(revision) => Ok(StoredMeta { meta: Some(meta), revision }),
+            Err(WriteError::Conflict) => {
+                let text = "another node has changed the channel at the same time; try again";
+                Err(Refusal::new(ErrorCode::Conflict, text))
+            }
+            Err(WriteError::NotWritten(text)) => {
+                let text = format!("nothing was changed, it could not be written: {text}");
+                Err(Refusal::new(ErrorCode::Overloaded, text))
+            }
+            Err(WriteError::Unknown(text)) => {
+                let text = format!(
+                    "whether the change was made is not known: {text}; look, and try again"
+                );
+                Err(Refusal::new(ErrorCode::UnknownOutcome, text))
+            }
+        };
+        let done = MetaStored { channel, outcome };
+        self.tell(shard.index(), LogAnswer::MetaStored(Box::new(done)));
+    }
+
+    /// Names channels of an app: those with messages, and those with metadata.
+    async fn names(self, call: Names) {
+        let Names { shard, id, slots, app, after, count_max } = call;
+        let mut all: BTreeSet<ChannelSlug> = self.0.metas.names(app).into_iter().collect();
+        all.retain(|slug| slots.contains(&SlotId::of(&ChannelKey { app, slug: slug.clone() })));
+        let mut of_streams = stream::iter(slots)
+            .map(|slot| self.names_in(slot, app))
+            .buffer_unordered(NAMED_AT_A_TIME);
+        let mut failed = None;
+        while let Some(named) = of_streams.next().await {
+            match named {
+                Ok(named) => all.extend(named),
+                Err(error) => failed = Some(error),
+            }
+        }
+        drop(of_streams);
+        let outcome = match failed {
+            Some(error) => Err(LogFailure(format!("channels cannot be named: {error}").into())),
+            None => {
+                let total = all.len() as u64;
+                let behind = all.into_iter().filter(|slug| after.as_ref().is_none_or(|a| slug > a));
+                Ok((behind.take(count_max).collect(), total))
+            }
+        };
+        self.tell(shard.index(), LogAnswer::Names(Box::new(NamesDone { id, outcome })));
+    }
+
+    async fn names_in(&self, slot: SlotId, app: AppId) -> Result<Vec<ChannelSlug>, AskError> {
+        let prefix = format!("{}.{slot}.c.{}.", self.0.plan.prefix, app.0);
+        let stream = format!("STREAM.INFO.{}-{slot}", self.0.plan.prefix);
+        let mut named = Vec::new();
+        loop {
+            let filter = serde_json::json!({
+                "subjects_filter": format!("{prefix}>"), "offset": named.len(),
+            });
+            let info: Subjects = self.0.gets.api(&stream, &filter).await?;
+            let before = named.len();
+            named.extend(info.state.subjects.keys().filter_map(|subject| {
+                let name = subject.strip_prefix(&prefix)?.replace('%', ".");
+                ChannelSlug::from_stored(&name).ok()
+            }));
+            if named.len() == before || named.len() as u64 >= info.total {
+                return Ok(named);
+            }
         }
     }
 
@@ -217,7 +398,10 @@ impl Streams {
     async fn begin(self, slot: SlotId, time: u64) {
         loop {
             let Some(source) = self.source(slot, time) else { return };
-            if let Some((incarnation, before)) = self.look_at(&source).await {
+            // With the metadata that an owner before it has been told are stored.
+            if let Some((incarnation, before)) = self.look_at(&source).await
+                && self.0.metas.catch_up().await.is_ok()
+            {
                 let mut owned = self.0.owned.borrow_mut();
                 let Some(owned) = owned.get_mut(&slot).filter(|owned| owned.time == time) else {
                     return;
@@ -266,11 +450,19 @@ impl Streams {
             }
             LogCall::Store(store) => self.store(*store),
             LogCall::Delete(Delete { slot, time, log, id }) => {
-                if let Some((_, subject)) = self.0.channels.borrow().get(&log) {
-                    self.0.deleting.borrow_mut().insert(id.0, Rc::clone(subject));
+                let place = self.0.channels.borrow().get(&log).cloned();
+                if let Some(place) = &place {
+                    self.0.deleting.borrow_mut().insert(id.0, Rc::clone(place));
                 }
                 let payload = Stored { id, term: 0, content: Content::Deleted }.encode();
-                self.append(slot, time, log, id, payload);
+                let subject = place.as_ref().map(|place| &*place.deletions);
+                self.append(slot, time, subject, id, payload);
+            }
+            LogCall::StoreMeta(call) => {
+                spawn_local(self.clone().store_meta(*call));
+            }
+            LogCall::Names(call) => {
+                spawn_local(self.clone().names(call));
             }
             LogCall::Forget(log) => {
                 self.0.channels.borrow_mut().remove(&log);
@@ -280,10 +472,11 @@ impl Streams {
                 let this = self.clone();
                 spawn_local(async move {
                     let answer = match found {
-                        Some((source, subject)) => {
+                        Some((source, place)) => {
                             let (from, until) = (locate.from, locate.until);
                             let now_ms = (this.0.now_ms)();
-                            source.locate(&subject, from, until, &locate.retention, now_ms).await
+                            let retention = &locate.retention;
+                            source.locate(&place.messages, from, until, retention, now_ms).await
                         }
                         None => Err(moved()),
                     };
@@ -296,8 +489,9 @@ impl Streams {
                 let this = self.clone();
                 spawn_local(async move {
                     let answer = match found {
-                        Some((source, subject)) => {
-                            source.window(&subject, read.after, read.until, read.bytes_max).await
+                        Some((source, place)) => {
+                            let (after, until) = (read.after, read.until);
+                            source.window(&place.messages, after, until, read.bytes_max).await
                         }
                         None => Err(moved()),
                     };
@@ -310,10 +504,16 @@ impl Streams {
                 let this = self.clone();
                 spawn_local(async move {
                     let outcome = match found {
-                        Some((source, subject)) => {
+                        Some((source, place)) => {
                             let now_ms = (this.0.now_ms)();
                             source
-                                .page(&subject, &page.query, page.until, &page.retention, now_ms)
+                                .page(
+                                    &place.messages,
+                                    &page.query,
+                                    page.until,
+                                    &page.retention,
+                                    now_ms,
+                                )
                                 .await
                         }
                         None => Err(Refusal::new(ErrorCode::Overloaded, moved().0.to_string())),
@@ -328,10 +528,10 @@ impl Streams {
         }
     }
 
-    fn channel(&self, log: LogId) -> Option<(Source, Rc<str>)> {
-        let (slot, subject) = self.0.channels.borrow().get(&log).cloned()?;
+    fn channel(&self, log: LogId) -> Option<(Source, Rc<Place>)> {
+        let place = self.0.channels.borrow().get(&log).cloned()?;
         let owned = self.0.owned.borrow();
-        Some((owned.get(&slot)?.source.clone(), subject))
+        Some((owned.get(&place.slot)?.source.clone(), place))
     }
 
     fn store(&self, store: Store) {
@@ -346,11 +546,19 @@ impl Streams {
             keyed_ms,
         };
         let payload = Stored { id, term: 0, content: Content::Message(message) }.encode();
-        self.append(slot, time, log, id, payload);
+        let place = self.0.channels.borrow().get(&log).cloned();
+        let subject = place.as_ref().map(|place| &*place.messages);
+        self.append(slot, time, subject, id, payload);
     }
 
-    fn append(&self, slot: SlotId, time: u64, log: LogId, id: MessageId, payload: Bytes) {
-        let subject = self.0.channels.borrow().get(&log).map(|(_, subject)| Rc::clone(subject));
+    fn append(
+        &self,
+        slot: SlotId,
+        time: u64,
+        subject: Option<&str>,
+        id: MessageId,
+        payload: Bytes,
+    ) {
         let is_sent = subject.is_some_and(|subject| {
             let subject = Bytes::copy_from_slice(subject.as_bytes());
             let owned = self.0.owned.borrow();
@@ -365,15 +573,19 @@ impl Streams {
 
     async fn open(self, open: Open) {
         let Open { shard, slot, channel, log, keyed_since_ms } = open;
-        let subject: Rc<str> = subject(&self.0.plan.prefix, slot, &channel).into();
-        self.0.channels.borrow_mut().insert(log, (slot, Rc::clone(&subject)));
+        let place = Rc::new(Place::of(&self.0.plan.prefix, &channel));
+        self.0.channels.borrow_mut().insert(log, Rc::clone(&place));
         let source = self.0.owned.borrow().get(&slot).map(|owned| owned.source.clone());
-        let outcome = match source {
-            Some(source) => source.open(&subject, keyed_since_ms).await,
+        let mut outcome = match source {
+            Some(source) => source.open(&place, keyed_since_ms).await,
             None => Err(moved()),
         };
-        if outcome.is_err() {
-            self.0.channels.borrow_mut().remove(&log);
+        match &mut outcome {
+            // What comes after this is told behind it.
+            Ok(opened) => opened.meta = self.0.metas.of(&channel),
+            Err(_) => {
+                self.0.channels.borrow_mut().remove(&log);
+            }
         }
         let opened = Opened { channel, log, outcome };
         self.tell(shard.index(), LogAnswer::Opened(Box::new(opened)));
@@ -382,10 +594,4 @@ impl Streams {
 
 fn moved() -> LogFailure {
     LogFailure("the channel moves to another node".into())
-}
-
-/// The subject of a channel. Names have no `%`, and `.` would part them.
-fn subject(prefix: &str, slot: SlotId, channel: &ChannelKey) -> String {
-    let name = channel.slug.as_str().replace('.', "%");
-    format!("{prefix}.{slot}.c.{}.{name}", channel.app.0)
 }
