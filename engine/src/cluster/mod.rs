@@ -20,9 +20,9 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
 use crate::bucket::{self, BucketHandle};
-use crate::ids::{NodeSlot, ShardId, SlotId};
+use crate::ids::ShardId;
 use crate::log::{LogCall, LogHandle};
-use crate::mail::Mail;
+use crate::mail::{ClusterNews, Mail};
 use crate::port::Port;
 use crate::shared::Shared;
 use node::Node;
@@ -49,17 +49,13 @@ pub struct ClusterPlan {
     pub max_age_s: u64,
 }
 
-/// What an envelope to a shard is made of here.
+/// What a shard is told.
 #[derive(Debug)]
 pub enum FromCluster {
     /// Mail of another node's shard.
     Mail(ShardId, Mail),
-    /// A slot has another owner, or none.
-    SlotMoved(SlotId),
-    /// A node cannot be reached any more.
-    NodeGone(NodeSlot),
-    /// This node cannot reach the others; its subscribers go within so many milliseconds.
-    CutOff(u64),
+    /// What has changed.
+    News(ClusterNews),
 }
 
 /// A way into a shard's mailbox that gives back what finds no room.

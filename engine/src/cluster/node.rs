@@ -20,7 +20,7 @@ use crate::bucket::{self, Bucket, BucketPlan, News};
 use crate::ids::{NodeSlot, ShardId, SlotId};
 use crate::link::{Link, LinkEvent};
 use crate::log::jetstream::{Streams, StreamsPlan};
-use crate::mail::wire;
+use crate::mail::{ClusterNews, wire};
 use crate::shared::Shared;
 
 /// How often a node tells that it is there, and after what silence it is gone.
@@ -381,10 +381,10 @@ impl Node {
             }
         }
         for node in gone {
-            self.tell_all(|| FromCluster::NodeGone(node));
+            self.tell_all(ClusterNews::NodeGone(node));
         }
         for (shard, node) in std::mem::take(&mut self.undelivered) {
-            self.tell(shard, FromCluster::NodeGone(node));
+            self.tell(shard, FromCluster::News(ClusterNews::NodeGone(node)));
         }
         for shard in 0..self.shards.len() {
             self.tell_on(shard);
@@ -420,9 +420,9 @@ impl Node {
         }
     }
 
-    fn tell_all(&mut self, news: impl Fn() -> FromCluster) {
+    fn tell_all(&mut self, news: ClusterNews) {
         for shard in 0..self.shards.len() {
-            self.tell(shard, news());
+            self.tell(shard, FromCluster::News(news));
         }
     }
 
@@ -537,7 +537,7 @@ impl Node {
         let Some(known) = &self.shared.owners else { return };
         if known.of(slot) != shard {
             known.set(slot, shard);
-            self.tell_all(|| FromCluster::SlotMoved(slot));
+            self.tell_all(ClusterNews::SlotMoved(slot));
         }
     }
 
@@ -596,7 +596,7 @@ impl Node {
         }
         let silence = now.duration_since(self.own_heard);
         if silence > GIVEN_UP && !std::mem::replace(&mut self.has_sent_away, true) {
-            self.tell_all(|| FromCluster::CutOff(SEND_AWAY_MS));
+            self.tell_all(ClusterNews::CutOff(SEND_AWAY_MS));
         }
         let is_cut_off = silence > SILENCE;
         if is_cut_off != self.is_cut_off {

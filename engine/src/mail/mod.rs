@@ -26,8 +26,8 @@ pub(crate) use outbox::Outboxes;
 use crate::accounts::{Changed, ChannelMeta, Client};
 use crate::after_all::AfterAll;
 use crate::ids::{
-    AppId, BatchKey, ChannelKey, ConnectionKey, HomeKey, ListKey, RequestId, ShardId, SlotSet,
-    SubscriptionKey, TailKey,
+    AppId, BatchKey, ChannelKey, ConnectionKey, HomeKey, ListKey, NodeSlot, RequestId, ShardId,
+    SlotId, SlotSet, SubscriptionKey, TailKey,
 };
 use crate::log::{Page, PageQuery};
 
@@ -100,6 +100,19 @@ pub enum ToEdge {
     PresenceSnapshot(PresenceSnapshot),
     /// What to tell those who want to know who is there.
     Presence(Presence),
+}
+
+/// What has changed in a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClusterNews {
+    /// A slot has another owner, or none.
+    SlotMoved(SlotId),
+    /// A node cannot be reached any more, or is another one that has its name: what it was asked will not
+    /// be answered, and its subscribers are gone.
+    NodeGone(NodeSlot),
+    /// This node cannot reach the others: its subscribers are to go to one that can, within so many
+    /// milliseconds.
+    CutOff(u64),
 }
 
 /// Who is told what became of a publish.

@@ -72,9 +72,9 @@ use crate::context::Context;
 use crate::edge::Edge;
 pub use crate::edge::{Closing, Write};
 use crate::home::Home;
-use crate::ids::{ChannelKey, ConnectionKey, NodeSlot, ShardId, SlotId};
+use crate::ids::{ChannelKey, ConnectionKey, ShardId};
 use crate::log::{self, LoadedChannel, LogCall, StoredAnswer};
-use crate::mail::{Answer, Mail};
+use crate::mail::{Answer, ClusterNews, Mail};
 use crate::metrics::ShardMetrics;
 use crate::settings::Settings;
 use crate::shared::{Refused, Shared};
@@ -93,19 +93,6 @@ pub enum Envelope {
     Abroad(ShardId, Mail),
     /// From the cluster: what changed there.
     Cluster(ClusterNews),
-}
-
-/// What has changed in a cluster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClusterNews {
-    /// A slot has another owner, or none.
-    SlotMoved(SlotId),
-    /// A node cannot be reached any more, or is another one that has its name: what it was asked will not
-    /// be answered, and its subscribers are gone.
-    NodeGone(NodeSlot),
-    /// This node cannot reach the others: its subscribers are to go to one that can, within so many
-    /// milliseconds.
-    CutOff(u64),
 }
 
 /// One shard.

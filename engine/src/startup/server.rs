@@ -28,7 +28,7 @@ use crate::runtime::{
     MetricsListener, PortReservation, Render, ShardPlan, ShardThread, reserve_port, start_shard,
 };
 use crate::settings::Settings;
-use crate::shard::{ClusterNews, Envelope, Stored};
+use crate::shard::{Envelope, Stored};
 use crate::shared::{Owners, Shared};
 
 /// A running server.
@@ -263,17 +263,13 @@ fn ways(mailboxes: &[Mailbox]) -> Vec<ShardWays> {
         let inlet = Box::new(move |news| {
             let envelope = match news {
                 FromCluster::Mail(from, mail) => Envelope::Abroad(from, mail),
-                FromCluster::SlotMoved(slot) => Envelope::Cluster(ClusterNews::SlotMoved(slot)),
-                FromCluster::NodeGone(node) => Envelope::Cluster(ClusterNews::NodeGone(node)),
-                FromCluster::CutOff(ms) => Envelope::Cluster(ClusterNews::CutOff(ms)),
+                FromCluster::News(news) => Envelope::Cluster(news),
             };
             let posted = mailbox.post(envelope);
             mailbox.wake();
             posted.map_err(|envelope| match envelope {
                 Envelope::Abroad(from, mail) => FromCluster::Mail(from, mail),
-                Envelope::Cluster(ClusterNews::SlotMoved(slot)) => FromCluster::SlotMoved(slot),
-                Envelope::Cluster(ClusterNews::NodeGone(node)) => FromCluster::NodeGone(node),
-                Envelope::Cluster(ClusterNews::CutOff(ms)) => FromCluster::CutOff(ms),
+                Envelope::Cluster(news) => FromCluster::News(news),
                 other => unreachable!("{other:?} was not posted"),
             })
         });
