@@ -6,6 +6,7 @@ compile_error!("PushFlo runs on Linux only: it is built on io_uring");
 
 mod api;
 mod apps;
+mod cluster;
 mod connect;
 mod directory;
 mod keys;
@@ -53,6 +54,8 @@ enum Command {
     Apps(apps::Arguments),
     /// Manage keys
     Keys(keys::Arguments),
+    /// See how a cluster of several nodes is
+    Cluster(cluster::Arguments),
     /// Repair the directory of apps and keys of a stopped server
     Directory(directory::Arguments),
     /// Print all limits and time-outs that can be configured, with defaults and ranges
@@ -162,6 +165,7 @@ fn main() -> ExitCode {
         Some(Command::Subscribe(arguments)) => subscribe::run(&arguments),
         Some(Command::Apps(arguments)) => apps::run(&arguments),
         Some(Command::Keys(arguments)) => keys::run(&arguments),
+        Some(Command::Cluster(arguments)) => cluster::run(&arguments),
         Some(Command::Directory(arguments)) => directory::run(&arguments),
         Some(Command::Limits) => say(settings::table()).map_err(Into::into),
         Some(Command::CheckConfig(arguments)) => check_config(&arguments),

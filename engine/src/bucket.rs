@@ -101,6 +101,9 @@ const NEWS_MAX: usize = 1024;
 /// For how long it is kept that there was an entry: whoever has not followed for that long begins anew.
 const DELETED_KEPT: Duration = Duration::from_secs(24 * 3600);
 
+/// For how long an answer is waited for. Servers that have no leader yet give none.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+
 /// Between two attempts at something that failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -110,7 +113,8 @@ const MARK: &str = "node.";
 impl Bucket {
     /// The bucket, which is made if it is not there. It is tried until it is there.
     pub(crate) async fn open(client: &Client, plan: &BucketPlan) -> Rc<Self> {
-        let jetstream = async_nats::jetstream::new(client.clone());
+        let mut jetstream = async_nats::jetstream::new(client.clone());
+        jetstream.set_timeout(ANSWER_MAX);
         let mut told = 0u32;
         loop {
             let store = match jetstream.get_key_value(&plan.name).await {

@@ -22,6 +22,9 @@ use crate::metrics::ShardMetrics;
 use crate::settings::Settings;
 use crate::shared::Shared;
 
+/// Requests of a shard that ask how the cluster is and wait to be handed over.
+const CLUSTER_QUESTIONS_MAX: usize = 64;
+
 /// Most urgent calls, and most others, that wait for room at the accounts; those of connections that are
 /// gone wait too.
 const ACCOUNTS_CALLS_MAX: usize = 1024;
@@ -56,6 +59,8 @@ pub(crate) struct Context {
     /// Calls that were not handed over to the accounts yet, urgent ones first, at most
     /// [`ACCOUNTS_CALLS_MAX`] of either kind.
     accounts_calls: VecDeque<AccountsCall>,
+    /// Requests that ask how the cluster is and were not handed over yet.
+    cluster_questions: VecDeque<RequestId>,
 }
 
 impl Context {
@@ -80,6 +85,7 @@ impl Context {
             asked_abroad: BTreeMap::new(),
             outboxes: Outboxes::new(shared.metrics.len()),
             accounts_calls: VecDeque::new(),
+            cluster_questions: VecDeque::new(),
             shared,
         }
     }
@@ -268,6 +274,32 @@ impl Context {
             }
         }
         !self.accounts_calls.is_empty()
+    }
+
+    /// Asks how the cluster is.
+    ///
+    /// # Errors
+    /// `OVERLOADED` where many ask.
+    pub(crate) fn ask_cluster(&mut self, request: RequestId) -> Result<(), Refusal> {
+        if self.cluster_questions.len() >= CLUSTER_QUESTIONS_MAX {
+            return Err(no_room());
+        }
+        self.cluster_questions.push_back(request);
+        Ok(())
+    }
+
+    /// Hands questions over to the cluster, as far as `post` takes them. Returns whether some are left.
+    pub(crate) fn post_cluster_questions(
+        &mut self,
+        mut post: impl FnMut(RequestId) -> Result<(), RequestId>,
+    ) -> bool {
+        while let Some(request) = self.cluster_questions.pop_front() {
+            if let Err(request) = post(request) {
+                self.cluster_questions.push_front(request);
+                return true;
+            }
+        }
+        false
     }
 
     /// Counts something that is as it cannot be. Returns what whoever asked for it is told.

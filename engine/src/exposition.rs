@@ -10,7 +10,7 @@ use pushflo_protocol::time::Month;
 use crate::accounts::{APP_METRICS, Usage};
 use crate::ids::AppId;
 use crate::log::{LOG_METRICS, LogStatus};
-use crate::metrics::{Metric, REFUSALS, SHARD, ShardMetrics, metrics};
+use crate::metrics::{CLUSTER, ClusterMetrics, Metric, REFUSALS, SHARD, ShardMetrics, metrics};
 
 /// The media type of what [`render`] gives.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -23,10 +23,11 @@ metrics! {
     }
 }
 
-/// The metrics of all shards, of the log if there is one, and of `apps` in the current `month`.
+/// The metrics of all shards, of the log and the cluster if there are any, and of `apps` in the current `month`.
 pub fn render(
     shards: &[ShardMetrics],
     log: Option<&LogStatus>,
+    cluster: Option<&ClusterMetrics>,
     apps: &[(AppId, Arc<Usage>)],
     month: Month,
 ) -> String {
@@ -49,12 +50,14 @@ pub fn render(
         .map(|(app, usage)| (format!(r#"{{app="{app}"}}"#), usage.numbers(month)))
         .collect();
     let log: Vec<_> = log.into_iter().map(|log| (String::new(), log)).collect();
+    let cluster: Vec<_> = cluster.into_iter().map(|cluster| (String::new(), cluster)).collect();
     let version = format!(r#"{{version="{}"}}"#, env!("CARGO_PKG_VERSION"));
 
     let mut out = String::with_capacity(16 * 1024);
     push(&mut out, SHARD, &of_shards);
     push(&mut out, REFUSALS, &refusals);
     push(&mut out, LOG_METRICS, &log);
+    push(&mut out, CLUSTER, &cluster);
     push(&mut out, APP_METRICS, &apps);
     push(&mut out, BUILD, &[(version, ())]);
     out
@@ -91,7 +94,13 @@ mod tests {
         shards[1].refused(ErrorCode::ALL[0]);
         let month = Month { number: 1, end_ms: 0 };
         let apps = [(AppId::DEFAULT, Arc::default())];
-        let text = render(&shards, Some(&LogStatus::default()), &apps, month);
+        let text = render(
+            &shards,
+            Some(&LogStatus::default()),
+            Some(&ClusterMetrics::default()),
+            &apps,
+            month,
+        );
         assert!(text.starts_with(
             "# HELP pushflo_connections Open connections, HTTP and WebSocket.\n\
              # TYPE pushflo_connections gauge\n\

@@ -12,7 +12,7 @@ use thiserror::Error;
 use crate::hash::Placement;
 use crate::ids::{ChannelKey, EpochSlot, LogId, ShardId, SlotId};
 use crate::log::LogStatus;
-use crate::metrics::ShardMetrics;
+use crate::metrics::{ClusterMetrics, ShardMetrics};
 use crate::settings::Limits;
 
 /// Why a connection is not taken.
@@ -40,6 +40,8 @@ pub struct Shared {
     pub placement: Placement,
     /// Who owns the slots of channels, in a cluster.
     pub owners: Option<Owners>,
+    /// What the node counts of its cluster.
+    pub cluster: Arc<ClusterMetrics>,
     /// Gives channels their epochs: others for each incarnation of the log.
     pub epochs: Placement,
     /// Gives their epochs to channels that are not logged.
@@ -65,12 +67,14 @@ pub struct Owners {
     shards: Box<[AtomicU16]>,
     /// The cluster can be reached.
     is_reached: AtomicBool,
+    /// What all nodes have in common is known.
+    is_informed: AtomicBool,
 }
 
 impl Default for Owners {
     fn default() -> Self {
         let shards = SlotId::all().map(|_| AtomicU16::new(ShardId::NOBODY.0)).collect();
-        Self { shards, is_reached: AtomicBool::new(false) }
+        Self { shards, is_reached: AtomicBool::new(false), is_informed: AtomicBool::new(false) }
     }
 }
 
@@ -90,6 +94,21 @@ impl Owners {
     /// The cluster can be reached, or not any more.
     pub fn set_reached(&self, is_reached: bool) {
         self.is_reached.store(is_reached, Relaxed);
+    }
+
+    /// Whether no slot has an owner, as before the first node of a cluster has taken one.
+    pub fn is_ownerless(&self) -> bool {
+        self.shards.iter().all(|owner| owner.load(Relaxed) == ShardId::NOBODY.0)
+    }
+
+    /// Whether what all nodes have in common, as apps and keys, was learned since the start.
+    pub fn is_informed(&self) -> bool {
+        self.is_informed.load(Relaxed)
+    }
+
+    /// What all nodes have in common is known.
+    pub fn set_informed(&self) {
+        self.is_informed.store(true, Relaxed);
     }
 
     /// A slot has another owner. Shards are to be told too, since they have asked the one before.
@@ -129,6 +148,7 @@ impl Shared {
             stray: ShardMetrics::default(),
             placement: Placement::new(seed),
             owners: None,
+            cluster: Arc::default(),
             epochs: Placement::new(seed.rotate_left(32)),
             process_epochs: Placement::new(seed.rotate_left(16)),
             generations: (0..EPOCH_SLOTS).map(|_| AtomicU32::new(0)).collect(),

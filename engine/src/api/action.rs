@@ -29,6 +29,8 @@ pub(crate) enum Action {
     },
     /// Have the accounts do something in the name of an app.
     Accounts(AppId, AccountsCall),
+    /// Ask how the cluster is.
+    AskCluster,
     /// Publish messages of several channels.
     Batch(Vec<Result<NewMessage, Refusal>>),
     /// Put a list of an app's channels together.
@@ -132,6 +134,7 @@ impl Awaited {
                 Changed::KeyCreated(key) => Reply::json(201, answer::success(new_key(key))),
                 Changed::Deleted => Reply::empty(204),
             },
+            (Answer::Cluster(status), _) => Reply::json(200, answer::success(status)),
             (Answer::Deleted, _) => Reply::empty(204),
             (Answer::Published(_) | Answer::Page(_) | Answer::Members(_), _) => {
                 debug_assert!(false, "an answer that nobody asked for: {answer:?}");

@@ -151,7 +151,7 @@ pub(super) fn usage(cx: &mut Context, call: &Call<'_>) -> Result<Action, Refusal
 }
 
 /// One who administers the server: a management key of the default app.
-fn authorize_operator(cx: &mut Context, call: &Call<'_>) -> Result<(), Refusal> {
+pub(super) fn authorize_operator(cx: &mut Context, call: &Call<'_>) -> Result<(), Refusal> {
     let access = call.authorize(cx, Role::Manage)?;
     if access.app.id == AppId::DEFAULT {
         return Ok(());

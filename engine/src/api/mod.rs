@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use pushflo_protocol::answer::{Health, Iso8601};
+use pushflo_protocol::answer::{Health, Iso8601, Ready};
 use pushflo_protocol::http::{Request, percent_decode};
 use pushflo_protocol::limits::{BATCH_BYTES_MAX, ENVELOPE_BYTES_MAX, HTTP_HEAD_BYTES_MAX};
 use pushflo_protocol::proxy::forwarded_for;
@@ -29,7 +29,7 @@ use crate::context::Context;
 use crate::exposition;
 use crate::ids::{AppId, RequestId};
 use crate::proxies::ProxyProtocol;
-use crate::shared::AddressSlot;
+use crate::shared::{AddressSlot, Owners};
 
 pub(crate) use action::{Action, Admitted, Awaited, ListQuery, Upgrade, member};
 pub(crate) use batch::{batch_refusal, batch_reply, batch_result};
@@ -52,6 +52,8 @@ const UNUSED_BODY_BYTES_MAX: usize = 1024;
 enum Route<'a> {
     Live,
     Health,
+    Ready,
+    Cluster,
     Metrics,
     OpenApi,
     WebSocket,
@@ -75,6 +77,7 @@ impl<'a> Route<'a> {
             return Some(match path {
                 "/" | "/live" => Self::Live,
                 "/health" => Self::Health,
+                "/ready" => Self::Ready,
                 "/metrics" => Self::Metrics,
                 "/ws" => Self::WebSocket,
                 _ => return None,
@@ -89,6 +92,7 @@ impl<'a> Route<'a> {
             [Some("auth"), Some("token"), None, ..] => Self::Token,
             [Some("usage"), None, ..] => Self::Usage,
             [Some("openapi.json"), None, ..] => Self::OpenApi,
+            [Some("cluster"), None, ..] => Self::Cluster,
             [Some("channels"), None, ..] => Self::Channels,
             [Some("channels"), Some(slug), None, ..] => Self::Channel(name(slug)),
             [Some("channels"), Some(slug), Some("messages"), None, _] => {
@@ -110,9 +114,13 @@ impl<'a> Route<'a> {
     /// The methods there are, as in the `Allow` header.
     fn allow(&self) -> &'static str {
         match self {
-            Self::Live | Self::Health | Self::Metrics | Self::OpenApi | Self::WebSocket => {
-                "Allow: GET, HEAD, OPTIONS"
-            }
+            Self::Live
+            | Self::Health
+            | Self::Ready
+            | Self::Cluster
+            | Self::Metrics
+            | Self::OpenApi
+            | Self::WebSocket => "Allow: GET, HEAD, OPTIONS",
             Self::Publish | Self::PublishBatch | Self::Token => "Allow: POST, OPTIONS",
             Self::Usage | Self::ChannelPresence(_) => "Allow: GET, HEAD, OPTIONS",
             Self::Channels | Self::ChannelMessages(_) | Self::Apps | Self::AppKeys(_) => {
@@ -166,6 +174,8 @@ pub(crate) fn route(cx: &mut Context, call: &Call<'_>) -> Result<Action, Refusal
         ("POST", Some(Route::PublishBatch)) => batch::publish_batch(cx, call),
         ("GET", Some(Route::WebSocket)) => websocket::upgrade(cx, call),
         ("GET", Some(Route::Health)) => Ok(Action::Reply(health(cx))),
+        ("GET", Some(Route::Ready)) => Ok(Action::Reply(ready(cx))),
+        ("GET", Some(Route::Cluster)) => cluster(cx, call),
         ("GET", Some(Route::Metrics)) => Ok(Action::Reply(metrics_page(cx, request))),
         ("GET", Some(Route::Live)) => Ok(Action::Reply(live::page())),
         ("GET", Some(Route::OpenApi)) => Ok(Action::Reply(openapi())),
@@ -228,6 +238,8 @@ pub(crate) fn admit_body(
         Route::AppKeys(_) | Route::AppKey(..) => MANAGEMENT_BYTES_MAX,
         Route::Live
         | Route::Health
+        | Route::Ready
+        | Route::Cluster
         | Route::Metrics
         | Route::OpenApi
         | Route::WebSocket
@@ -317,9 +329,8 @@ impl Call<'_> {
 fn admits_origin(cx: &Context, request: &Request<'_>, route: Option<&Route<'_>>) -> bool {
     let is_open = match route {
         Some(Route::WebSocket) => true,
-        Some(Route::Live | Route::Health | Route::Metrics | Route::OpenApi) | None => {
-            request.method != "OPTIONS"
-        }
+        Some(Route::Live | Route::Health | Route::Ready | Route::Metrics | Route::OpenApi)
+        | None => request.method != "OPTIONS",
         Some(_) => false,
     };
     is_open || cx.settings.origins.allows(request.header("origin"))
@@ -337,6 +348,40 @@ fn health(cx: &Context) -> Reply {
     Reply::json(code, Health { status, timestamp: Iso8601(cx.now.unix_ms) }.to_json())
 }
 
+/// Whether a load balancer is to send anybody here.
+fn ready(cx: &Context) -> Reply {
+    let owners = cx.shared.owners.as_ref();
+    let is_not = [
+        (cx.shared.is_draining(), "the server drains"),
+        (cx.shared.log.as_ref().is_some_and(|log| log.is_failing()), "history cannot be written"),
+        (owners.is_some_and(|owners| !owners.is_reached()), "the cluster's NATS cannot be reached"),
+        (
+            owners.is_some_and(|owners| !owners.is_informed()),
+            "the cluster's apps and keys are not known yet",
+        ),
+        (owners.is_some_and(Owners::is_ownerless), "the cluster's channels have no owner yet"),
+    ];
+    let reasons: Vec<_> =
+        is_not.into_iter().filter_map(|(is_so, reason)| is_so.then_some(reason)).collect();
+    let status = if reasons.is_empty() { 200 } else { 503 };
+    let ready = Ready { ready: reasons.is_empty(), reasons, timestamp: Iso8601(cx.now.unix_ms) };
+    Reply::json(status, ready.to_json())
+}
+
+/// How the cluster is, for who administers the server.
+fn cluster(cx: &mut Context, call: &Call<'_>) -> Result<Action, Refusal> {
+    apps::authorize_operator(cx, call)?;
+    if !cx.is_cluster() {
+        let text = "this server is no node of a cluster: it runs without cluster.nats";
+        return Err(Refusal::new(ErrorCode::NotFound, text));
+    }
+    if !cx.shared.owners.as_ref().is_some_and(Owners::is_informed) {
+        let text = "this node has not reached the cluster's NATS since it started";
+        return Err(Refusal::new(ErrorCode::Overloaded, text));
+    }
+    Ok(Action::AskCluster)
+}
+
 /// The numbers of the server; those of apps only for who administers it.
 fn metrics_page(cx: &Context, request: &Request<'_>) -> Reply {
     let access = bearer(request).ok().and_then(|key| cx.directory.find(key));
@@ -348,8 +393,14 @@ fn metrics_page(cx: &Context, request: &Request<'_>) -> Reply {
     Reply {
         status: 200,
         content_type: Some(exposition::CONTENT_TYPE),
-        body: exposition::render(&cx.shared.metrics, cx.shared.log.as_deref(), &apps, cx.month())
-            .into(),
+        body: exposition::render(
+            &cx.shared.metrics,
+            cx.shared.log.as_deref(),
+            cx.shared.owners.as_ref().map(|_| &*cx.shared.cluster),
+            &apps,
+            cx.month(),
+        )
+        .into(),
         headers: Vec::new(),
     }
 }

@@ -20,15 +20,18 @@ use std::thread::JoinHandle;
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
 use crate::bucket::{self, BucketHandle};
-use crate::ids::ShardId;
+use crate::ids::{RequestId, ShardId};
 use crate::log::{LogCall, LogHandle};
-use crate::mail::{ClusterNews, Mail};
+use crate::mail::{Answered, ClusterNews, Mail};
 use crate::port::Port;
 use crate::shared::Shared;
 use node::Node;
 
 /// Mail to other nodes, and calls to the log, that wait for the cluster's thread.
 const WAITING_MAX: usize = 16 * 1024;
+
+/// Requests that ask how the cluster is and wait.
+const QUESTIONS_MAX: usize = 64;
 
 /// Changes of the accounts on their way, which come one by one, and news that wait for them.
 const WRITES_MAX: usize = 16;
@@ -56,6 +59,8 @@ pub enum FromCluster {
     Mail(ShardId, Mail),
     /// What has changed.
     News(ClusterNews),
+    /// The answer to a request of the shard.
+    Answer(Box<Answered>),
 }
 
 /// A way into a shard's mailbox that gives back what finds no room.
@@ -74,13 +79,17 @@ pub struct ShardWays {
 pub struct Cluster {
     calls: Sender<LogCall>,
     mail: Sender<Posted>,
+    questions: Sender<RequestId>,
     control: Sender<Control>,
     thread: JoinHandle<()>,
 }
 
 /// A shard's way to other nodes.
 #[derive(Clone, Debug)]
-pub struct ClusterHandle(Sender<Posted>);
+pub struct ClusterHandle {
+    mail: Sender<Posted>,
+    questions: Sender<RequestId>,
+}
 
 /// Mail, and whose and for whom it is.
 #[derive(Debug)]
@@ -104,6 +113,7 @@ struct Queues {
     calls: Receiver<LogCall>,
     writes: Receiver<bucket::Write>,
     mail: Receiver<Posted>,
+    questions: Receiver<RequestId>,
     control: Receiver<Control>,
 }
 
@@ -123,16 +133,22 @@ impl Cluster {
         let (for_news, news) = crossbeam_channel::bounded(NEWS_MAX);
         let (calls, for_calls) = channel(WAITING_MAX);
         let (mail, for_mail) = channel(WAITING_MAX);
+        let (questions, for_questions) = channel(QUESTIONS_MAX);
         let (control, for_control) = channel(2);
-        let queues =
-            Queues { calls: for_calls, writes: for_writes, mail: for_mail, control: for_control };
+        let queues = Queues {
+            calls: for_calls,
+            writes: for_writes,
+            mail: for_mail,
+            questions: for_questions,
+            control: for_control,
+        };
         // Here, before shards part their file tables: they wake it through a descriptor of its own.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("cluster".into()).spawn(move || {
             let node = Node::run(plan, shared, shards, for_news, now_ms, queues);
             tokio::task::LocalSet::new().block_on(&runtime, node);
         })?;
-        Ok((Self { calls, mail, control, thread }, BucketHandle { writes, news }))
+        Ok((Self { calls, mail, questions, control, thread }, BucketHandle { writes, news }))
     }
 
     /// A way to the log.
@@ -142,7 +158,7 @@ impl Cluster {
 
     /// A way to other nodes.
     pub fn handle(&self) -> ClusterHandle {
-        ClusterHandle(self.mail.clone())
+        ClusterHandle { mail: self.mail.clone(), questions: self.questions.clone() }
     }
 
     /// Begins to leave the cluster: others own its slots from now on.
@@ -159,12 +175,23 @@ impl Cluster {
 }
 
 impl ClusterHandle {
+    /// Asks how the cluster is, or gives the request back if there is no room.
+    ///
+    /// # Errors
+    /// The request.
+    pub fn ask(&self, request: RequestId) -> Result<(), RequestId> {
+        match self.questions.try_send(request) {
+            Err(TrySendError::Full(request)) => Err(request),
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+        }
+    }
+
     /// Hands mail for a shard of another node over, or gives it back if there is no room.
     ///
     /// # Errors
     /// The mail.
     pub fn post(&self, from: ShardId, to: ShardId, mail: Mail) -> Result<(), Mail> {
-        match self.0.try_send(Posted { from, to, mail }) {
+        match self.mail.try_send(Posted { from, to, mail }) {
             Err(TrySendError::Full(posted)) => Err(posted.mail),
             Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
         }

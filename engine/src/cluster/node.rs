@@ -1,5 +1,7 @@
 //! A node among others: what the cluster's thread does.
 
+mod status;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -10,14 +12,18 @@ use async_nats::{Client, ConnectOptions, Message, Subscriber};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use crossbeam_channel::TrySendError;
 use futures_util::StreamExt as _;
+use pushflo_protocol::answer::NodeNumbers;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, interval, sleep};
 
 use super::deleted_apps::DeletedApps;
+
+use status::Asked;
+
 use super::{ClusterPlan, Control, FromCluster, Posted, Queues, ShardWays, owners};
 use crate::accounts::is_of_accounts;
 use crate::bucket::{self, Bucket, BucketPlan, News};
-use crate::ids::{NodeSlot, ShardId, SlotId};
+use crate::ids::{NodeSlot, RequestId, ShardId, SlotId};
 use crate::link::{Link, LinkEvent};
 use crate::log::jetstream::{Streams, StreamsPlan};
 use crate::mail::{ClusterNews, wire};
@@ -64,20 +70,23 @@ struct Claim {
 
 /// What a node tells of itself.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Beat {
     name: String,
     /// When it started: another one of that name is another node.
     incarnation: u64,
-    shards: u16,
     /// It goes away and takes no slots.
+    #[serde(default)]
     is_leaving: bool,
+    #[serde(flatten)]
+    numbers: NodeNumbers,
 }
 
 /// Another node.
 struct Peer {
     slot: NodeSlot,
     incarnation: u64,
-    shards: u16,
+    numbers: NodeNumbers,
     is_leaving: bool,
     heard: Instant,
     is_there: bool,
@@ -97,6 +106,7 @@ pub(super) struct Node {
     for_accounts: VecDeque<News>,
     accounts: crossbeam_channel::Sender<News>,
     deleted_apps: DeletedApps,
+    asked: Asked,
     streams: Streams,
     incarnation: u64,
     began: Instant,
@@ -129,6 +139,7 @@ enum Event {
     News(Option<News>),
     Write(Option<bucket::Write>),
     Tick,
+    Question(Option<RequestId>),
     Control(Control),
 }
 
@@ -159,6 +170,7 @@ impl Node {
                 write = queues.writes.recv(), if has_accounts => Event::Write(write),
                 call = queues.calls.recv() => Event::Call(call),
                 posted = queues.mail.recv() => Event::Mail(posted),
+                question = queues.questions.recv() => Event::Question(question),
                 _ = ticks.tick() => Event::Tick,
             };
             match event {
@@ -166,7 +178,9 @@ impl Node {
                 | Event::Call(None)
                 | Event::Beat(None)
                 | Event::Frame(None)
-                | Event::News(None) => return,
+                | Event::News(None)
+                | Event::Question(None) => return,
+                Event::Question(Some(request)) => node.asked.ask(request),
                 Event::Mail(Some(posted)) => {
                     node.post(posted);
                     for _ in 1..MAIL_AT_A_TIME {
@@ -219,21 +233,15 @@ impl Node {
             max_age_s: plan.max_age_s,
             bytes_max: -1,
             node: plan.node.clone(),
+            ports: shards.iter().map(|ways| ways.log.clone()).collect(),
+            metrics: Arc::clone(&shared.cluster),
+            now_ms,
         };
-        let ports: Vec<_> = shards.iter().map(|ways| ways.log.clone()).collect();
         let (streams, beats, frames) = loop {
             let for_lost = Rc::clone(&lost);
             let ended = move |slot| for_lost.borrow_mut().push(slot);
             let (client, bucket) = (client.clone(), Rc::clone(&bucket));
-            let streams = Streams::new(
-                client.clone(),
-                bucket,
-                of_streams.clone(),
-                ports.clone(),
-                now_ms,
-                ended,
-            )
-            .await;
+            let streams = Streams::new(client.clone(), bucket, of_streams.clone(), ended).await;
             let beats = client.subscribe(format!("{}.beat", plan.prefix)).await;
             let frames = client.subscribe(node_subject(&plan.prefix, &plan.node)).await;
             match (streams, beats, frames) {
@@ -253,6 +261,7 @@ impl Node {
             for_accounts: VecDeque::new(),
             accounts,
             deleted_apps: DeletedApps::default(),
+            asked: Asked::default(),
             streams,
             incarnation: now_ms(),
             began: now,
@@ -284,6 +293,7 @@ impl Node {
         let is_sent = peer.filter(|peer| peer.link.is_up()).is_some_and(|peer| {
             let bytes = wire::encode(peer.slot, from, to, mail);
             bytes.is_some_and(|bytes| {
+                self.shared.cluster.cluster_mail_total.increment();
                 peer.link.send(&bytes.into(), now_ms);
                 true
             })
@@ -295,7 +305,7 @@ impl Node {
 
     /// A node tells that it is there.
     fn beat(&mut self, message: &Message) {
-        let Ok(beat) = postcard::from_bytes::<Beat>(&message.payload) else { return };
+        let Ok(beat) = serde_json::from_slice::<Beat>(&message.payload) else { return };
         let now = Instant::now();
         if beat.name == self.plan.node {
             if beat.incarnation == self.incarnation {
@@ -324,7 +334,7 @@ impl Node {
         let peer = self.peers.entry(beat.name.clone()).or_insert_with(|| Peer {
             slot: NodeSlot(next_slot as u8),
             incarnation: beat.incarnation,
-            shards: 0,
+            numbers: NodeNumbers::default(),
             is_leaving: false,
             heard: now,
             is_there: false,
@@ -337,13 +347,14 @@ impl Node {
         }
         let has_changed = !peer.is_there
             || peer.incarnation != beat.incarnation
-            || peer.shards != beat.shards
+            || peer.numbers.shards != beat.numbers.shards
             || peer.is_leaving != beat.is_leaving;
         peer.heard = now;
+        peer.numbers = beat.numbers;
         if has_changed {
-            let (node, shards) = (&beat.name, beat.shards);
+            let (node, shards) = (&beat.name, peer.numbers.shards);
             tracing::info!(node, shards, is_leaving = beat.is_leaving, "a node is there");
-            (peer.incarnation, peer.shards) = (beat.incarnation, beat.shards);
+            peer.incarnation = beat.incarnation;
             (peer.is_leaving, peer.is_there) = (beat.is_leaving, true);
             self.settled = now;
             self.point_all();
@@ -373,6 +384,7 @@ impl Node {
                     LinkEvent::Up => tracing::info!(node = name, "the link to a node is up"),
                     LinkEvent::Message(message) => peer.came.push_back(message),
                     LinkEvent::Down => {
+                        self.shared.cluster.cluster_links_lost_total.increment();
                         tracing::warn!(node = name, "the link to a node is down");
                         peer.came.clear();
                         gone.push(peer.slot);
@@ -476,7 +488,12 @@ impl Node {
                     return;
                 }
             }
-            News::Begin | News::Complete => {}
+            News::Begin => {}
+            News::Complete => {
+                if let Some(owners) = &self.shared.owners {
+                    owners.set_informed();
+                }
+            }
         }
         self.for_accounts.push_back(news);
         self.tell_accounts();
@@ -525,8 +542,8 @@ impl Node {
         let is_own = owner == self.plan.node && !self.is_cut_off;
         let shard = match self.peers.get(owner) {
             _ if is_own => ShardId::of(NodeSlot::OWN, self.streams.shard(slot) as u16),
-            Some(peer) if peer.is_there && peer.shards > 0 => {
-                ShardId::of(peer.slot, slot.index() as u16 % peer.shards)
+            Some(peer) if peer.is_there && peer.numbers.shards > 0 => {
+                ShardId::of(peer.slot, slot.index() as u16 % peer.numbers.shards)
             }
             _ => ShardId::NOBODY,
         };
@@ -544,6 +561,7 @@ impl Node {
     async fn tick(&mut self) {
         let (now, now_ms) = (Instant::now(), self.now_ms());
         self.tell_accounts();
+        self.answer_questions();
         for peer in self.peers.values_mut() {
             peer.link.tick(now_ms);
         }
@@ -563,6 +581,7 @@ impl Node {
             return;
         }
         self.next_beat = now + BEAT;
+        self.tell_metrics();
         self.tell_others().await;
         self.look_for_the_silent(now);
         if !self.is_cut_off && now.duration_since(self.began) > SETTLE {
@@ -578,10 +597,10 @@ impl Node {
         let beat = Beat {
             name: self.plan.node.clone(),
             incarnation: self.incarnation,
-            shards: self.shards.len() as u16,
             is_leaving: self.is_leaving,
+            numbers: self.numbers(),
         };
-        let beat = postcard::to_allocvec(&beat).unwrap_or_default();
+        let beat = serde_json::to_vec(&beat).unwrap_or_default();
         let _ = self.client.publish(format!("{}.beat", self.plan.prefix), beat.into()).await;
     }
 

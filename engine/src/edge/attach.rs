@@ -6,7 +6,7 @@ use pushflo_protocol::Record;
 use super::Edge;
 use super::close::CloseReason;
 use super::subscription::SubscriptionState;
-use super::tail::Attachedness;
+use super::tail::{Attachedness, Tail};
 use super::window::WINDOW_BYTES;
 use crate::context::Context;
 use crate::ids::{NodeSlot, ShardId, SlotId, TailKey};
@@ -16,6 +16,9 @@ use crate::mail::{
 
 /// Windows that a tail reads to meet its channel's head. Whoever missed more comes back as one who was away.
 const WINDOWS_MAX: u32 = 64;
+
+/// How often tails whose home is another node are counted, in milliseconds.
+const ATTACHMENTS_MS: u64 = 1_000;
 
 /// Tails that ask to be attached in a tick.
 const ATTACHES_MAX: usize = 4096;
@@ -92,6 +95,20 @@ impl Edge {
             let attach = Attach { shard, tail: key, channel, subscribers, clients };
             cx.post_home(home, ToHome::Attach(Box::new(attach)));
         }
+    }
+
+    /// Counts tails whose home is another node, once a second: all are looked at.
+    pub(super) fn count_attachments(&mut self, cx: &Context) {
+        if !cx.is_cluster() || cx.now.elapsed_ms < self.attachments_due_ms {
+            return;
+        }
+        self.attachments_due_ms = cx.now.elapsed_ms + ATTACHMENTS_MS;
+        let is_abroad = |tail: &&Tail| {
+            let home = cx.home_shard(&tail.channel);
+            home != ShardId::NOBODY && home.node() != NodeSlot::OWN
+        };
+        let abroad = self.tails.values().filter(is_abroad).count();
+        cx.metrics().attachments.set(abroad as u64);
     }
 
     /// The home knows the subscribers of a tail, or does not have its channel.

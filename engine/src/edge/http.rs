@@ -188,6 +188,7 @@ impl Edge {
                 cx.post_home(home, mail);
             }
             Action::Accounts(app, call) => cx.ask_accounts(app, call)?,
+            Action::AskCluster => cx.ask_cluster(id)?,
             Action::Batch(messages) => {
                 self.expect_large(id);
                 self.publish_batch(cx, id, messages);

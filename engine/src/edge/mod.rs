@@ -83,6 +83,8 @@ pub(crate) struct Edge {
     shared: Vec<TailKey>,
     /// Tails whose home is to be told of their subscribers, or that read what these missed.
     detached: Vec<TailKey>,
+    /// When attachments are counted next, in milliseconds after the start.
+    attachments_due_ms: u64,
     /// Tails with something new.
     dirty: Vec<TailKey>,
     /// Connections with something to write and no write in flight.
@@ -112,6 +114,7 @@ impl Edge {
             windows_later: Vec::new(),
             shared: Vec::new(),
             detached: Vec::new(),
+            attachments_due_ms: 0,
             dirty: Vec::new(),
             due: VecDeque::new(),
             closings: VecDeque::new(),
@@ -170,6 +173,7 @@ impl Edge {
         self.forget_shared();
         self.ask_again(cx);
         self.attach_tails(cx);
+        self.count_attachments(cx);
         cx.metrics().held_bytes.set(self.ledger.held() as u64);
         cx.metrics().subscriptions.set(self.subscriptions.len() as u64);
     }

@@ -13,6 +13,7 @@ pub(crate) mod wire;
 
 use std::sync::Arc;
 
+use pushflo_protocol::answer::ClusterStatus;
 use pushflo_protocol::position::{Recovered, Start};
 use pushflo_protocol::{
     ChannelSlug, Epoch, ErrorCode, Offset, Parts, Receipt, Record, Refusal, StreamPosition,
@@ -464,6 +465,8 @@ pub enum Answer {
     Members(MembersPage),
     /// What was to be deleted is.
     Deleted,
+    /// How the cluster is.
+    Cluster(Box<ClusterStatus>),
     /// What the accounts did. They answer shards of their own node.
     #[serde(skip)]
     Accounts(Changed),
@@ -926,6 +929,7 @@ fn of_outcome(outcome: &Outcome) -> usize {
         Ok(Answer::Page(page)) => of_records(&page.records),
         Ok(Answer::Channel(info) | Answer::ChannelCreated(info)) => info.kept_bytes(),
         Ok(Answer::Members(page)) => page.members.iter().map(Member::kept_bytes).sum(),
+        Ok(Answer::Cluster(status)) => status.kept_bytes(),
         Ok(Answer::Accounts(changed)) => changed.kept_bytes(),
         Err(refusal) => refusal.message.len(),
     }

@@ -39,14 +39,13 @@ macro_rules! metrics {
         $visible:vis struct $Numbers:ident as $METRICS:ident {
             $($(#[doc = $help:literal])+ $kind:ident $field:ident;)+
         }
-        with $(#[doc = $other_doc:literal])+ $other:ident: $Other:ty
+        $(with $(#[doc = $other_doc:literal])+ $other:ident: $Other:ty)?
     ) => {
         $(#[doc = $about])+
         #[derive(Debug, Default)]
         $visible struct $Numbers {
             $($(#[doc = $help])+ pub $field: $crate::metrics::Number,)+
-            $(#[doc = $other_doc])+
-            pub $other: $Other,
+            $($(#[doc = $other_doc])+ pub $other: $Other,)?
         }
 
         $crate::metrics::metrics! {

@@ -3,10 +3,12 @@
 //! Whoever has numbers to tell declares them with `metrics!` beside them; [`crate::exposition`] puts
 //! all of them together. Nothing here knows who that is.
 
+mod cluster;
 mod metric;
 mod number;
 mod shard;
 
+pub use cluster::{CLUSTER, ClusterMetrics};
 pub use metric::Metric;
 pub(crate) use metric::metrics;
 pub use number::Number;

@@ -20,6 +20,8 @@ metrics! {
         counter connections_refused_total;
         /// Subscriptions held by connections of this shard.
         gauge subscriptions;
+        /// Channels with subscribers here whose home is another node of the cluster.
+        gauge attachments;
         /// Channels whose home is this shard.
         gauge channels;
         /// Idempotency keys of the last minutes.

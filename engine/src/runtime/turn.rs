@@ -333,6 +333,9 @@ impl Turns {
             self.shard.post_abroad(|to, mail| cluster.post(from, to, mail));
         }
         let mut left = self.shard.outbox_depth() > 0;
+        if let Some(cluster) = &self.cluster {
+            left |= self.shard.post_cluster_questions(|request| cluster.ask(request));
+        }
         if let Some(log) = &self.log {
             left |= self.shard.post_log_calls(|call| log.post(call));
         }

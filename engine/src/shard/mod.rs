@@ -72,7 +72,7 @@ use crate::context::Context;
 use crate::edge::Edge;
 pub use crate::edge::{Closing, Write};
 use crate::home::Home;
-use crate::ids::{ChannelKey, ConnectionKey, ShardId};
+use crate::ids::{ChannelKey, ConnectionKey, RequestId, ShardId};
 use crate::log::{self, LoadedChannel, LogCall, StoredAnswer};
 use crate::mail::{Answer, ClusterNews, Mail};
 use crate::metrics::ShardMetrics;
@@ -287,6 +287,14 @@ impl Shard {
         post: impl FnMut(AccountsCall) -> Result<(), AccountsCall>,
     ) -> bool {
         self.cx.post_accounts_calls(post)
+    }
+
+    /// Hands questions how the cluster is over, as far as `post` takes them. Returns whether some are left.
+    pub fn post_cluster_questions(
+        &mut self,
+        post: impl FnMut(RequestId) -> Result<(), RequestId>,
+    ) -> bool {
+        self.cx.post_cluster_questions(post)
     }
 
     /// What is to be done to sockets.

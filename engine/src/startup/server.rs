@@ -22,6 +22,7 @@ use crate::exposition;
 use crate::host::Host;
 use crate::ids::ShardId;
 use crate::log::{self, Contents, Log, LogFolder, LogPlan};
+use crate::mail::{Mail, ToEdge};
 use crate::retention::{Durability, Retentions};
 use crate::runtime::mailbox::{Inbox, Mailbox, mailbox};
 use crate::runtime::{
@@ -247,7 +248,8 @@ impl Server {
         let (shared, usages) = (Arc::clone(&self.shared), Arc::clone(&accounts.usages));
         let render: Render = Box::new(move || {
             let (log, month) = (shared.log.as_deref(), Month::of(unix_ms()));
-            exposition::render(&shared.metrics, log, &usages.all(), month)
+            let cluster = shared.owners.as_ref().map(|_| &*shared.cluster);
+            exposition::render(&shared.metrics, log, cluster, &usages.all(), month)
         });
         let metrics = MetricsListener::start(listener, render)?;
         self.metrics_address = Some(metrics.address);
@@ -264,12 +266,14 @@ fn ways(mailboxes: &[Mailbox]) -> Vec<ShardWays> {
             let envelope = match news {
                 FromCluster::Mail(from, mail) => Envelope::Abroad(from, mail),
                 FromCluster::News(news) => Envelope::Cluster(news),
+                FromCluster::Answer(answer) => Envelope::Mail(Mail::Edge(ToEdge::Answered(answer))),
             };
             let posted = mailbox.post(envelope);
             mailbox.wake();
             posted.map_err(|envelope| match envelope {
                 Envelope::Abroad(from, mail) => FromCluster::Mail(from, mail),
                 Envelope::Cluster(news) => FromCluster::News(news),
+                Envelope::Mail(Mail::Edge(ToEdge::Answered(answer))) => FromCluster::Answer(answer),
                 other => unreachable!("{other:?} was not posted"),
             })
         });

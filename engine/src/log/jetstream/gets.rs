@@ -23,7 +23,7 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// Why there is no answer that is of use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum AskError {
+pub(crate) enum AskError {
     /// Nobody answers: the server cannot be reached, or the stream has no leader.
     #[error("NATS does not answer")]
     NoAnswer,

@@ -1,14 +1,16 @@
 //! All slots that this node owns: calls of shards go to their streams, and answers back.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream;
+use pushflo_protocol::answer::{ReplicaStatus, StreamStatus};
 use pushflo_protocol::{ChannelSlug, ErrorCode, MessageId, Refusal};
 use serde::Deserialize;
 use tokio::sync::mpsc::{Sender, channel};
@@ -28,6 +30,7 @@ use crate::log::{
     Delete, LocateDone, LogAnswer, LogCall, LogFailure, MetaNews, MetaStored, Names, NamesDone,
     Open, Opened, PageDone, ReadDone, SlotEvent, SlotNews, Store, StoreMeta, StoredMeta,
 };
+use crate::metrics::ClusterMetrics;
 use crate::port::Port;
 
 /// Appends that wait for a slot's task.
@@ -52,6 +55,12 @@ pub(crate) struct StreamsPlan {
     pub bytes_max: i64,
     /// The name of this node, for people.
     pub node: String,
+    /// Ways to the shards of this node.
+    pub ports: Vec<Port<LogAnswer>>,
+    /// What is counted.
+    pub metrics: Arc<ClusterMetrics>,
+    /// The time, in Unix milliseconds.
+    pub now_ms: fn() -> u64,
 }
 
 /// A slot that this node owns.
@@ -70,14 +79,12 @@ struct State {
     client: Client,
     gets: Gets,
     plan: StreamsPlan,
-    ports: Vec<Port<LogAnswer>>,
     owned: RefCell<HashMap<SlotId, Owned>>,
     metas: Metas,
     channels: RefCell<HashMap<LogId, Rc<Place>>>,
     /// Deletions on their way, and of what.
     deleting: RefCell<HashMap<u128, Rc<Place>>>,
     time: std::cell::Cell<u64>,
-    now_ms: fn() -> u64,
     ended: Box<dyn Fn(SlotId)>,
 }
 
@@ -115,7 +122,64 @@ struct Subjects {
 #[derive(Deserialize)]
 struct SubjectsState {
     #[serde(default)]
-    subjects: std::collections::BTreeMap<String, u64>,
+    subjects: BTreeMap<String, u64>,
+}
+
+/// Streams, as JetStream lists them.
+#[derive(Deserialize)]
+struct ListedStreams {
+    total: u64,
+    #[serde(default)]
+    streams: Vec<ListedStream>,
+}
+
+#[derive(Deserialize)]
+struct ListedStream {
+    config: ListedConfig,
+    state: ListedState,
+    /// None where one server alone has all streams.
+    cluster: Option<ListedCluster>,
+}
+
+#[derive(Deserialize)]
+struct ListedConfig {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct ListedState {
+    messages: u64,
+    bytes: u64,
+}
+
+#[derive(Deserialize)]
+struct ListedCluster {
+    #[serde(default)]
+    leader: Box<str>,
+    #[serde(default)]
+    replicas: Vec<ListedReplica>,
+}
+
+#[derive(Deserialize)]
+struct ListedReplica {
+    name: Box<str>,
+    #[serde(default)]
+    current: bool,
+    #[serde(default)]
+    lag: u64,
+}
+
+impl ListedStream {
+    fn status(self) -> StreamStatus {
+        let ListedState { messages, bytes } = self.state;
+        let (leader, replicas) =
+            self.cluster.map(|cluster| (cluster.leader, cluster.replicas)).unwrap_or_default();
+        let replicas = replicas.into_iter().map(|replica| {
+            let ListedReplica { name: server, current: is_current, lag } = replica;
+            ReplicaStatus { server, is_current, lag }
+        });
+        StreamStatus { leader, messages, bytes, replicas: replicas.collect() }
+    }
 }
 
 #[derive(Deserialize)]
@@ -124,13 +188,11 @@ struct Created {
 }
 
 impl Streams {
-    /// With the ports of this node's shards. `ended` is called when a slot is this node's no more.
+    /// None is taken over yet. `ended` is called when a slot is this node's no more.
     pub(crate) async fn new(
         client: Client,
         bucket: Rc<Bucket>,
         plan: StreamsPlan,
-        ports: Vec<Port<LogAnswer>>,
-        now_ms: fn() -> u64,
         ended: impl Fn(SlotId) + 'static,
     ) -> Result<Self, async_nats::SubscribeError> {
         let gets = Gets::new(client.clone()).await?;
@@ -138,20 +200,18 @@ impl Streams {
             client,
             gets,
             plan,
-            ports,
             owned: RefCell::default(),
             metas: Metas::new(bucket),
             channels: RefCell::default(),
             deleting: RefCell::default(),
             time: Default::default(),
-            now_ms,
             ended: Box::new(ended),
         })))
     }
 
     /// The shard of this node that has a slot.
     pub(crate) fn shard(&self, slot: SlotId) -> usize {
-        slot.index() % self.0.ports.len().max(1)
+        slot.index() % self.0.plan.ports.len().max(1)
     }
 
     /// Takes a slot over: its shard is told when it may use it.
@@ -161,7 +221,7 @@ impl Streams {
         }
         let time = self.0.time.get() + 1;
         self.0.time.set(time);
-        let StreamsPlan { prefix, replicas, max_age_s, bytes_max, node } = self.0.plan.clone();
+        let StreamsPlan { prefix, replicas, max_age_s, bytes_max, node, .. } = self.0.plan.clone();
         let plan = StreamPlan {
             name: format!("{prefix}-{slot}"),
             subjects: format!("{prefix}.{slot}"),
@@ -182,7 +242,7 @@ impl Streams {
         let this = self.clone();
         let told = move |told| this.told(slot, time, &terms, told);
         let (client, gets) = (self.0.client.clone(), self.0.gets.clone());
-        let id = MessageId::new((self.0.now_ms)(), fastrand::u128(..));
+        let id = MessageId::new((self.0.plan.now_ms)(), fastrand::u128(..));
         spawn_local(async move {
             Slot::run(client, gets, plan, (id, &node), for_slot, told).await;
         });
@@ -195,7 +255,7 @@ impl Streams {
     }
 
     fn tell(&self, shard: usize, answer: LogAnswer) {
-        if let Some(port) = self.0.ports.get(shard) {
+        if let Some(port) = self.0.plan.ports.get(shard) {
             port.send(answer);
         }
     }
@@ -205,11 +265,23 @@ impl Streams {
     }
 
     fn told(&self, slot: SlotId, time: u64, terms: &RefCell<Vec<Sequence>>, told: Told) {
+        let metrics = &self.0.plan.metrics;
+        let total = match told {
+            Told::Stored(..) => Some(&metrics.cluster_appends_total),
+            Told::Refused(_) => Some(&metrics.cluster_appends_refused_total),
+            Told::Unknown(_) => Some(&metrics.cluster_appends_unknown_total),
+            Told::Begun(_) | Told::Ended(_) => None,
+        };
+        if let Some(total) = total {
+            total.increment();
+            metrics.cluster_appends_in_flight.decrement();
+        }
         let event = match told {
             Told::Begun(term) => {
                 let is_first = terms.borrow().is_empty();
                 terms.borrow_mut().push(term);
                 if is_first {
+                    metrics.cluster_takeovers_total.increment();
                     spawn_local(self.clone().begin(slot, time));
                 }
                 return;
@@ -293,6 +365,30 @@ impl Streams {
             forgotten.map_err(|error| format!("{error:?}"))?;
         }
         Ok(())
+    }
+
+    /// All streams that have a leader.
+    pub(crate) async fn list(&self) -> Result<BTreeMap<SlotId, StreamStatus>, AskError> {
+        let prefix = format!("{}-", self.0.plan.prefix);
+        let (mut found, mut offset) = (BTreeMap::new(), 0);
+        loop {
+            let request = serde_json::json!({
+                "subject": format!("{}.>", self.0.plan.prefix), "offset": offset,
+            });
+            let page: ListedStreams = self.0.gets.api("STREAM.LIST", &request).await?;
+            offset += page.streams.len() as u64;
+            let is_last = page.streams.is_empty() || offset >= page.total;
+            for stream in page.streams {
+                let number = stream.config.name.strip_prefix(&prefix).and_then(|n| n.parse().ok());
+                let Some(slot) = number.filter(|slot| *slot < SlotId::COUNT).map(SlotId) else {
+                    continue;
+                };
+                found.insert(slot, stream.status());
+            }
+            if is_last {
+                return Ok(found);
+            }
+        }
     }
 
     async fn forget_meta(&self, channel: &ChannelKey) -> Result<(), WriteError> {
@@ -474,7 +570,7 @@ impl Streams {
                     let answer = match found {
                         Some((source, place)) => {
                             let (from, until) = (locate.from, locate.until);
-                            let now_ms = (this.0.now_ms)();
+                            let now_ms = (this.0.plan.now_ms)();
                             let retention = &locate.retention;
                             source.locate(&place.messages, from, until, retention, now_ms).await
                         }
@@ -505,7 +601,7 @@ impl Streams {
                 spawn_local(async move {
                     let outcome = match found {
                         Some((source, place)) => {
-                            let now_ms = (this.0.now_ms)();
+                            let now_ms = (this.0.plan.now_ms)();
                             source
                                 .page(
                                     &place.messages,
@@ -566,7 +662,11 @@ impl Streams {
             let owned = owned.get(&slot).filter(|owned| owned.time == time);
             owned.is_some_and(|owned| owned.appends.try_send(entry).is_ok())
         });
-        if !is_sent {
+        let metrics = &self.0.plan.metrics;
+        if is_sent {
+            metrics.cluster_appends_in_flight.increment();
+        } else {
+            metrics.cluster_appends_refused_total.increment();
             self.tell_slot(slot, SlotEvent::Refused(id));
         }
     }

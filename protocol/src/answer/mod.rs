@@ -1,10 +1,17 @@
 //! Answers of the HTTP API, as derived types, and the one envelope around them.
 
+mod cluster;
+
 use std::fmt::Display;
 
 use bytes::Bytes;
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+
+pub use cluster::{
+    ClusterStatus, NatsStatus, NodeNumbers, NodeState, NodeStatus, ReplicaStatus, SlotStatus,
+    StreamStatus,
+};
 
 use crate::channel::ChannelSlug;
 use crate::record::{Receipt, Record};
@@ -294,6 +301,24 @@ pub struct Batch {
     pub failed: usize,
     /// What each would be answered if it came alone, in the order of the batch.
     pub results: Vec<Box<RawValue>>,
+}
+
+/// Whether a server is ready for traffic.
+#[derive(Clone, Debug, Serialize)]
+pub struct Ready {
+    /// Whether it is.
+    pub ready: bool,
+    /// Why it is not.
+    pub reasons: Vec<&'static str>,
+    /// The server's time.
+    pub timestamp: Iso8601,
+}
+
+impl Ready {
+    /// The body, which has no envelope.
+    pub fn to_json(&self) -> Bytes {
+        encode(self)
+    }
 }
 
 /// How the server is.
