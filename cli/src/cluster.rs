@@ -1,14 +1,24 @@
-//! `pushflo cluster`: how a cluster is.
+//! `pushflo cluster`: how a cluster is, and what it begins with.
 
 use std::collections::BTreeMap;
 use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
+use pushflo_engine::cluster::ImportProgress;
+use pushflo_engine::startup;
 use pushflo_protocol::answer::{ClusterStatus, NodeState};
 
-use super::ManagedServer;
 use super::api::data;
+use super::keys::keep_unread;
+use super::logging::Logging;
 use super::output::say;
+use super::serve::keys_text;
+use super::{ManagedServer, ServerArguments, log_filter};
+
+/// How often it is told how far an import is.
+const PROGRESS: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -31,17 +41,59 @@ enum Action {
         #[command(flatten)]
         target: ManagedServer,
     },
+    /// Bring what a server by itself has into a new cluster: apps, keys, channels and history
+    ///
+    /// The server must be stopped, and no node of the cluster run yet; all else is as it is said to a node.
+    /// Its data folder stays good for a server by itself. Offsets are others in the cluster: subscribers who come back are told
+    /// of a gap once, and find all messages in history.
+    Import {
+        /// Data folder of the server
+        #[arg(long, value_name = "FOLDER")]
+        from: PathBuf,
+        #[command(flatten)]
+        node: ServerArguments,
+    },
 }
 
 pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let Action::Status { slots, json, target } = &arguments.action;
+    match &arguments.action {
+        Action::Status { slots, json, target } => status(*slots, *json, target),
+        Action::Import { from, node } => import(from, node),
+    }
+}
+
+fn import(from: &Path, node: &ServerArguments) -> Result<(), Box<dyn Error>> {
+    let config = node.load()?;
+    let _logging = Logging::start(log_filter::parse(node.log.as_deref())?)?;
+    let mut next = Instant::now();
+    let (done, generated) = startup::import(&config, from, |progress| {
+        if Instant::now() < next {
+            return;
+        }
+        next = Instant::now() + PROGRESS;
+        let ImportProgress { channels: (all, done), messages, .. } = progress;
+        // Whoever does not read it wants the import all the same.
+        let _ = say(format!("{done} of {all} channels, {messages} messages …"));
+    })?;
+    let ImportProgress { apps, channels: (all, _), metas, messages } = done;
+    say(format!(
+        "The cluster has {apps} apps, {all} channels with {messages} messages, and metadata of {metas} \
+         channels. Start its nodes."
+    ))?;
+    if !generated.is_empty() {
+        keep_unread(say(keys_text(&generated)), from, &generated)?;
+    }
+    Ok(())
+}
+
+fn status(slots: bool, json: bool, target: &ManagedServer) -> Result<(), Box<dyn Error>> {
     let answer = target.api().call("GET", "/api/v1/cluster", None)?;
-    if *json {
+    if json {
         say(serde_json::to_string_pretty(data(&answer))?)?;
         return Ok(());
     }
     let status: ClusterStatus = serde_json::from_value(data(&answer).clone())?;
-    show(&status, *slots)?;
+    show(&status, slots)?;
     match status.problems.len() {
         0 => Ok(()),
         1 => Err("one thing is not as it should be".into()),

@@ -54,7 +54,7 @@ enum Command {
     Apps(apps::Arguments),
     /// Manage keys
     Keys(keys::Arguments),
-    /// See how a cluster of several nodes is
+    /// See how a cluster of several nodes is, or begin one with what a server has
     Cluster(cluster::Arguments),
     /// Repair the directory of apps and keys of a stopped server
     Directory(directory::Arguments),

@@ -68,7 +68,7 @@ fn wait_for_end(signals: &mut Signals) {
 }
 
 /// Keys that a node has made for its cluster.
-fn keys_text(keys: &[(Role, String)]) -> String {
+pub(super) fn keys_text(keys: &[(Role, String)]) -> String {
     let mut text =
         "\nKeys of the app `default`, made for all nodes of the cluster. They are shown this \
                     once:\n\n"

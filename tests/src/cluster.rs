@@ -1,6 +1,7 @@
 //! A cluster of nodes, each the program as a user runs it, on NATS servers of its own.
 
 use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -27,6 +28,13 @@ pub struct Cluster {
 impl Cluster {
     /// Starts so many nodes on three NATS servers, and waits until they serve.
     pub fn start(nodes: usize) -> Self {
+        let mut cluster = Self::prepare(nodes);
+        cluster.run_all();
+        cluster
+    }
+
+    /// Three NATS servers and so many nodes that do not run yet.
+    pub fn prepare(nodes: usize) -> Self {
         let nats = Nats::start(3).unwrap();
         let free: Vec<_> =
             (0..nodes).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
@@ -36,13 +44,16 @@ impl Cluster {
         };
         let nodes = free.iter().map(node).collect();
         drop(free);
-        let mut cluster = Self { nats, nodes, folder: tempfile::tempdir().unwrap() };
-        for at in 0..cluster.nodes.len() {
-            cluster.run(at);
+        Self { nats, nodes, folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// Runs all nodes, and waits until they serve.
+    pub fn run_all(&mut self) {
+        for at in 0..self.nodes.len() {
+            self.run(at);
         }
-        cluster.wait_until_all_serve(&crate::load::CHANNELS);
-        cluster.wait_until_settled();
-        cluster
+        self.wait_until_all_serve(&crate::load::CHANNELS);
+        self.wait_until_settled();
     }
 
     pub fn addresses(&self) -> Vec<SocketAddr> {
@@ -55,7 +66,8 @@ impl Cluster {
         if node.program.is_some() {
             return;
         }
-        let (listen, data) = (node.address.to_string(), self.folder.path().join(format!("{at}")));
+        let listen = node.address.to_string();
+        let data = self.folder.path().join(at.to_string());
         let config = self.folder.path().join("pushflo.toml");
         let all = "[history]\nmessages_per_channel = 100000000\nbytes_per_channel = 100000000000\n\
                    [presence]\ninterval_ms = 100\ngrace_ms = 2000\n";
@@ -71,6 +83,11 @@ impl Cluster {
         let mut program = Program::spawn(command);
         program.address();
         node.program = Some(program);
+    }
+
+    /// Where a node keeps what it knows.
+    pub fn data_dir(&self, at: usize) -> PathBuf {
+        self.folder.path().join(at.to_string())
     }
 
     /// Ends a node without a word.

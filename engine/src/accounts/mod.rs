@@ -35,7 +35,7 @@ pub use client::Client;
 pub use directory::{Access, Directory};
 pub use keys::{Key, KeyDigest, KeyId, Role, SigningKey, random_bytes};
 pub use plan::{Plan, Plans};
-pub(crate) use replica::{app_of, deleted_app, deleted_key, is_of_accounts};
+pub(crate) use replica::{app_of, deleted_app, deleted_key, is_of_accounts, replica_entries};
 pub use store::{Accepted, DirectoryError, DirectoryOf, OpenedDirectory, accept, open};
 pub use token::{Grant, Identity};
 pub use usage::{APP_METRICS, AppNumbers, Usage, Usages};

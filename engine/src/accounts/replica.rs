@@ -13,6 +13,7 @@ use super::app::{App, AppRecord, AppSettings};
 use super::changes::{Changes, Space};
 use super::keys::{Key, Role};
 use super::plan::PLAN_DEFAULT;
+use super::store::OpenedDirectory;
 use super::writer::{AccountsCall, ChangeReply, Writer};
 use crate::bucket::{BucketHandle, Entry, News, Write, WriteError};
 use crate::clock;
@@ -64,6 +65,18 @@ pub(crate) fn deleted_key(app: AppId) -> String {
 /// Whether an entry is the accounts'.
 pub(crate) fn is_of_accounts(key: &str) -> bool {
     key == NEXT_APP || app_of(key).is_some() || deleted_app(key).is_some()
+}
+
+/// The entries that have the apps of a directory in a bucket, the default app's last.
+pub(crate) fn replica_entries(opened: &OpenedDirectory) -> Result<Vec<(String, Vec<u8>)>, String> {
+    let mut entries = vec![(NEXT_APP.into(), opened.next_app.to_string().into_bytes())];
+    for (id, app) in opened.apps.iter().rev() {
+        let mut record = app.record.clone();
+        record.keys.retain(|key| !key.is_configured);
+        let json = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
+        entries.push((format!("{APP}{}", id.0), json));
+    }
+    Ok(entries)
 }
 
 impl Replica {

@@ -11,20 +11,26 @@
 //!   own a slot do no harm: the streams themselves let only one append.
 //! * Mail goes over a [`Link`](crate::link::Link) to each node, in order and whole while it is up.
 
+mod connection;
 mod deleted_apps;
+mod import;
 mod node;
 mod owners;
 
+use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
-use crate::bucket::{self, BucketHandle};
+use crate::bucket::{self, BucketHandle, BucketPlan};
 use crate::ids::{RequestId, ShardId};
-use crate::log::{LogCall, LogHandle};
+use crate::log::jetstream::StreamsPlan;
+use crate::log::{LogAnswer, LogCall, LogHandle};
 use crate::mail::{Answered, ClusterNews, Mail};
+use crate::metrics::ClusterMetrics;
 use crate::port::Port;
 use crate::shared::Shared;
+pub use import::{ClusterImportError, ImportProgress, Imported, import};
 use node::Node;
 
 /// Mail to other nodes, and calls to the log, that wait for the cluster's thread.
@@ -50,6 +56,37 @@ pub struct ClusterPlan {
     pub replicas: usize,
     /// For how long messages are kept, in seconds; 0 for ever.
     pub max_age_s: u64,
+}
+
+impl BucketPlan {
+    /// The bucket of a cluster.
+    fn of(plan: &ClusterPlan) -> Self {
+        let ClusterPlan { node, prefix, replicas, .. } = plan;
+        let name = format!("{prefix}-directory");
+        Self { name, replicas: *replicas, node: node.clone() }
+    }
+}
+
+impl StreamsPlan {
+    /// The streams of a cluster.
+    fn of(
+        plan: &ClusterPlan,
+        ports: Vec<Port<LogAnswer>>,
+        metrics: Arc<ClusterMetrics>,
+        now_ms: fn() -> u64,
+    ) -> Self {
+        let ClusterPlan { node, prefix, replicas, max_age_s, .. } = plan;
+        Self {
+            prefix: prefix.clone(),
+            replicas: *replicas,
+            max_age_s: *max_age_s,
+            bytes_max: -1,
+            node: node.clone(),
+            ports,
+            metrics,
+            now_ms,
+        }
+    }
 }
 
 /// What a shard is told.

@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Message, Subscriber};
+use async_nats::{Client, Message, Subscriber};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use crossbeam_channel::TrySendError;
 use futures_util::StreamExt as _;
@@ -20,6 +20,7 @@ use super::deleted_apps::DeletedApps;
 
 use status::Asked;
 
+use super::connection::connect;
 use super::{ClusterPlan, Control, FromCluster, Posted, Queues, ShardWays, owners};
 use crate::accounts::is_of_accounts;
 use crate::bucket::{self, Bucket, BucketPlan, News};
@@ -220,23 +221,10 @@ impl Node {
         now_ms: fn() -> u64,
     ) -> (Self, Subscriber, Subscriber) {
         let client = connect(&plan).await;
-        let of_bucket = BucketPlan {
-            name: format!("{}-directory", plan.prefix),
-            replicas: plan.replicas,
-            node: plan.node.clone(),
-        };
-        let bucket = Bucket::open(&client, &of_bucket).await;
+        let bucket = Bucket::open(&client, &BucketPlan::of(&plan)).await;
         let lost: Rc<RefCell<Vec<SlotId>>> = Rc::default();
-        let of_streams = StreamsPlan {
-            prefix: plan.prefix.clone(),
-            replicas: plan.replicas,
-            max_age_s: plan.max_age_s,
-            bytes_max: -1,
-            node: plan.node.clone(),
-            ports: shards.iter().map(|ways| ways.log.clone()).collect(),
-            metrics: Arc::clone(&shared.cluster),
-            now_ms,
-        };
+        let ports = shards.iter().map(|ways| ways.log.clone()).collect();
+        let of_streams = StreamsPlan::of(&plan, ports, Arc::clone(&shared.cluster), now_ms);
         let (streams, beats, frames) = loop {
             let for_lost = Rc::clone(&lost);
             let ended = move |slot| for_lost.borrow_mut().push(slot);
@@ -720,33 +708,4 @@ fn slot_of(key: &str) -> Option<SlotId> {
 /// Where frames for a node go.
 fn node_subject(prefix: &str, node: &str) -> String {
     format!("{prefix}.node.{node}")
-}
-
-async fn connect(plan: &ClusterPlan) -> Client {
-    let servers: Vec<&str> = plan.nats.split(',').map(str::trim).collect();
-    let mut told = 0u32;
-    loop {
-        let options = ConnectOptions::new()
-            .name(format!("pushflo {}", plan.node))
-            .max_reconnects(None)
-            .reconnect_delay_callback(|attempts| {
-                Duration::from_millis(100 * (attempts as u64).clamp(1, 20))
-            })
-            .subscription_capacity(64 * 1024);
-        match options.connect(&servers[..]).await {
-            Ok(client) => return client,
-            Err(error) => {
-                // Once in ten seconds is enough.
-                if told.is_multiple_of(20) {
-                    tracing::error!(
-                        nats = plan.nats,
-                        %error,
-                        "NATS cannot be reached; it is tried until it is there"
-                    );
-                }
-                told = told.wrapping_add(1);
-                sleep(PAUSE).await;
-            }
-        }
-    }
 }

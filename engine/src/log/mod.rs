@@ -38,6 +38,7 @@ pub use slots::{
     SlotNews, Store, StoreMeta, StoredMeta,
 };
 
+use self::keep::Keep;
 use crate::database_files::FilesError;
 use crate::hash::HashMap;
 use crate::host::Host;
@@ -485,6 +486,32 @@ pub struct OpenedLog {
     pub contents: Contents,
     store: SharedStore,
 }
+
+impl OpenedLog {
+    /// Behind which offset the messages of a channel are that are kept, and how many they are.
+    pub(crate) fn kept(&self, loaded: &LoadedChannel) -> Result<(Offset, u64), LogError> {
+        let all = ReadFrom::Recent { since_ms: 0, messages_max: u64::MAX };
+        let keep = Keep::new(&Retention::EVERYTHING, 0);
+        let located = self.store.with(|store| store.locate(loaded.log, all, loaded.head, &keep))?;
+        Ok(located.map_or((loaded.head, 0), |located| (located.after, located.messages)))
+    }
+
+    /// Messages of a channel behind an offset: some, or none where there are no more.
+    pub(crate) fn window(
+        &self,
+        loaded: &LoadedChannel,
+        after: Offset,
+    ) -> Result<Vec<Record>, LogError> {
+        let keep = Keep::new(&Retention::EVERYTHING, 0);
+        let read = self
+            .store
+            .with(|store| store.window(loaded.log, after, loaded.head, WINDOW_BYTES, &keep));
+        Ok(read?.unwrap_or_default())
+    }
+}
+
+/// Bytes that are read at a time of a channel that is read as a whole.
+const WINDOW_BYTES: usize = 1 << 20;
 
 /// The store, which the writer takes away for the moment in which it is opened anew.
 #[derive(Clone)]

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use crate::accounts::DirectoryError;
+use crate::cluster::ClusterImportError;
 use crate::log::LogError;
 use crate::runtime::ShardError;
 
@@ -61,6 +62,18 @@ pub enum StartupError {
         /// What helps.
         cure: &'static str,
     },
+    /// An import needs a cluster.
+    #[error("an import needs a cluster: name its NATS with --cluster-nats")]
+    ImportWithoutCluster,
+    /// An import needs something to import.
+    #[error("{path} is no data folder of PushFlo: it has no apps; name another with --from")]
+    NothingToImport {
+        /// What was named.
+        path: PathBuf,
+    },
+    /// An import broke off.
+    #[error("the import broke off: {0}; it can be begun again, and is then done as a whole")]
+    Import(#[source] ClusterImportError),
     /// More shards than cores.
     #[error(
         "{shards} shards were asked for, but there are {cores} cores for them; a shard needs a core of its own, so lower --shards, or name the cores they are to share with --cores"

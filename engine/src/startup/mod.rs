@@ -16,7 +16,7 @@ mod machine;
 mod server;
 mod stored;
 
-pub use directory::{accept_directory, delete_history, recover_key};
+pub use directory::{accept_directory, delete_history, import, recover_key};
 pub use error::StartupError;
 pub use keys::keep_keys;
 pub use server::Server;

@@ -113,7 +113,7 @@ impl Metas {
 }
 
 /// The key of a channel. What keys may not have is written as `/` and two hexadecimal digits.
-fn key(channel: &ChannelKey) -> String {
+pub(crate) fn key(channel: &ChannelKey) -> String {
     use std::fmt::Write as _;
     let mut key = format!("{CHANNEL}{}.", channel.app.0);
     for byte in channel.slug.as_str().bytes() {

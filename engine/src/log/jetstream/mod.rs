@@ -7,6 +7,7 @@
 
 mod appender;
 mod gets;
+mod import;
 mod metas;
 #[cfg(test)]
 mod model;
@@ -17,4 +18,6 @@ mod streams;
 #[cfg(test)]
 mod trial;
 
+pub(crate) use import::{Import, ImportError};
+pub(crate) use metas::key as meta_key;
 pub(crate) use streams::{Streams, StreamsPlan};

@@ -13,6 +13,8 @@ use tokio::time::{Instant, interval, sleep};
 use super::appender::{Appender, Attempt, End, Entry, Found, Input, Output, Sequence};
 use super::gets::{AskError, Get, Gets};
 use super::stored::{Content, Stored};
+use super::streams::StreamsPlan;
+use crate::ids::SlotId;
 
 /// For how long an acknowledgement is waited for.
 const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(3);
@@ -48,6 +50,18 @@ pub(super) struct StreamPlan {
 }
 
 impl StreamPlan {
+    /// The stream of a slot of a cluster.
+    pub(super) fn of(plan: &StreamsPlan, slot: SlotId) -> Self {
+        let StreamsPlan { prefix, replicas, max_age_s, bytes_max, .. } = plan;
+        Self {
+            name: format!("{prefix}-{slot}"),
+            subjects: format!("{prefix}.{slot}"),
+            replicas: *replicas,
+            max_age_s: *max_age_s,
+            bytes_max: *bytes_max,
+        }
+    }
+
     /// The subject of records that begin terms.
     fn terms(&self) -> String {
         format!("{}.t", self.subjects)

@@ -221,14 +221,7 @@ impl Streams {
         }
         let time = self.0.time.get() + 1;
         self.0.time.set(time);
-        let StreamsPlan { prefix, replicas, max_age_s, bytes_max, node, .. } = self.0.plan.clone();
-        let plan = StreamPlan {
-            name: format!("{prefix}-{slot}"),
-            subjects: format!("{prefix}.{slot}"),
-            replicas,
-            max_age_s,
-            bytes_max,
-        };
+        let (plan, node) = (StreamPlan::of(&self.0.plan, slot), self.0.plan.node.clone());
         let source = Source {
             gets: self.0.gets.clone(),
             stream: plan.name.as_str().into(),
@@ -369,26 +362,7 @@ impl Streams {
 
     /// All streams that have a leader.
     pub(crate) async fn list(&self) -> Result<BTreeMap<SlotId, StreamStatus>, AskError> {
-        let prefix = format!("{}-", self.0.plan.prefix);
-        let (mut found, mut offset) = (BTreeMap::new(), 0);
-        loop {
-            let request = serde_json::json!({
-                "subject": format!("{}.>", self.0.plan.prefix), "offset": offset,
-            });
-            let page: ListedStreams = self.0.gets.api("STREAM.LIST", &request).await?;
-            offset += page.streams.len() as u64;
-            let is_last = page.streams.is_empty() || offset >= page.total;
-            for stream in page.streams {
-                let number = stream.config.name.strip_prefix(&prefix).and_then(|n| n.parse().ok());
-                let Some(slot) = number.filter(|slot| *slot < SlotId::COUNT).map(SlotId) else {
-                    continue;
-                };
-                found.insert(slot, stream.status());
-            }
-            if is_last {
-                return Ok(found);
-            }
-        }
+        list(&self.0.gets, &self.0.plan.prefix).await
     }
 
     async fn forget_meta(&self, channel: &ChannelKey) -> Result<(), WriteError> {
@@ -689,6 +663,31 @@ impl Streams {
         }
         let opened = Opened { channel, log, outcome };
         self.tell(shard.index(), LogAnswer::Opened(Box::new(opened)));
+    }
+}
+
+/// All streams of a cluster that have a leader.
+pub(super) async fn list(
+    gets: &Gets,
+    prefix: &str,
+) -> Result<BTreeMap<SlotId, StreamStatus>, AskError> {
+    let name = format!("{prefix}-");
+    let (mut found, mut offset) = (BTreeMap::new(), 0);
+    loop {
+        let request = serde_json::json!({ "subject": format!("{prefix}.>"), "offset": offset });
+        let page: ListedStreams = gets.api("STREAM.LIST", &request).await?;
+        offset += page.streams.len() as u64;
+        let is_last = page.streams.is_empty() || offset >= page.total;
+        for stream in page.streams {
+            let number = stream.config.name.strip_prefix(&name).and_then(|n| n.parse().ok());
+            let Some(slot) = number.filter(|slot| *slot < SlotId::COUNT).map(SlotId) else {
+                continue;
+            };
+            found.insert(slot, stream.status());
+        }
+        if is_last {
+            return Ok(found);
+        }
     }
 }
 

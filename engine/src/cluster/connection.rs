@@ -1,0 +1,41 @@
+//! The connection to NATS.
+
+use std::time::Duration;
+
+use async_nats::{Client, ConnectOptions};
+use tokio::time::sleep;
+
+use super::ClusterPlan;
+
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Connects, and goes on until it is connected. What is lost later is connected again by itself.
+pub(super) async fn connect(plan: &ClusterPlan) -> Client {
+    let servers: Vec<&str> = plan.nats.split(',').map(str::trim).collect();
+    let mut told = 0u32;
+    loop {
+        let options = ConnectOptions::new()
+            .name(format!("pushflo {}", plan.node))
+            .max_reconnects(None)
+            .reconnect_delay_callback(|attempts| {
+                Duration::from_millis(100 * (attempts as u64).clamp(1, 20))
+            })
+            .subscription_capacity(64 * 1024);
+        match options.connect(&servers[..]).await {
+            Ok(client) => return client,
+            Err(error) => {
+                // Once in ten seconds is enough.
+                if told.is_multiple_of(20) {
+                    tracing::error!(
+                        nats = plan.nats,
+                        %error,
+                        "NATS cannot be reached; it is tried until it is there"
+                    );
+                }
+                told = told.wrapping_add(1);
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
