@@ -347,10 +347,18 @@ fn commands_are_known() {
                 continue;
             }
             let is_name = |word: &&str| word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-');
-            let known =
-                ["serve", "publish", "subscribe", "apps", "keys", "directory", "check-config"];
+            let known = [
+                "serve",
+                "publish",
+                "subscribe",
+                "apps",
+                "keys",
+                "cluster",
+                "directory",
+                "check-config",
+            ];
             let names: Vec<&str> = match words.clone().next() {
-                Some(first @ ("apps" | "keys" | "directory")) => {
+                Some(first @ ("apps" | "keys" | "cluster" | "directory")) => {
                     [first].into_iter().chain(words.clone().nth(1).filter(is_name)).collect()
                 }
                 first => first.filter(|first| known.contains(first)).into_iter().collect(),

@@ -61,6 +61,9 @@ fn rows() -> Vec<Row> {
     vec![
         row(Anybody, "GET", "/health", 200),
         row(Anybody, "HEAD", "/health", 200),
+        row(Anybody, "GET", "/ready", 200),
+        // No node of a cluster.
+        row(Operator, "GET", "/api/v1/cluster", 404),
         row(Anybody, "GET", "/metrics", 200),
         row(Anybody, "GET", "/live", 200),
         row(Anybody, "GET", "/", 200),
