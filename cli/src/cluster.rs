@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
+use pushflo_engine::clock::Clock;
 use pushflo_engine::cluster::ImportProgress;
 use pushflo_engine::startup;
-use pushflo_protocol::answer::{ClusterStatus, NodeState};
+use pushflo_protocol::answer::{ClusterStatus, NodeState, NodeStatus, SlotStatus};
 
 use super::api::data;
 use super::keys::keep_unread;
@@ -18,7 +18,7 @@ use super::serve::keys_text;
 use super::{ManagedServer, ServerArguments, log_filter};
 
 /// How often it is told how far an import is.
-const PROGRESS: Duration = Duration::from_secs(1);
+const PROGRESS_MS: u64 = 1_000;
 
 #[derive(Debug, Args)]
 pub(super) struct Arguments {
@@ -65,12 +65,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 fn import(from: &Path, node: &ServerArguments) -> Result<(), Box<dyn Error>> {
     let config = node.load()?;
     let _logging = Logging::start(log_filter::parse(node.log.as_deref())?)?;
-    let mut next = Instant::now();
+    let (clock, mut next_ms) = (Clock::start(), 0);
     let (done, generated) = startup::import(&config, from, |progress| {
-        if Instant::now() < next {
+        if clock.elapsed_ms() < next_ms {
             return;
         }
-        next = Instant::now() + PROGRESS;
+        next_ms = clock.elapsed_ms() + PROGRESS_MS;
         let ImportProgress { channels: (all, done), messages, .. } = progress;
         // Whoever does not read it wants the import all the same.
         let _ = say(format!("{done} of {all} channels, {messages} messages …"));
@@ -109,6 +109,23 @@ fn show(status: &ClusterStatus, with_slots: bool) -> Result<(), Box<dyn Error>> 
         nats.server, nats.version
     ))?;
     let width = nodes.iter().map(|node| node.name.len()).max().unwrap_or_default().max(4);
+    show_nodes(nodes, width)?;
+    show_streams(slots)?;
+    if with_slots {
+        show_slots(slots, width)?;
+    }
+    if problems.is_empty() {
+        say("\nAll is well.")?;
+    } else {
+        say("")?;
+        for problem in problems {
+            say(format!("! {problem}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn show_nodes(nodes: &[NodeStatus], width: usize) -> Result<(), Box<dyn Error>> {
     say(format!(
         "{:<width$}  {:<8} {:<9} {:>6} {:>5} {:>11} {:>11} {:>9} {:>10}",
         "NODE",
@@ -143,6 +160,10 @@ fn show(status: &ClusterStatus, with_slots: bool) -> Result<(), Box<dyn Error>> 
             numbers.appends_in_flight,
         ))?;
     }
+    Ok(())
+}
+
+fn show_streams(slots: &[SlotStatus]) -> Result<(), Box<dyn Error>> {
     let (mut leaders, mut messages, mut bytes) = (BTreeMap::<&str, u64>::new(), 0, 0);
     for stream in slots.iter().filter_map(|slot| slot.stream.as_ref()) {
         *leaders.entry(&stream.leader).or_default() += 1;
@@ -158,13 +179,15 @@ fn show(status: &ClusterStatus, with_slots: bool) -> Result<(), Box<dyn Error>> 
         bytes >> 20,
         if leaders.is_empty() { "none".into() } else { leaders.join(", ") }
     ))?;
-    if with_slots {
-        say(format!(
-            "\n{:>4}  {:<width$}  {:<12} {:>12} {:>14}  FOLLOWERS",
-            "SLOT", "OWNER", "LEADER", "MESSAGES", "BYTES"
-        ))?;
-    }
-    for slot in slots.iter().filter(|_| with_slots) {
+    Ok(())
+}
+
+fn show_slots(slots: &[SlotStatus], width: usize) -> Result<(), Box<dyn Error>> {
+    say(format!(
+        "\n{:>4}  {:<width$}  {:<12} {:>12} {:>14}  FOLLOWERS",
+        "SLOT", "OWNER", "LEADER", "MESSAGES", "BYTES"
+    ))?;
+    for slot in slots {
         let owner = slot.owner.as_deref().unwrap_or("-");
         let (mut leader, mut messages, mut bytes, mut followers) = ("-", 0, 0, Vec::new());
         if let Some(stream) = &slot.stream {
@@ -183,14 +206,6 @@ fn show(status: &ClusterStatus, with_slots: bool) -> Result<(), Box<dyn Error>> 
             slot.slot,
             followers.join(", ")
         ))?;
-    }
-    if problems.is_empty() {
-        say("\nAll is well.")?;
-    } else {
-        say("")?;
-        for problem in problems {
-            say(format!("! {problem}"))?;
-        }
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ pub struct Open {
     pub shard: ShardId,
     /// The slot of the channel.
     pub slot: SlotId,
-    /// The channel.
+    /// By its whole name.
     pub channel: ChannelKey,
     /// By what it is asked for from now on.
     pub log: LogId,
@@ -25,11 +25,11 @@ pub struct Open {
 /// A message for the stream of a slot.
 #[derive(Clone, Debug)]
 pub struct Store {
-    /// The slot.
+    /// Whose stream it is for.
     pub slot: SlotId,
     /// The time for which the shard has it: one of an earlier time is not stored.
     pub time: u64,
-    /// The channel.
+    /// By what the channel was opened.
     pub log: LogId,
     /// The message; its place is not known yet.
     pub record: Record,
@@ -46,11 +46,11 @@ pub struct Store {
 /// The deletion of a channel in a stream.
 #[derive(Clone, Copy, Debug)]
 pub struct Delete {
-    /// The slot.
+    /// Whose stream it is for.
     pub slot: SlotId,
     /// As of [`Store`].
     pub time: u64,
-    /// The channel.
+    /// By what the channel was opened.
     pub log: LogId,
     /// Names the deletion.
     pub id: MessageId,
@@ -61,7 +61,7 @@ pub struct Delete {
 pub struct StoreMeta {
     /// Who asks.
     pub shard: ShardId,
-    /// The channel.
+    /// By its whole name.
     pub channel: ChannelKey,
     /// What it is to have.
     pub meta: Bytes,
@@ -72,7 +72,7 @@ pub struct StoreMeta {
 /// What became of metadata.
 #[derive(Clone, Debug)]
 pub struct MetaStored {
-    /// The channel.
+    /// By its whole name.
     pub channel: ChannelKey,
     /// What it has now; or why it has what it had, or that this is not known.
     pub outcome: Result<StoredMeta, Refusal>,
@@ -81,7 +81,7 @@ pub struct MetaStored {
 /// Metadata that a channel has by now.
 #[derive(Clone, Debug)]
 pub struct MetaNews {
-    /// The channel.
+    /// By its whole name.
     pub channel: ChannelKey,
     /// What it has.
     pub now: StoredMeta,
@@ -103,9 +103,9 @@ pub struct Names {
     pub shard: ShardId,
     /// By which the answer is known.
     pub id: u64,
-    /// The slots.
+    /// Those that the shard owns.
     pub slots: Vec<SlotId>,
-    /// The app.
+    /// Whose channels they are.
     pub app: AppId,
     /// Only those behind this name.
     pub after: Option<ChannelSlug>,
@@ -134,7 +134,7 @@ pub struct Life {
 /// What a stream has of a channel.
 #[derive(Clone, Debug)]
 pub struct Opened {
-    /// The channel.
+    /// By its whole name.
     pub channel: ChannelKey,
     /// By what it was asked for.
     pub log: LogId,
@@ -145,7 +145,7 @@ pub struct Opened {
 /// A channel in a stream.
 #[derive(Clone, Debug)]
 pub struct OpenedChannel {
-    /// Its epoch.
+    /// Which life of it this is.
     pub epoch: Epoch,
     /// Its last offset; 0 where nothing of it is there.
     pub head: Offset,

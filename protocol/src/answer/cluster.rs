@@ -45,7 +45,7 @@ pub struct NatsStatus {
     pub is_reached: bool,
     /// What it calls itself.
     pub server: Box<str>,
-    /// Its version.
+    /// Such as 2.15.1.
     pub version: Box<str>,
 }
 
@@ -83,9 +83,9 @@ pub enum NodeState {
 pub struct NodeNumbers {
     /// The version of the server.
     pub version: Box<str>,
-    /// Its shards.
+    /// How many threads it has, each with a part of the connections.
     pub shards: u16,
-    /// Slots that it owns.
+    /// How many it owns.
     pub slots: u64,
     /// Connections, HTTP and WebSocket.
     pub connections: u64,
