@@ -8,6 +8,8 @@
 use std::cell::Cell;
 use std::error::Error;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use async_nats::Client;
@@ -82,6 +84,8 @@ pub struct BucketHandle {
     pub writes: Sender<Write>,
     /// Some of the news: what the thread is to know.
     pub news: crossbeam_channel::Receiver<News>,
+    /// Raised when all that there is has been taken in.
+    pub is_informed: Arc<AtomicBool>,
 }
 
 /// Why an entry was not changed.

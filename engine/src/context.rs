@@ -145,6 +145,13 @@ impl Context {
         self.shared.home_shard(channel)
     }
 
+    /// Whether a key that is not known is none: a node that cannot reach its cluster does not know of those that
+    /// were made meanwhile.
+    pub(crate) fn knows_all_keys(&self) -> bool {
+        let owners = self.shared.owners.as_ref();
+        owners.is_none_or(|owners| owners.is_informed() && owners.is_reached())
+    }
+
     /// Whether channels are in the streams of a cluster.
     pub(crate) fn is_cluster(&self) -> bool {
         self.shared.owners.is_some()

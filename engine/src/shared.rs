@@ -68,13 +68,13 @@ pub struct Owners {
     /// The cluster can be reached.
     is_reached: AtomicBool,
     /// What all nodes have in common is known.
-    is_informed: AtomicBool,
+    pub is_informed: Arc<AtomicBool>,
 }
 
 impl Default for Owners {
     fn default() -> Self {
         let shards = SlotId::all().map(|_| AtomicU16::new(ShardId::NOBODY.0)).collect();
-        Self { shards, is_reached: AtomicBool::new(false), is_informed: AtomicBool::new(false) }
+        Self { shards, is_reached: AtomicBool::new(false), is_informed: Arc::default() }
     }
 }
 
@@ -104,11 +104,6 @@ impl Owners {
     /// Whether what all nodes have in common, as apps and keys, was learned since the start.
     pub fn is_informed(&self) -> bool {
         self.is_informed.load(Relaxed)
-    }
-
-    /// What all nodes have in common is known.
-    pub fn set_informed(&self) {
-        self.is_informed.store(true, Relaxed);
     }
 
     /// A slot has another owner. Shards are to be told too, since they have asked the one before.

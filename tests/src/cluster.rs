@@ -1,21 +1,25 @@
 //! A cluster of nodes, each the program as a user runs it, on NATS servers of its own.
 
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use pushflo_nats::Nats;
+pub use pushflo_nats::{Machine, Nats};
 use rustix::process::Signal;
 
 use crate::http::{HttpClient, publish_body, request};
-use crate::program::{Program, command};
+use crate::program::{Program, on, set_clock};
 use crate::server::{MANAGE_KEY, PUBLISH_KEY, SECRET_KEY};
 
 /// A node, running or not.
 struct Node {
+    machine: Machine,
     address: SocketAddr,
     program: Option<Program>,
+    /// Instead of that of the others.
+    config: Option<PathBuf>,
+    /// By how much its clock is ahead.
+    clock_shift_s: i64,
 }
 
 /// Nodes and the servers below them.
@@ -23,6 +27,7 @@ pub struct Cluster {
     pub nats: Nats,
     nodes: Vec<Node>,
     folder: tempfile::TempDir,
+    settings: String,
 }
 
 impl Cluster {
@@ -35,16 +40,43 @@ impl Cluster {
 
     /// Three NATS servers and so many nodes that do not run yet.
     pub fn prepare(nodes: usize) -> Self {
-        let nats = Nats::start(3).unwrap();
+        Self::prepare_on(Nats::start(3).unwrap(), &vec![Machine::this(); nodes])
+    }
+
+    /// A node on each machine, with these NATS servers.
+    pub fn prepare_on(nats: Nats, machines: &[Machine]) -> Self {
         let free: Vec<_> =
-            (0..nodes).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
-        let node = |listener: &TcpListener| Node {
-            address: listener.local_addr().unwrap(),
+            machines.iter().map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
+        let node = |(listener, machine): (&TcpListener, &Machine)| Node {
+            machine: machine.clone(),
+            address: (machine.address, listener.local_addr().unwrap().port()).into(),
             program: None,
+            config: None,
+            clock_shift_s: 0,
         };
-        let nodes = free.iter().map(node).collect();
+        let nodes = free.iter().zip(machines).map(node).collect();
         drop(free);
-        Self { nats, nodes, folder: tempfile::tempdir().unwrap() }
+        Self { nats, nodes, folder: tempfile::tempdir().unwrap(), settings: String::new() }
+    }
+
+    /// More TOML for the configuration of all nodes.
+    pub fn set(&mut self, settings: &str) {
+        self.settings = settings.into();
+    }
+
+    /// A configuration for one node.
+    pub fn replace_config(&mut self, at: usize, file: &Path) {
+        self.nodes[at].config = Some(file.to_owned());
+    }
+
+    /// Has the clock of a node be so many seconds ahead, or behind.
+    pub fn shift_clock(&mut self, at: usize, seconds: i64) {
+        self.nodes[at].clock_shift_s = seconds;
+    }
+
+    /// What a node has written to its log since it ran last.
+    pub fn log(&self, at: usize) -> String {
+        std::fs::read_to_string(self.folder.path().join(format!("{at}.log"))).unwrap_or_default()
     }
 
     /// Runs all nodes, and waits until they serve.
@@ -68,18 +100,25 @@ impl Cluster {
         }
         let listen = node.address.to_string();
         let data = self.folder.path().join(at.to_string());
-        let config = self.folder.path().join("pushflo.toml");
+        let shared = self.folder.path().join("pushflo.toml");
         let all = "[history]\nmessages_per_channel = 100000000\nbytes_per_channel = 100000000000\n\
                    [presence]\ninterval_ms = 100\ngrace_ms = 2000\n";
-        std::fs::write(&config, all).unwrap();
-        let mut command = command(&["serve", "--listen", &listen, "--shards", "2"]);
+        std::fs::write(&shared, format!("{all}{}", self.settings)).unwrap();
+        let config = node.config.clone().unwrap_or(shared);
+        let mut command = on(&node.machine, &["serve", "--listen", &listen, "--shards", "2"]);
         command.arg("--data-dir").arg(data).arg("--config").arg(config);
         command.args(["--cluster-nats", &self.nats.urls().join(",")]);
         command.args(["--cluster-node", &format!("node-{at}")]);
         command.env("PUSHFLO_PUBLISH_KEY", PUBLISH_KEY).env("PUSHFLO_SECRET_KEY", SECRET_KEY);
         command.env("PUSHFLO_MGMT_KEY", MANAGE_KEY);
-        let level = std::env::var("CLUSTER_LOG").unwrap_or_else(|_| "error".into());
-        command.env("PUSHFLO_LOG", level).stderr(Stdio::inherit());
+        command.env("PUSHFLO_LOG", "info");
+        if node.clock_shift_s != 0 {
+            let file = self.folder.path().join(format!("{at}.clock"));
+            std::fs::write(&file, format!("{:+}", node.clock_shift_s)).unwrap();
+            set_clock(&mut command, &file);
+        }
+        let log = std::fs::File::create(self.folder.path().join(format!("{at}.log"))).unwrap();
+        command.stderr(log);
         let mut program = Program::spawn(command);
         program.address();
         node.program = Some(program);
@@ -164,5 +203,21 @@ impl Cluster {
         client.send(&request("POST", "/api/v1/publish", Some(SECRET_KEY), &body));
         let answer = client.answer().expect("an answer");
         (answer.status, answer.text().to_string())
+    }
+}
+
+impl Drop for Cluster {
+    /// What the nodes have said of a test that failed.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for at in 0..self.nodes.len() {
+            let log = self.log(at);
+            let lines: Vec<&str> = log.lines().filter(|line| !line.contains(" INFO ")).collect();
+            for line in lines.iter().rev().take(20).rev() {
+                println!("node {at}: {line}");
+            }
+        }
     }
 }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use pushflo_nats::Machine;
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::http::PATIENCE;
@@ -25,7 +26,12 @@ pub fn path() -> PathBuf {
 
 /// A command with nothing of PushFlo's in its environment.
 pub fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(path());
+    on(&Machine::this(), arguments)
+}
+
+/// As [`command`], on a machine.
+pub fn on(machine: &Machine, arguments: &[&str]) -> Command {
+    let mut command = machine.command(path());
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PUSHFLO_") {
             command.env_remove(name);

@@ -3,6 +3,7 @@
 //! learned. The store on disk is what a node knows while the bucket cannot be reached.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -317,6 +318,8 @@ impl Writer {
         });
         let Some(replica) = self.replica.as_mut().filter(|_| is_done) else { return };
         replica.is_default_open = false;
+        // Each shard has been told of all apps by now.
+        replica.handle.is_informed.store(true, Relaxed);
         let default = self.apps.get(&AppId::DEFAULT);
         let is_kept = |key: &Key| default.is_some_and(|app| app.key(key.id()).is_some());
         let kept = made.into_iter().filter(|(key, _)| is_kept(key));

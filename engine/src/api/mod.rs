@@ -274,6 +274,7 @@ impl Call<'_> {
                 self.payer.set(Some(access.app.id));
                 Ok(access)
             }
+            None if !cx.knows_all_keys() => Err(unknown_key()),
             None => {
                 self.count_wrong_key(cx)?;
                 Err(Refusal::new(ErrorCode::Unauthorized, "the key is not known"))
@@ -322,6 +323,13 @@ impl Call<'_> {
         let values: Vec<&[u8]> = self.request.headers("x-forwarded-for").collect();
         forwarded_for(values.into_iter(), |address| proxies.trusts(address))
     }
+}
+
+/// The refusal of a key by a node that cannot know whether it is one.
+fn unknown_key() -> Refusal {
+    let text =
+        "this node cannot reach its cluster and does not know the key; try again, or another node";
+    Refusal::new(ErrorCode::Overloaded, text)
 }
 
 /// Whether a browser's script may ask this of the server at all. What tells nothing of any app is for

@@ -5,7 +5,7 @@ use pushflo_protocol::websocket::{self, CloseCode};
 use pushflo_protocol::{ErrorCode, Refusal};
 
 use super::action::{Action, Admitted, Upgrade};
-use super::{Call, bearer};
+use super::{Call, bearer, unknown_key};
 use crate::accounts::token::{self, TokenError};
 use crate::accounts::{Access, Grant};
 use crate::context::Context;
@@ -41,6 +41,9 @@ fn admit(cx: &mut Context, call: &Call<'_>) -> Result<Admitted, Refusal> {
     let is_guess =
         |error: &TokenError| !matches!(error, TokenError::Expired | TokenError::TooEarly);
     if admitted.as_ref().is_err_and(is_guess) {
+        if !cx.knows_all_keys() {
+            return Err(unknown_key());
+        }
         call.count_wrong_key(cx)?;
     }
     let admitted = admitted.map_err(|error| {

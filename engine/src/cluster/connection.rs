@@ -28,7 +28,7 @@ pub(super) async fn connect(plan: &ClusterPlan) -> Client {
                 // Once in ten seconds is enough.
                 if told.is_multiple_of(20) {
                     tracing::error!(
-                        nats = plan.nats,
+                        nats = without_passwords(&plan.nats),
                         %error,
                         "NATS cannot be reached; it is tried until it is there"
                     );
@@ -37,5 +37,27 @@ pub(super) async fn connect(plan: &ClusterPlan) -> Client {
                 sleep(PAUSE).await;
             }
         }
+    }
+}
+
+/// Addresses as they may be told.
+pub(super) fn without_passwords(addresses: &str) -> String {
+    let shown = addresses.split(',').map(|address| {
+        let address = address.trim();
+        let (scheme, rest) = address.split_once("://").unwrap_or(("nats", address));
+        let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);
+        format!("{scheme}://{host}")
+    });
+    shown.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_not_told() {
+        let shown = without_passwords("nats://me:s@cret@10.0.0.1:4222, tls://b, token@c:1");
+        assert_eq!(shown, "nats://10.0.0.1:4222,tls://b,nats://c:1");
     }
 }

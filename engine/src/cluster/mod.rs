@@ -166,6 +166,8 @@ impl Cluster {
         shards: Vec<ShardWays>,
         now_ms: fn() -> u64,
     ) -> std::io::Result<(Self, BucketHandle)> {
+        let is_informed = shared.owners.as_ref().map(|owners| Arc::clone(&owners.is_informed));
+        let is_informed = is_informed.unwrap_or_default();
         let (writes, for_writes) = channel(WRITES_MAX);
         let (for_news, news) = crossbeam_channel::bounded(NEWS_MAX);
         let (calls, for_calls) = channel(WAITING_MAX);
@@ -185,7 +187,10 @@ impl Cluster {
             let node = Node::run(plan, shared, shards, for_news, now_ms, queues);
             tokio::task::LocalSet::new().block_on(&runtime, node);
         })?;
-        Ok((Self { calls, mail, questions, control, thread }, BucketHandle { writes, news }))
+        Ok((
+            Self { calls, mail, questions, control, thread },
+            BucketHandle { writes, news, is_informed },
+        ))
     }
 
     /// A way to the log.

@@ -476,12 +476,7 @@ impl Node {
                     return;
                 }
             }
-            News::Begin => {}
-            News::Complete => {
-                if let Some(owners) = &self.shared.owners {
-                    owners.set_informed();
-                }
-            }
+            News::Begin | News::Complete => {}
         }
         self.for_accounts.push_back(news);
         self.tell_accounts();

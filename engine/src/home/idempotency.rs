@@ -128,6 +128,14 @@ impl Idempotency {
         }
     }
 
+    /// Those who wait for the answer of a publish, which is not known yet, wait no more.
+    pub(super) fn take_waiting(&mut self, keyed: &Keyed) -> Vec<ReplyTo> {
+        match self.entries.get_mut(&(keyed.home, Arc::clone(&keyed.key))) {
+            Some(KeyEntry { state: KeyState::Pending(waiting), .. }) => std::mem::take(waiting),
+            _ => Vec::new(),
+        }
+    }
+
     /// The publish failed; the key is free again. Returns who waits for the same answer.
     pub(super) fn abandon(&mut self, keyed: &Keyed) -> Vec<ReplyTo> {
         // As a rule it was taken just now.

@@ -37,7 +37,8 @@ pub(super) struct LoggedMessage {
     pub(super) record: Record,
     /// The month it was counted in.
     pub(super) month: Month,
-    pub(super) reply_to: ReplyTo,
+    /// Who is told what became of it; nobody who was told that this is not known.
+    pub(super) reply_to: Option<ReplyTo>,
     /// The idempotency key it holds.
     pub(super) keyed: Option<Box<Keyed>>,
 }

@@ -109,6 +109,7 @@ impl Home {
         self.forget_expired(cx);
         self.retry_deletes();
         self.tell_presence(cx);
+        self.give_up_waiting(cx);
         let metrics = cx.metrics();
         metrics.history_bytes.set(self.recent.bytes() as u64);
         metrics.idempotency_keys.set(self.idempotency.len() as u64);

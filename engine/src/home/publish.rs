@@ -45,13 +45,21 @@ impl Home {
         match self.give_offset(cx, channel, parts) {
             Ok(Given { home, record, is_logged: true }) => {
                 let month = cx.month();
-                let logged =
-                    LoggedMessage { home, app: channel.app, record, month, reply_to, keyed };
+                let logged = LoggedMessage {
+                    home,
+                    app: channel.app,
+                    record,
+                    month,
+                    reply_to: Some(reply_to),
+                    keyed,
+                };
                 self.log_message(cx, logged);
             }
-            Ok(Given { home, record, .. }) => self.deliver(cx, home, record, reply_to, keyed),
+            Ok(Given { home, record, .. }) => {
+                self.deliver(cx, home, record, Some(reply_to), keyed);
+            }
             Err(refusal) => {
-                self.publish_failed(cx, reply_to, keyed, &refusal);
+                self.publish_failed(cx, Some(reply_to), keyed, &refusal);
                 // What was made for it alone goes again.
                 if let Some(&home) = self.by_name.get(channel) {
                     self.uncount_if_unused(cx, home);
@@ -138,7 +146,7 @@ impl Home {
         cx: &mut Context,
         key: HomeKey,
         record: Record,
-        reply_to: ReplyTo,
+        reply_to: Option<ReplyTo>,
         keyed: Option<Box<Keyed>>,
     ) {
         let Some(home) = self.channels.get_mut(key) else {
@@ -164,19 +172,21 @@ impl Home {
                 self.publish_done(cx, waiting, Ok(receipt));
             }
         }
-        self.publish_done(cx, reply_to, Ok(receipt));
+        if let Some(reply_to) = reply_to {
+            self.publish_done(cx, reply_to, Ok(receipt));
+        }
     }
 
     /// A publish failed: its key is free again, and whoever waited for it failed too.
     pub(super) fn publish_failed(
         &mut self,
         cx: &mut Context,
-        reply_to: ReplyTo,
+        reply_to: Option<ReplyTo>,
         keyed: Option<Box<Keyed>>,
         refusal: &Refusal,
     ) {
         let waiting = keyed.map(|keyed| self.idempotency.abandon(&keyed)).unwrap_or_default();
-        for reply_to in std::iter::once(reply_to).chain(waiting) {
+        for reply_to in reply_to.into_iter().chain(waiting) {
             self.publish_done(cx, reply_to, Err(refusal.clone()));
         }
     }

@@ -56,6 +56,20 @@ impl InStream {
     }
 }
 
+/// For how long a publisher waits for JetStream, in milliseconds: longer than the election of a leader takes as
+/// a rule. The message may be stored yet, and is delivered then.
+const PUBLISH_MAX_MS: u64 = 10_000;
+
+/// A message on its way to its stream.
+#[derive(Debug)]
+struct UnderWay {
+    logged: LoggedMessage,
+    /// When it was sent, in milliseconds after the start.
+    sent_ms: u64,
+    /// Its publisher was told that it is not known what became of it.
+    is_given_up: bool,
+}
+
 /// The slots of a shard.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
@@ -65,7 +79,7 @@ pub(super) struct Slots {
     opening: HashMap<ChannelKey, Vec<ToHome>>,
     opening_len: usize,
     /// Messages on their way, by slot, in the order in which they were sent.
-    under_way: BTreeMap<SlotId, VecDeque<LoggedMessage>>,
+    under_way: BTreeMap<SlotId, VecDeque<UnderWay>>,
     /// Deletions on their way.
     deleting: BTreeMap<MessageId, (SlotId, HomeKey)>,
     /// Lists for which streams are asked which channels they have.
@@ -106,12 +120,12 @@ impl Slots {
 
     /// The keys of publishes that are on their way.
     pub(super) fn keyed(&self) -> impl Iterator<Item = &Keyed> {
-        self.under_way.values().flatten().filter_map(|logged| logged.keyed.as_deref())
+        self.messages().filter_map(|logged| logged.keyed.as_deref())
     }
 
     /// Messages on their way.
     pub(super) fn messages(&self) -> impl Iterator<Item = &LoggedMessage> {
-        self.under_way.values().flatten()
+        self.under_way.values().flatten().map(|under_way| &under_way.logged)
     }
 }
 
@@ -284,7 +298,8 @@ impl Home {
         let time = self.slots.own.get(&slot).copied().unwrap_or_default();
         let store = Store { slot, time, log, record, life, number, key, keyed_ms };
         self.slots.calls.push_back(LogCall::Store(Box::new(store)));
-        self.slots.under_way.entry(slot).or_default().push_back(logged);
+        let under_way = UnderWay { logged, sent_ms: cx.now.elapsed_ms, is_given_up: false };
+        self.slots.under_way.entry(slot).or_default().push_back(under_way);
     }
 
     /// Has a channel be deleted in the stream of its slot. Returns whether it is in one.
@@ -352,15 +367,39 @@ impl Home {
         }
     }
 
+    /// Tells publishers who have waited long enough that it is not known what became of their messages. To be
+    /// called once a tick.
+    pub(super) fn give_up_waiting(&mut self, cx: &mut Context) {
+        let now_ms = cx.now.elapsed_ms;
+        let mut told = Vec::new();
+        for under_way in self.slots.under_way.values_mut() {
+            let is_due = |under_way: &&mut UnderWay| under_way.sent_ms + PUBLISH_MAX_MS <= now_ms;
+            for under_way in under_way.iter_mut().take_while(is_due) {
+                if std::mem::replace(&mut under_way.is_given_up, true) {
+                    continue;
+                }
+                told.extend(under_way.logged.reply_to.take());
+            }
+            // Those who ask again with its key are told the same, until it is known.
+            let due = under_way.iter().take_while(|under_way| under_way.is_given_up);
+            for keyed in due.filter_map(|under_way| under_way.logged.keyed.as_deref()) {
+                told.extend(self.idempotency.take_waiting(keyed));
+            }
+        }
+        for reply_to in told {
+            self.publish_done(cx, reply_to, Err(late()));
+        }
+    }
+
     /// A message is not on its way any more.
     fn take_stored(&mut self, slot: SlotId, id: MessageId) -> Option<LoggedMessage> {
         let under_way = self.slots.under_way.get_mut(&slot);
         let found = under_way.and_then(|messages| {
-            let at = messages.iter().position(|logged| logged.record.id == id)?;
+            let at = messages.iter().position(|under_way| under_way.logged.record.id == id)?;
             messages.remove(at)
         });
         // One of an earlier time was answered when that ended.
-        let logged = found?;
+        let logged = found?.logged;
         let home = self.channels.get_mut(logged.home);
         if let Some(stream) = home.and_then(|home| home.log.as_mut()?.stream.as_mut()) {
             stream.under_way -= 1;
@@ -372,7 +411,7 @@ impl Home {
     /// A slot is another's: its channels are found there from now on. Those who listen look for them.
     fn lose_slot(&mut self, cx: &mut Context, slot: SlotId) {
         self.slots.own.remove(&slot);
-        for logged in self.slots.under_way.remove(&slot).unwrap_or_default() {
+        for UnderWay { logged, .. } in self.slots.under_way.remove(&slot).unwrap_or_default() {
             self.logging.arrived(logged.app, &logged.record);
             self.publish_failed(cx, logged.reply_to, logged.keyed, &unknown_outcome());
         }
@@ -443,4 +482,11 @@ impl Home {
             self.presence_changed(key);
         }
     }
+}
+
+/// What a publisher is told who has waited for JetStream for long.
+fn late() -> Refusal {
+    let text = "the cluster's log has not answered yet, so it is not known whether the message is published; \
+                repeat with the same Idempotency-Key";
+    Refusal::new(ErrorCode::UnknownOutcome, text)
 }

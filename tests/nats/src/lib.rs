@@ -3,15 +3,43 @@
 //!
 //! `tests/nats/install` puts the program into `target/nats`; `NATS_SERVER` names another one.
 
+use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+/// Where a server runs: on this machine, or as if on another, in a network namespace.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// The address that others know it by.
+    pub address: IpAddr,
+    /// The command that runs another one there; empty for this machine.
+    pub enter: Vec<String>,
+}
+
+impl Machine {
+    /// This machine.
+    pub fn this() -> Self {
+        Self { address: IpAddr::V4(Ipv4Addr::LOCALHOST), enter: Vec::new() }
+    }
+
+    /// Has a program run there.
+    pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
+        let Some((enter, arguments)) = self.enter.split_first() else {
+            return Command::new(program);
+        };
+        let mut command = Command::new(enter);
+        command.args(arguments).arg(program);
+        command
+    }
+}
+
 /// A server, running or not.
 #[derive(Debug)]
 struct Server {
+    machine: Machine,
     port: u16,
     config: PathBuf,
     child: Option<Child>,
@@ -22,6 +50,8 @@ struct Server {
 pub struct Nats {
     folder: tempfile::TempDir,
     servers: Vec<Server>,
+    /// What stands before the addresses, such as `name:password@`.
+    user: String,
 }
 
 impl Nats {
@@ -30,38 +60,70 @@ impl Nats {
     /// # Errors
     /// The program is not there or does not start.
     pub fn start(count: usize) -> io::Result<Self> {
-        let folder = tempfile::tempdir()?;
-        let ports = free_ports(2 * count)?;
-        let (client_ports, cluster_ports) = ports.split_at(count);
-        let routes: Vec<_> =
-            cluster_ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
-        let mut nats = Self { folder, servers: Vec::new() };
-        for (index, (port, cluster_port)) in client_ports.iter().zip(cluster_ports).enumerate() {
-            let folder = nats.folder.path();
-            let store = folder.join(format!("store-{index}"));
-            let config = folder.join(format!("{index}.conf"));
-            let mut file = std::fs::File::create(&config)?;
-            writeln!(file, "server_name: n{index}\nlisten: \"127.0.0.1:{port}\"")?;
-            writeln!(file, "jetstream {{ store_dir: {store:?} }}")?;
-            if count > 1 {
-                let routes = routes.join(", ");
-                writeln!(
-                    file,
-                    "cluster {{ name: tests, listen: \"127.0.0.1:{cluster_port}\", routes: [{routes}] }}"
-                )?;
-            }
-            nats.servers.push(Server { port: *port, config, child: None });
-        }
-        for index in 0..count {
+        Self::start_on(&vec![Machine::this(); count], "", "")
+    }
+
+    /// Starts one on each machine. `jetstream` is what else JetStream is told, and `rest` what else a server
+    /// is, in the form of its configuration.
+    ///
+    /// # Errors
+    /// As of [`Nats::start`].
+    pub fn start_on(machines: &[Machine], jetstream: &str, rest: &str) -> io::Result<Self> {
+        let mut nats = Self::prepare_on(machines, jetstream, rest)?;
+        for index in 0..nats.servers.len() {
             nats.run(index)?;
         }
         nats.wait_until_ready(Duration::from_secs(30))?;
         Ok(nats)
     }
 
+    /// As [`Nats::start_on`], and none runs yet.
+    ///
+    /// # Errors
+    /// As of [`Nats::start`].
+    pub fn prepare_on(machines: &[Machine], jetstream: &str, rest: &str) -> io::Result<Self> {
+        let count = machines.len();
+        let folder = tempfile::tempdir()?;
+        let ports = free_ports(2 * count)?;
+        let (client_ports, cluster_ports) = ports.split_at(count);
+        let routes: Vec<_> = cluster_ports
+            .iter()
+            .zip(machines)
+            .map(|(port, machine)| format!("nats://{}:{port}", machine.address))
+            .collect();
+        let mut nats = Self { folder, servers: Vec::new(), user: String::new() };
+        let machines = machines.iter().zip(client_ports.iter().zip(cluster_ports));
+        for (index, (machine, (port, cluster_port))) in machines.enumerate() {
+            let (folder, address) = (nats.folder.path(), machine.address);
+            let store = folder.join(format!("store-{index}"));
+            let config = folder.join(format!("{index}.conf"));
+            let mut file = std::fs::File::create(&config)?;
+            writeln!(file, "server_name: n{index}\nlisten: \"{address}:{port}\"")?;
+            writeln!(file, "jetstream {{ store_dir: {store:?}\n{jetstream} }}\n{rest}")?;
+            if count > 1 {
+                let routes = routes.join(", ");
+                writeln!(
+                    file,
+                    "cluster {{ name: tests, listen: \"{address}:{cluster_port}\", routes: [{routes}] }}"
+                )?;
+            }
+            let machine = machine.clone();
+            nats.servers.push(Server { machine, port: *port, config, child: None });
+        }
+        Ok(nats)
+    }
+
+    /// Has the addresses name a user and a password, as `name:password`.
+    pub fn name_user(&mut self, user: &str) {
+        self.user = format!("{user}@");
+    }
+
     /// The addresses of all, for a client.
     pub fn urls(&self) -> Vec<String> {
-        self.servers.iter().map(|server| format!("nats://127.0.0.1:{}", server.port)).collect()
+        let url = |server: &Server| {
+            format!("nats://{}{}:{}", self.user, server.machine.address, server.port)
+        };
+        self.servers.iter().map(url).collect()
     }
 
     /// Asks a server that runs, as a client does, and returns its answer. Requests to JetStream are JSON to
@@ -72,7 +134,7 @@ impl Nats {
     pub fn ask(&self, subject: &str, payload: &str) -> io::Result<String> {
         let running = self.servers.iter().find(|server| server.child.is_some());
         let server = running.ok_or_else(|| io::Error::other("no NATS server runs"))?;
-        let stream = TcpStream::connect(("127.0.0.1", server.port))?;
+        let stream = TcpStream::connect((server.machine.address, server.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut lines = BufReader::new(&stream);
         let hello = "CONNECT {\"verbose\":false}\r\nSUB answer 1\r\n";
@@ -110,7 +172,9 @@ impl Nats {
             return Ok(());
         };
         let log = std::fs::File::create(server.config.with_extension("log"))?;
-        let child = Command::new(program())
+        let child = server
+            .machine
+            .command(program())
             .arg("-c")
             .arg(&server.config)
             .stdout(Stdio::null())

@@ -397,8 +397,8 @@ impl Appender {
         self.send();
     }
 
-    /// Refuses what is surely not stored.
-    fn refuse_all(&mut self) {
+    /// Refuses what is surely not stored: who waits for it need not wait any longer.
+    pub(super) fn refuse_all(&mut self) {
         let (refused, open): (Vec<_>, Vec<_>) =
             self.pending.drain(..).partition(|pending| pending.open.is_empty());
         self.pending = open.into();

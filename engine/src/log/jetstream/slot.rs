@@ -1,5 +1,6 @@
 //! The appender of one slot with its stream: what it wants is done, what becomes of that is told.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -22,6 +23,13 @@ const ACKNOWLEDGED_MAX: Duration = Duration::from_secs(3);
 /// Between two attempts at something that failed.
 const PAUSE: Duration = Duration::from_millis(200);
 
+/// After this time without any answer, what is surely not stored is refused: it is longer than the election of
+/// a leader takes as a rule.
+const UNANSWERED_MAX: Duration = Duration::from_secs(8);
+
+/// How often it is told that a stream is not to be had.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
 /// Records that are read at a time to see what is stored, and their bytes.
 const TAIL_RECORDS: usize = 1024;
 const TAIL_BYTES: usize = 8 << 20;
@@ -31,7 +39,7 @@ const SHORT_READS_MAX: u32 = 50;
 
 /// Errors of JetStream: the stream is at another sequence, has no room, or its servers have none.
 const WRONG_SEQUENCE: [u64; 2] = [10071, 10164];
-const NO_ROOM: [u64; 5] = [10023, 10047, 10054, 10077, 10122];
+const NO_ROOM: [u64; 7] = [10002, 10023, 10028, 10047, 10054, 10077, 10122];
 pub(super) const NO_SUCH_STREAM: u64 = 10059;
 
 /// A stream of a slot, and how it is made where it is not there.
@@ -128,6 +136,10 @@ pub(super) struct Slot {
     /// Acknowledgements that are awaited, the oldest first.
     awaited: std::collections::VecDeque<(Instant, Attempt)>,
     done: UnboundedSender<Input>,
+    /// Since when nobody takes appends: the stream has no leader.
+    unanswered: Option<Instant>,
+    /// When it was told last that the stream is not to be had.
+    told: Rc<Cell<Option<Instant>>>,
 }
 
 impl Slot {
@@ -155,6 +167,8 @@ impl Slot {
             inbox,
             awaited: Default::default(),
             done,
+            unanswered: None,
+            told: Rc::default(),
         };
         let mut ticks = interval(PAUSE);
         loop {
@@ -189,7 +203,10 @@ impl Slot {
                 Output::Send { attempt, expected, term, entry } => {
                     self.send(attempt, expected, term, entry).await;
                 }
-                Output::Ask => self.begin(ask(self.gets.clone(), Rc::clone(&self.plan))),
+                Output::Ask => {
+                    let told = Rc::clone(&self.told);
+                    self.begin(ask(self.gets.clone(), Rc::clone(&self.plan), told));
+                }
                 Output::Read { after, until } => {
                     let subject = format!("{}.>", self.plan.subjects);
                     let stream = self.plan.name.clone();
@@ -237,7 +254,9 @@ impl Slot {
     fn answered(&mut self, message: &Message) {
         let token = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
         let Some(attempt) = token.map(Attempt::of_number) else { return };
-        let input = if message.status == Some(StatusCode::NO_RESPONDERS) {
+        let is_unanswered = message.status == Some(StatusCode::NO_RESPONDERS);
+        self.unanswered = is_unanswered.then(|| self.unanswered.unwrap_or_else(Instant::now));
+        let input = if is_unanswered {
             // Nobody took it.
             Input::Refused(attempt, 0)
         } else {
@@ -252,6 +271,9 @@ impl Slot {
 
     fn look_at_the_clock(&mut self) {
         let now = Instant::now();
+        if self.unanswered.is_some_and(|since| now.duration_since(since) > UNANSWERED_MAX) {
+            self.appender.refuse_all();
+        }
         while self.awaited.front().is_some_and(|(until, _)| *until <= now) {
             if let Some((_, attempt)) = self.awaited.pop_front() {
                 self.appender.take(Input::Lost(attempt));
@@ -295,18 +317,28 @@ async fn subscribe(client: &Client, inbox: &str) -> Option<Subscriber> {
 }
 
 /// The last sequence of the stream, which is made if it is not there.
-async fn ask(gets: Gets, plan: Rc<StreamPlan>) -> Input {
+async fn ask(gets: Gets, plan: Rc<StreamPlan>, told: Rc<Cell<Option<Instant>>>) -> Input {
+    let is_to_tell = || {
+        let now = Instant::now();
+        let is_due = told.get().is_none_or(|at| now.duration_since(at) > TELL_AGAIN);
+        if is_due {
+            told.set(Some(now));
+        }
+        is_due
+    };
     match gets.info::<StreamInfo>(&plan.name).await {
-        Ok(info) => check(&info, &plan),
+        Ok(info) => check(&info, &plan, is_to_tell),
         Err(AskError::Refused { code: NO_SUCH_STREAM, .. }) => {
             let made = gets.api(&format!("STREAM.CREATE.{}", plan.name), &config(&plan)).await;
             match made {
                 Ok::<StreamInfo, _>(info) => {
                     tracing::info!(stream = plan.name, replicas = plan.replicas, "made a stream");
-                    check(&info, &plan)
+                    check(&info, &plan, is_to_tell)
                 }
                 Err(error) => {
-                    tracing::warn!(stream = plan.name, %error, "a stream cannot be made");
+                    if is_to_tell() {
+                        tracing::warn!(stream = plan.name, %error, "a stream cannot be made");
+                    }
                     Input::Failed
                 }
             }
@@ -316,17 +348,19 @@ async fn ask(gets: Gets, plan: Rc<StreamPlan>) -> Input {
 }
 
 /// A stream of that name that is not ours is left alone.
-fn check(info: &StreamInfo, plan: &StreamPlan) -> Input {
+fn check(info: &StreamInfo, plan: &StreamPlan, is_to_tell: impl Fn() -> bool) -> Input {
     let StreamConfig { subjects, retention, discard, allow_direct, .. } = &info.config;
     let expected = [format!("{}.>", plan.subjects)];
     let is_ours =
         *subjects == expected && retention == "limits" && discard == "new" && *allow_direct;
-    if !is_ours {
+    if !is_ours && is_to_tell() {
         tracing::error!(
             stream = plan.name,
             "the stream is not as PushFlo made it: its subjects, retention, discard or allow_direct \
              are others. Another program's stream needs another prefix (cluster.prefix)"
         );
+    }
+    if !is_ours {
         return Input::Failed;
     }
     Input::Last(info.state.last_seq)
@@ -358,7 +392,7 @@ async fn read(
 ) -> Input {
     for _ in 0..SHORT_READS_MAX {
         let get = Get::following(&subject, after + 1, TAIL_RECORDS, Some(TAIL_BYTES));
-        let Ok(got) = gets.get(&stream, &get).await else { return Input::Failed };
+        let Ok(got) = gets.get(&stream, &get).await else { break };
         let last = got.messages.last().map_or(after, |message| message.sequence);
         // A server that lags has less than is known to be there.
         if last >= until || got.pending > 0 {
@@ -373,6 +407,8 @@ async fn read(
     }
     match gets.info::<StreamInfo>(&stream).await {
         Ok(info) if info.state.last_seq < until => Input::Shrunk,
+        // It was deleted.
+        Err(AskError::Refused { code: NO_SUCH_STREAM, .. }) => Input::Shrunk,
         _ => Input::Failed,
     }
 }
