@@ -7,7 +7,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 const LEVEL_DEFAULT: LevelFilter = LevelFilter::INFO;
 
 /// Libraries whose lines can be asked for.
-const LIBRARIES: [&str; 2] = ["fjall", "lsm_tree"];
+const LIBRARIES: [&str; 3] = ["async_nats", "fjall", "lsm_tree"];
 
 /// A filter that says nothing that can be done.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -64,10 +64,10 @@ fn directives(filter: &str) -> Result<String, LogFilterError> {
             }
         }
     }
-    // Libraries tell of warnings at most, and what is wrong with a journal the server tells itself.
+    // Libraries tell of warnings at most, and what is wrong with a journal or with NATS the server tells itself.
     let libraries = level.min(LevelFilter::WARN);
     let server = format!("pushflo={level},pushflo_engine={level}");
-    Ok(format!("{libraries},fjall::journal=off,{server}{by_part}"))
+    Ok(format!("{libraries},async_nats=off,fjall::journal=off,{server}{by_part}"))
 }
 
 /// The full name of a part, which may be said without that of its crate.
@@ -103,7 +103,7 @@ mod tests {
     fn read(filter: &str) -> Result<String, String> {
         parse(Some(filter)).map_err(|error| error.to_string())?;
         let all = directives(filter).map_err(|error| error.to_string())?;
-        Ok(all.replacen("fjall::journal=off,", "", 1))
+        Ok(all.replacen("async_nats=off,fjall::journal=off,", "", 1))
     }
 
     #[test]

@@ -95,8 +95,8 @@ struct ServerArguments {
     /// What is logged: a level (off, error, warn, info, debug, trace), levels of parts of the server,
     /// or both, such as edge=debug,warn [default: info]
     ///
-    /// Parts are the modules of the server, also below each other, as in log::writer=debug, and two
-    /// libraries, fjall and lsm_tree. A level without a part is for all others; libraries tell of
+    /// Parts are the modules of the server, also below each other, as in log::writer=debug, and the
+    /// libraries async_nats, fjall and lsm_tree. A level without a part is for all others; libraries tell of
     /// warnings at most unless they are named.
     #[arg(long, env = "PUSHFLO_LOG", value_name = "FILTER")]
     log: Option<String>,

@@ -30,6 +30,7 @@ use crate::mail::{Answered, ClusterNews, Mail};
 use crate::metrics::ClusterMetrics;
 use crate::port::Port;
 use crate::shared::Shared;
+pub use connection::{NatsAddressError, NatsPlan};
 pub use import::{ClusterImportError, ImportProgress, Imported, import};
 use node::Node;
 
@@ -46,8 +47,8 @@ const NEWS_MAX: usize = 1024;
 /// What a cluster is told.
 #[derive(Clone, Debug)]
 pub struct ClusterPlan {
-    /// Where NATS is: addresses, separated by commas.
-    pub nats: String,
+    /// Where NATS is, and what is shown to it.
+    pub nats: NatsPlan,
     /// The name of this node: letters, digits, `-` and `_`.
     pub node: String,
     /// What all names in NATS begin with, so that several clusters can share it.

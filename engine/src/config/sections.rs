@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::ConfigError;
 use crate::accounts::{plan::Plan, plan::Plans};
-use crate::cluster::ClusterPlan;
+use crate::cluster::{ClusterPlan, NatsPlan};
 use crate::proxies::{Network, ProxyProtocol, TrustedProxies};
 use crate::retention::{Durability, Retention};
 use crate::settings::{
@@ -76,15 +76,27 @@ pub(super) struct ClusterSection {
     pub(super) nats: Option<String>,
     pub(super) node: Option<String>,
     pub(super) prefix: Option<String>,
+    pub(super) credentials: Option<PathBuf>,
+    pub(super) tls_ca: Option<PathBuf>,
+    pub(super) tls_cert: Option<PathBuf>,
+    pub(super) tls_key: Option<PathBuf>,
     pub(super) replicas: Option<usize>,
 }
 
 impl ClusterSection {
     /// What the cluster is told; nothing where no NATS is named.
     pub(super) fn validate(self, max_age_ms: u64) -> Result<Option<ClusterPlan>, ConfigError> {
-        let Self { nats, node, prefix, replicas } = self;
+        let Self { nats, node, prefix, replicas, credentials, tls_ca, tls_cert, tls_key } = self;
         let Some(nats) = nats.filter(|nats| !nats.is_empty()) else {
-            let given = [("cluster.node", node), ("cluster.prefix", prefix)];
+            let path = |path: Option<PathBuf>| path.map(|path| path.display().to_string());
+            let given = [
+                ("cluster.node", node),
+                ("cluster.prefix", prefix),
+                ("cluster.credentials", path(credentials)),
+                ("cluster.tls_ca", path(tls_ca)),
+                ("cluster.tls_cert", path(tls_cert)),
+                ("cluster.tls_key", path(tls_key)),
+            ];
             let useless = given.into_iter().find_map(|(key, text)| Some((key, text?)));
             return match useless {
                 None => Ok(None),
@@ -111,6 +123,42 @@ impl ClusterSection {
         if !(1..=5).contains(&replicas) {
             return Err(value("cluster.replicas", replicas, "must be from 1 to 5"));
         }
+        let nats = NatsPlan::parse(&nats).map_err(|error| ConfigError::Value {
+            key: "cluster.nats".into(),
+            value: "(hidden)".into(),
+            reason: error.to_string(),
+        })?;
+        for (key, file) in [
+            ("cluster.credentials", &credentials),
+            ("cluster.tls_ca", &tls_ca),
+            ("cluster.tls_cert", &tls_cert),
+            ("cluster.tls_key", &tls_key),
+        ] {
+            if let Some(file) = file
+                && let Err(error) = std::fs::File::open(file)
+            {
+                return Err(value(key, file.display(), format!("cannot be read: {error}")));
+            }
+        }
+        let tls_identity = match (tls_cert, tls_key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(file), None) => {
+                return Err(value(
+                    "cluster.tls_cert",
+                    file.display(),
+                    "needs cluster.tls_key, too",
+                ));
+            }
+            (None, Some(file)) => {
+                return Err(value(
+                    "cluster.tls_key",
+                    file.display(),
+                    "needs cluster.tls_cert, too",
+                ));
+            }
+        };
+        let nats = NatsPlan { credentials, tls_ca, tls_identity, ..nats };
         Ok(Some(ClusterPlan {
             nats,
             node: name("cluster.node", node)?,

@@ -52,6 +52,7 @@ pub struct Nats {
     servers: Vec<Server>,
     /// What stands before the addresses, such as `name:password@`.
     user: String,
+    scheme: &'static str,
 }
 
 impl Nats {
@@ -91,7 +92,7 @@ impl Nats {
             .zip(machines)
             .map(|(port, machine)| format!("nats://{}:{port}", machine.address))
             .collect();
-        let mut nats = Self { folder, servers: Vec::new(), user: String::new() };
+        let mut nats = Self { folder, servers: Vec::new(), user: String::new(), scheme: "nats" };
         let machines = machines.iter().zip(client_ports.iter().zip(cluster_ports));
         for (index, (machine, (port, cluster_port))) in machines.enumerate() {
             let (folder, address) = (nats.folder.path(), machine.address);
@@ -113,6 +114,11 @@ impl Nats {
         Ok(nats)
     }
 
+    /// Has the addresses be those of TLS.
+    pub fn name_tls(&mut self) {
+        self.scheme = "tls";
+    }
+
     /// Has the addresses name a user and a password, as `name:password`.
     pub fn name_user(&mut self, user: &str) {
         self.user = format!("{user}@");
@@ -121,7 +127,8 @@ impl Nats {
     /// The addresses of all, for a client.
     pub fn urls(&self) -> Vec<String> {
         let url = |server: &Server| {
-            format!("nats://{}{}:{}", self.user, server.machine.address, server.port)
+            let (scheme, address) = (self.scheme, server.machine.address);
+            format!("{scheme}://{}{address}:{}", self.user, server.port)
         };
         self.servers.iter().map(url).collect()
     }
@@ -227,7 +234,14 @@ impl Nats {
             }
             std::thread::sleep(pause);
         }
-        Err(io::Error::other("the NATS servers are not ready"))
+        let log = |server: &Server| {
+            let log = std::fs::read_to_string(server.config.with_extension("log"));
+            let log = log.unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            lines.iter().rev().take(3).rev().copied().collect::<Vec<_>>().join("\n")
+        };
+        let logs: Vec<_> = self.servers.iter().map(log).collect();
+        Err(io::Error::other(format!("the NATS servers are not ready:\n{}", logs.join("\n"))))
     }
 }
 
