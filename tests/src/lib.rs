@@ -6,6 +6,7 @@ pub mod cluster;
 pub mod disk;
 pub mod http;
 pub mod load;
+pub mod network;
 pub mod pages;
 pub mod program;
 pub mod server;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write as _};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::thread::{self, JoinHandle};
@@ -23,6 +23,12 @@ const SUBSCRIBERS: usize = 4;
 /// How long nothing may come before a subscriber takes what it has for all there is.
 const QUIET: Duration = Duration::from_millis(700);
 
+/// How long anybody waits for a connection.
+const CONNECT_MAX: Duration = Duration::from_secs(1);
+
+/// After what silence a subscriber looks for another server: its own may be out of reach.
+const SILENCE: Duration = Duration::from_secs(8);
+
 /// How long a publisher waits for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
@@ -35,8 +41,8 @@ pub struct Load {
 
 /// What the threads share.
 struct World {
-    /// Where the servers listen at the moment.
-    ports: Box<[AtomicU16]>,
+    /// Where the servers are, and where they listen at the moment.
+    servers: Box<[(IpAddr, AtomicU16)]>,
     /// No more publishes.
     done: AtomicBool,
 }
@@ -91,8 +97,11 @@ impl Load {
 
     /// On several servers; whoever cannot reach one tries the next.
     pub fn start_on(addresses: &[SocketAddr]) -> Self {
-        let ports = addresses.iter().map(|address| AtomicU16::new(address.port())).collect();
-        let world = Arc::new(World { ports, done: AtomicBool::new(false) });
+        let servers = addresses
+            .iter()
+            .map(|address| (address.ip(), AtomicU16::new(address.port())))
+            .collect();
+        let world = Arc::new(World { servers, done: AtomicBool::new(false) });
         let publisher = |index| {
             let world = Arc::clone(&world);
             thread::spawn(move || publish(&world, index))
@@ -108,7 +117,7 @@ impl Load {
 
     /// Tells everybody where the server is now.
     pub fn moved(&self, address: SocketAddr) {
-        self.world.ports[0].store(address.port(), Ordering::Relaxed);
+        self.world.servers[0].1.store(address.port(), Ordering::Relaxed);
     }
 
     /// Ends publishing and waits until all have seen what there is.
@@ -132,10 +141,10 @@ impl Load {
 impl World {
     /// Connects to one after the other with each `attempt`.
     fn connect(&self, attempt: &mut usize) -> Option<(SocketAddr, TcpStream)> {
-        let port = self.ports[*attempt % self.ports.len()].load(Ordering::Relaxed);
+        let (ip, port) = &self.servers[*attempt % self.servers.len()];
         *attempt += 1;
-        let address = SocketAddr::from(([127, 0, 0, 1], port));
-        match TcpStream::connect(address) {
+        let address = SocketAddr::from((*ip, port.load(Ordering::Relaxed)));
+        match TcpStream::connect_timeout(&address, CONNECT_MAX) {
             Ok(stream) => Some((address, stream)),
             Err(_) => {
                 thread::sleep(Duration::from_millis(5));
@@ -212,18 +221,21 @@ fn follow(world: &World, index: usize, channel: &'static str) -> Vec<View> {
         if socket.send(Message::text(ask.to_string())).is_err() {
             continue;
         }
+        let mut last_heard = Instant::now();
         loop {
             let event: Value = match socket.read() {
                 Ok(Message::Text(text)) => serde_json::from_str(&text).unwrap(),
                 Ok(_) => continue,
                 Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
-                    if world.is_done() && last_news.elapsed() > QUIET {
+                    let is_over = world.is_done() && last_news.elapsed() > QUIET;
+                    if is_over || last_heard.elapsed() > SILENCE {
                         break;
                     }
                     continue;
                 }
                 Err(_) => break,
             };
+            last_heard = Instant::now();
             match event["type"].as_str().unwrap() {
                 // It is asked again, of another one where there are several.
                 "error" => {

@@ -338,7 +338,10 @@ fn what_is_changed_by_hand_is_told_and_opens_nothing() {
         serde_json::from_str(&answer).unwrap()
     };
     let channel = channel_of(3);
-    let position = (0..20).map(|n| published(nodes[0], &channel, &json!(n))).last().unwrap();
+    let mut position = Value::Null;
+    for n in 0..20 {
+        position = published(nodes[0], &channel, &json!(n));
+    }
     let recover = json!({ "epoch": position["epoch"], "offset": position["offset"] });
     let come_back = |node| {
         let command = json!({ "type": "subscribe", "channel": channel, "recover": recover });

@@ -100,6 +100,7 @@ impl Nats {
             let config = folder.join(format!("{index}.conf"));
             let mut file = std::fs::File::create(&config)?;
             writeln!(file, "server_name: n{index}\nlisten: \"{address}:{port}\"")?;
+            writeln!(file, "lame_duck_duration: 30s\nlame_duck_grace_period: 1s")?;
             writeln!(file, "jetstream {{ store_dir: {store:?}\n{jetstream} }}\n{rest}")?;
             if count > 1 {
                 let routes = routes.join(", ");
@@ -214,6 +215,17 @@ impl Nats {
             // SAFETY: the child was not waited for, so its id is its own.
             unsafe { libc::kill(child.id() as libc::pid_t, signal) };
         }
+    }
+
+    /// Has one go away in good order, its leaders first: lame duck mode.
+    pub fn send_away(&mut self, index: usize) {
+        self.signal(index, libc::SIGUSR2);
+    }
+
+    /// Whether one has ended by itself.
+    pub fn has_ended(&mut self, index: usize) -> bool {
+        let child = self.servers.get_mut(index).and_then(|server| server.child.as_mut());
+        child.is_none_or(|child| child.try_wait().is_ok_and(|status| status.is_some()))
     }
 
     /// Waits until all that run have a leader for JetStream.

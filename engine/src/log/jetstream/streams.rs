@@ -82,8 +82,8 @@ struct State {
     owned: RefCell<HashMap<SlotId, Owned>>,
     metas: Metas,
     channels: RefCell<HashMap<LogId, Rc<Place>>>,
-    /// Deletions on their way, and of what.
-    deleting: RefCell<HashMap<u128, Rc<Place>>>,
+    /// Deletions on their way, of what, and whether it is the second attempt.
+    deleting: RefCell<HashMap<u128, (Rc<Place>, bool)>>,
     time: std::cell::Cell<u64>,
     ended: Box<dyn Fn(SlotId)>,
 }
@@ -280,14 +280,18 @@ impl Streams {
                 return;
             }
             Told::Stored(id, sequence) => {
-                if let Some(place) = self.0.deleting.borrow_mut().remove(&id) {
+                if let Some((place, _)) = self.0.deleting.borrow_mut().remove(&id) {
                     spawn_local(self.clone().deleted(place, MessageId(id), sequence));
                     return;
                 }
                 SlotEvent::Stored(MessageId(id), sequence)
             }
             Told::Refused(id) => {
-                self.0.deleting.borrow_mut().remove(&id);
+                let deleting = self.0.deleting.borrow_mut().remove(&id);
+                if let Some((place, false)) = deleting {
+                    spawn_local(self.clone().delete_with_room(place, time, MessageId(id)));
+                    return;
+                }
                 SlotEvent::Refused(MessageId(id))
             }
             Told::Unknown(id) => {
@@ -312,6 +316,22 @@ impl Streams {
             }
         };
         self.tell_slot(slot, event);
+    }
+
+    fn append_deletion(&self, slot: SlotId, time: u64, place: Option<&Place>, id: MessageId) {
+        let payload = Stored { id, term: 0, content: Content::Deleted }.encode();
+        self.append(slot, time, place.map(|place| &*place.deletions), id, payload);
+    }
+
+    /// Where there is no room left even to note a deletion, the messages that are to be deleted make some.
+    async fn delete_with_room(self, place: Rc<Place>, time: u64, id: MessageId) {
+        let request = serde_json::json!({ "filter": place.messages, "keep": 1 });
+        if let Err(error) = self.purge(place.slot, &request).await {
+            tracing::warn!(slot = %place.slot, %error, "a channel cannot be deleted for the moment");
+            return self.tell_slot(place.slot, SlotEvent::Refused(id));
+        }
+        self.0.deleting.borrow_mut().insert(id.0, (Rc::clone(&place), true));
+        self.append_deletion(place.slot, time, Some(&place), id);
     }
 
     /// A channel is deleted in its stream: its metadata go too, and NATS gives back the room.
@@ -522,11 +542,9 @@ impl Streams {
             LogCall::Delete(Delete { slot, time, log, id }) => {
                 let place = self.0.channels.borrow().get(&log).cloned();
                 if let Some(place) = &place {
-                    self.0.deleting.borrow_mut().insert(id.0, Rc::clone(place));
+                    self.0.deleting.borrow_mut().insert(id.0, (Rc::clone(place), false));
                 }
-                let payload = Stored { id, term: 0, content: Content::Deleted }.encode();
-                let subject = place.as_ref().map(|place| &*place.deletions);
-                self.append(slot, time, subject, id, payload);
+                self.append_deletion(slot, time, place.as_deref(), id);
             }
             LogCall::StoreMeta(call) => {
                 spawn_local(self.clone().store_meta(*call));
@@ -641,6 +659,7 @@ impl Streams {
             metrics.cluster_appends_in_flight.increment();
         } else {
             metrics.cluster_appends_refused_total.increment();
+            self.0.deleting.borrow_mut().remove(&id.0);
             self.tell_slot(slot, SlotEvent::Refused(id));
         }
     }
