@@ -1,7 +1,8 @@
 //! Who appends to a stream: a state machine without I/O.
 //!
-//! Appends are sent without waiting for those before them. Each names the sequence that the stream must be
-//! at, so if one is refused or lost, those behind it are refused too. The appender then reads what is behind
+//! What waits is sent as one batch, which the stream takes as a whole or not at all: that is what makes many
+//! appends cheap. Batches are sent without waiting for those before them. Each names the sequence that the stream
+//! must be at, so if one is refused or lost, those behind it are refused too. The appender then reads what is behind
 //! the last append that it knows to be stored, and sends again what it does not find there, with the same
 //! sequences: an append of the first time that is still on its way can only be stored in its own place.
 //!
@@ -30,6 +31,13 @@ pub(super) type Sequence = u64;
 /// speed, few enough to be read again in one piece.
 pub(super) const IN_FLIGHT_MAX: usize = 512;
 
+/// Batches that are on their way at a time: while they are, what comes gathers for the next.
+const BATCHES_MAX: usize = 2;
+
+/// Appends of a batch, and their bytes: few enough that others have their turn between two.
+const BATCH_MAX: usize = 64;
+const BATCH_BYTES_MAX: usize = 512 * 1024;
+
 /// A message as the stream is to have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Entry {
@@ -46,13 +54,13 @@ pub(super) struct Entry {
 pub(super) enum Input {
     /// The last sequence of the stream.
     Last(Sequence),
-    /// An append was stored under this sequence.
+    /// A batch was stored, its last append under this sequence.
     Stored(Attempt, Sequence),
-    /// An append was refused: the stream is at another sequence.
+    /// A batch was refused: the stream is at another sequence.
     Refused(Attempt, Sequence),
-    /// An append was refused: the stream is full.
+    /// A batch was refused: the stream is full.
     Full(Attempt),
-    /// It is not known what became of an append.
+    /// It is not known what became of a batch.
     Lost(Attempt),
     /// What the stream has behind a sequence, up to its last or as much as can be read at a time.
     Tail(Vec<Found>),
@@ -76,7 +84,7 @@ pub(super) struct Found {
 /// What an appender wants.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Output {
-    /// Append this, if the stream is at `expected`.
+    /// Append these, all or none, if the stream is at `expected`.
     Send {
         /// By which the answer is known.
         attempt: Attempt,
@@ -84,8 +92,8 @@ pub(super) enum Output {
         expected: Sequence,
         /// The term it is written in; 0 for the record that begins it.
         term: Sequence,
-        /// What is stored.
-        entry: Entry,
+        /// What is stored, at least one.
+        entries: Vec<Entry>,
     },
     /// Ask for the last sequence.
     Ask,
@@ -123,7 +131,7 @@ pub(super) enum End {
     Altered,
 }
 
-/// Names one sending of an append.
+/// Names one sending of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) struct Attempt(u64);
 
@@ -173,8 +181,9 @@ pub(super) struct Appender {
     settled_term: Sequence,
     /// What comes behind that, in order. Those that were sent come first.
     pending: VecDeque<Pending>,
-    /// How many were sent since it last read.
+    /// How many were sent since it last read, and in how many batches.
     in_flight: usize,
+    batches: usize,
     /// The record that begins its terms.
     beginning: Entry,
     /// The sequence of the last one.
@@ -198,6 +207,7 @@ impl Appender {
             settled_term: 0,
             pending: VecDeque::new(),
             in_flight: 0,
+            batches: 0,
             beginning,
             term: 0,
             term_attempt: Attempt(0),
@@ -219,13 +229,13 @@ impl Appender {
         self.pending.len()
     }
 
-    /// Appends behind all others. Whoever calls sees to it that not too many wait.
+    /// Appends behind all others, with the next [`Appender::send`]. Whoever calls sees to it that not too many
+    /// wait.
     pub(super) fn append(&mut self, entry: Entry) {
         if self.phase == Phase::Ended {
             return self.outputs.push_back(Output::Refused(entry.id));
         }
         self.pending.push_back(Pending { entry, sent: None, open: SmallVec::new() });
-        self.send();
     }
 
     /// Ends waiting: what is not known to be stored stays unknown, and the appender is done.
@@ -263,27 +273,29 @@ impl Appender {
             Input::Lost(attempt) => (attempt, false),
             _ => return false,
         };
-        let is_it = |pending: &Pending| pending.open.iter().any(|(open, _)| *open == attempt);
-        let at = self.pending.iter().position(is_it);
-        let Some(pending) = at.and_then(|at| self.pending.get_mut(at)) else { return false };
-        if is_closed {
-            pending.open.retain(|(open, _)| *open != attempt);
+        let mut is_awaited = false;
+        for (at, pending) in self.pending.iter_mut().enumerate() {
+            let is_it = pending.open.iter().any(|(open, _)| *open == attempt);
+            if is_it && is_closed {
+                pending.open.retain(|(open, _)| *open != attempt);
+            }
+            is_awaited |= is_it && at < self.in_flight && pending.sent == Some((attempt, false));
         }
-        pending.sent == Some((attempt, false)) && at.is_some_and(|at| at < self.in_flight)
+        is_awaited
     }
 
     /// Asks where the stream is, to begin a term.
     fn ask(&mut self) {
         self.phase = Phase::Asking;
-        self.in_flight = 0;
+        (self.in_flight, self.batches) = (0, 0);
         self.outputs.push_back(Output::Ask);
     }
 
     /// Sends the record that begins the term, behind `last`.
     fn begin(&mut self, last: Sequence) {
         self.phase = Phase::Beginning;
-        let (attempt, entry) = (self.next_attempt(), self.beginning.clone());
-        self.outputs.push_back(Output::Send { attempt, expected: last, term: 0, entry });
+        let (attempt, entries) = (self.next_attempt(), vec![self.beginning.clone()]);
+        self.outputs.push_back(Output::Send { attempt, expected: last, term: 0, entries });
     }
 
     fn beginning(&mut self, input: &Input) {
@@ -313,20 +325,20 @@ impl Appender {
         }
     }
 
-    /// Where an append is whose last sending this was, if it is not acknowledged.
-    fn position(&self, attempt: Attempt) -> Option<usize> {
-        self.pending.iter().take(self.in_flight).position(|p| p.sent == Some((attempt, false)))
-    }
-
     fn stored(&mut self, attempt: Attempt, sequence: Sequence) {
-        let Some(at) = self.position(attempt) else { return };
-        if sequence != self.settled + 1 + at as u64 {
+        let mut last = None;
+        for (at, pending) in self.pending.iter_mut().take(self.in_flight).enumerate() {
+            if pending.sent == Some((attempt, false)) {
+                pending.sent = Some((attempt, true));
+                last = Some(at);
+            }
+        }
+        let Some(last) = last else { return };
+        if sequence != self.settled + 1 + last as u64 {
             debug_assert!(false, "stored under another sequence than it was to be");
             return self.end(End::Altered, Output::Unknown);
         }
-        if let Some(pending) = self.pending.get_mut(at) {
-            pending.sent = Some((attempt, true));
-        }
+        self.batches = self.batches.saturating_sub(1);
         while let Some(Pending { sent: Some((_, true)), .. }) = self.pending.front() {
             self.in_flight -= 1;
             self.settle(0, self.settled + 1);
@@ -345,7 +357,7 @@ impl Appender {
     fn read(&mut self, until: Sequence) {
         self.phase = Phase::Reading;
         self.read_until = until;
-        self.in_flight = 0;
+        (self.in_flight, self.batches) = (0, 0);
         // Acknowledgements that do not count yet are forgotten: it is read what they were for.
         for pending in &mut self.pending {
             if let Some((_, is_stored)) = &mut pending.sent {
@@ -407,7 +419,7 @@ impl Appender {
 
     fn end(&mut self, end: End, of_pending: fn(u128) -> Output) {
         self.phase = Phase::Ended;
-        self.in_flight = 0;
+        (self.in_flight, self.batches) = (0, 0);
         for pending in self.pending.drain(..) {
             let output = if pending.open.is_empty() { Output::Refused } else { of_pending };
             self.outputs.push_back(output(pending.entry.id));
@@ -415,20 +427,30 @@ impl Appender {
         self.outputs.push_back(Output::Ended(end));
     }
 
-    fn send(&mut self) {
+    /// Sends what waits, as far as not too much is on its way.
+    pub(super) fn send(&mut self) {
         if self.phase != Phase::Appending {
             return;
         }
-        while self.in_flight < IN_FLIGHT_MAX
-            && let Some(pending) = self.pending.get_mut(self.in_flight)
-        {
-            self.attempts += 1;
-            let attempt = Attempt(self.attempts);
-            pending.sent = Some((attempt, false));
-            let (entry, expected) = (pending.entry.clone(), self.settled + self.in_flight as u64);
-            pending.open.push((attempt, expected));
-            self.in_flight += 1;
-            self.outputs.push_back(Output::Send { attempt, expected, term: self.term, entry });
+        while self.in_flight < IN_FLIGHT_MAX && self.batches < BATCHES_MAX {
+            let (attempt, expected) = (self.next_attempt(), self.settled + self.in_flight as u64);
+            let (mut entries, mut bytes) = (Vec::new(), 0);
+            let waiting = self.pending.iter_mut().skip(self.in_flight).take(BATCH_MAX);
+            for (pending, place) in waiting.zip(expected..) {
+                bytes += pending.entry.payload.len();
+                if !entries.is_empty() && bytes > BATCH_BYTES_MAX {
+                    break;
+                }
+                pending.sent = Some((attempt, false));
+                pending.open.push((attempt, place));
+                entries.push(pending.entry.clone());
+            }
+            if entries.is_empty() {
+                return;
+            }
+            self.in_flight += entries.len();
+            self.batches += 1;
+            self.outputs.push_back(Output::Send { attempt, expected, term: self.term, entries });
         }
     }
 

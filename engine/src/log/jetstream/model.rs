@@ -21,12 +21,13 @@ enum Missing {
     Terms,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// A batch, which is taken as a whole.
+#[derive(Clone, Debug)]
 struct Append {
     owner: usize,
     attempt: Attempt,
     expected: Sequence,
-    record: Stored,
+    records: Vec<Stored>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +75,7 @@ struct Seen {
     ended: usize,
     void: usize,
     twice_sent: usize,
+    batches: usize,
 }
 
 impl World {
@@ -112,6 +114,7 @@ impl World {
             4..5 if !self.is_quiet => self.is_full = self.random.u8(..4) == 0,
             5..8 if !self.is_quiet => self.lose_one(),
             8..9 if !self.is_quiet && self.random.u8(..4) == 0 => self.give_up(),
+            9..10 if !self.is_quiet => self.refuse_all(),
             8..30 if !self.is_quiet => self.append(),
             30..60 => self.arrive(),
             60..85 => self.commit(),
@@ -123,8 +126,18 @@ impl World {
     fn append(&mut self) {
         let Some(owner) = self.random_owner() else { return };
         if self.owners[owner].has_begun && self.owners[owner].appender.pending() < 40 {
-            let entry = self.entry();
-            self.owners[owner].appender.append(entry);
+            for _ in 0..self.random.usize(1..4) {
+                let entry = self.entry();
+                self.owners[owner].appender.append(entry);
+            }
+            self.owners[owner].appender.send();
+        }
+    }
+
+    /// An owner tells those who wait for what is surely not stored.
+    fn refuse_all(&mut self) {
+        if let Some(owner) = self.random_owner() {
+            self.owners[owner].appender.refuse_all();
         }
     }
 
@@ -152,7 +165,7 @@ impl World {
         let kept = self.random.usize(..=self.staged.len());
         for (at, append) in std::mem::take(&mut self.staged).into_iter().enumerate() {
             if at < kept {
-                self.stream.push(append.record);
+                self.stream.extend(append.records);
             }
             self.take(append.owner, Input::Lost(append.attempt));
         }
@@ -164,7 +177,7 @@ impl World {
             return;
         }
         let at = self.random.usize(..self.on_way.len());
-        let append = self.on_way[at];
+        let append = self.on_way[at].clone();
         if self.random.bool() {
             self.on_way.swap_remove(at);
         }
@@ -172,7 +185,8 @@ impl World {
     }
 
     fn last(&self) -> Sequence {
-        (self.stream.len() + self.staged.len()) as u64
+        let staged: usize = self.staged.iter().map(|append| append.records.len()).sum();
+        (self.stream.len() + staged) as u64
     }
 
     /// As a rule the first that was sent arrives.
@@ -197,7 +211,7 @@ impl World {
             return;
         }
         let append = self.staged.remove(0);
-        self.stream.push(append.record);
+        self.stream.extend(append.records);
         let sequence = self.stream.len() as u64;
         let is_told = self.is_quiet || self.random.u8(..20) > 0;
         let (stored, lost) = (Input::Stored(append.attempt, sequence), Input::Lost(append.attempt));
@@ -248,11 +262,15 @@ impl World {
 
     fn do_one(&mut self, owner: usize, output: Output) {
         match output {
-            Output::Send { attempt, expected, term, entry } => {
+            Output::Send { attempt, expected, term, entries } => {
+                let records = entries.iter().map(|entry| Stored { id: entry.id, term });
+                let records: Vec<Stored> = records.collect();
+                let on_way = self.on_way.iter().flat_map(|append| &append.records);
+                let ids: BTreeSet<u128> = on_way.map(|record| record.id).collect();
                 self.seen.twice_sent +=
-                    usize::from(self.on_way.iter().any(|a| a.record.id == entry.id));
-                let record = Stored { id: entry.id, term };
-                self.on_way.push(Append { owner, attempt, expected, record });
+                    usize::from(records.iter().any(|record| ids.contains(&record.id)));
+                self.seen.batches += usize::from(records.len() > 1);
+                self.on_way.push(Append { owner, attempt, expected, records });
             }
             Output::Ask | Output::Read { .. } => self.asked.push((owner, output)),
             Output::Begun(_) => self.owners[owner].has_begun = true,
@@ -334,7 +352,7 @@ fn run(seed: u64, missing: Missing) -> Seen {
     world.seen
 }
 
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 10_000;
 
 #[test]
 fn what_is_told_of_an_append_is_so() {
@@ -348,8 +366,9 @@ fn what_is_told_of_an_append_is_so() {
         all.ended += seen.ended;
         all.void += seen.void;
         all.twice_sent += seen.twice_sent;
+        all.batches += seen.batches;
     }
-    let counts = [all.stored, all.refused, all.ended, all.void, all.twice_sent];
+    let counts = [all.stored, all.refused, all.ended, all.void, all.twice_sent, all.batches];
     assert!(counts.iter().all(|count| *count > seeds as usize / 20), "{all:?}");
 }
 

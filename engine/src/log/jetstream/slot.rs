@@ -37,8 +37,10 @@ const TAIL_BYTES: usize = 8 << 20;
 /// How often a stream may seem to end before what it had, until that is believed.
 const SHORT_READS_MAX: u32 = 50;
 
-/// Errors of JetStream: the stream is at another sequence, has no room, or its servers have none.
+/// Errors of JetStream: the stream is at another sequence; a part of a batch is missing, as where its leader has
+/// changed; the stream has no room, or its servers have none.
 const WRONG_SEQUENCE: [u64; 2] = [10071, 10164];
+const INCOMPLETE_BATCH: u64 = 10176;
 const NO_ROOM: [u64; 7] = [10002, 10023, 10028, 10047, 10054, 10077, 10122];
 pub(super) const NO_SUCH_STREAM: u64 = 10059;
 
@@ -88,6 +90,9 @@ struct StreamConfig {
     max_age: u64,
     max_bytes: i64,
     allow_direct: bool,
+    /// Batches are taken as a whole or not at all.
+    #[serde(default)]
+    allow_atomic: bool,
     /// Nanoseconds.
     duplicate_window: u64,
 }
@@ -133,6 +138,8 @@ pub(super) struct Slot {
     plan: Rc<StreamPlan>,
     appender: Appender,
     inbox: String,
+    /// What ids of batches begin with: nobody else's do.
+    batch_prefix: String,
     /// Acknowledgements that are awaited, the oldest first.
     awaited: std::collections::VecDeque<(Instant, Attempt)>,
     done: UnboundedSender<Input>,
@@ -164,6 +171,7 @@ impl Slot {
             gets,
             plan: Rc::new(plan),
             appender: Appender::new(beginning),
+            batch_prefix: inbox.rsplit('.').next().unwrap_or_default().into(),
             inbox,
             awaited: Default::default(),
             done,
@@ -187,6 +195,7 @@ impl Slot {
                     while let Ok(entry) = appends.try_recv() {
                         slot.appender.append(entry);
                     }
+                    slot.appender.send();
                 }
                 Event::Append(None) | Event::Message(None) => slot.appender.give_up(),
                 Event::Message(Some(message)) => slot.answered(&message),
@@ -200,8 +209,8 @@ impl Slot {
     async fn carry_out(&mut self, told: &mut impl FnMut(Told)) -> bool {
         while let Some(output) = self.appender.next_output() {
             match output {
-                Output::Send { attempt, expected, term, entry } => {
-                    self.send(attempt, expected, term, entry).await;
+                Output::Send { attempt, expected, term, entries } => {
+                    self.send(attempt, expected, term, entries).await;
                 }
                 Output::Ask => {
                     let told = Rc::clone(&self.told);
@@ -237,20 +246,43 @@ impl Slot {
         });
     }
 
-    async fn send(&mut self, attempt: Attempt, expected: Sequence, term: Sequence, entry: Entry) {
-        let mut headers = HeaderMap::new();
-        headers.insert("Nats-Expected-Last-Sequence", expected.to_string().as_str());
-        headers.insert("Nats-Expected-Stream", self.plan.name.as_str());
-        let payload = Stored::with_term(&entry.payload, term);
-        let subject = String::from_utf8_lossy(&entry.subject).into_owned();
-        let reply = format!("{}.{}", self.inbox, attempt.number());
+    async fn send(
+        &mut self,
+        attempt: Attempt,
+        expected: Sequence,
+        term: Sequence,
+        entries: Vec<Entry>,
+    ) {
         self.awaited.push_back((Instant::now() + ACKNOWLEDGED_MAX, attempt));
-        let sent = self.client.publish_with_reply_and_headers(subject, reply, headers, payload);
-        // Where it cannot be sent, its time passes.
-        let _ = sent.await;
+        let last = entries.len();
+        for (number, entry) in (1..).zip(entries) {
+            let mut headers = HeaderMap::new();
+            if number == 1 {
+                headers.insert("Nats-Expected-Last-Sequence", expected.to_string().as_str());
+                headers.insert("Nats-Expected-Stream", self.plan.name.as_str());
+            }
+            if last > 1 {
+                let id = format!("{}-{}", self.batch_prefix, attempt.number());
+                headers.insert("Nats-Batch-Id", id.as_str());
+                headers.insert("Nats-Batch-Sequence", number.to_string().as_str());
+            }
+            let payload = Stored::with_term(&entry.payload, term);
+            let subject = String::from_utf8_lossy(&entry.subject).into_owned();
+            // Where it cannot be sent, its time passes.
+            if number < last {
+                let _ = self.client.publish_with_headers(subject, headers, payload).await;
+                continue;
+            }
+            if last > 1 {
+                headers.insert("Nats-Batch-Commit", "1");
+            }
+            let reply = format!("{}.{}", self.inbox, attempt.number());
+            let sent = self.client.publish_with_reply_and_headers(subject, reply, headers, payload);
+            let _ = sent.await;
+        }
     }
 
-    /// What became of an append.
+    /// What became of a batch.
     fn answered(&mut self, message: &Message) {
         let token = message.subject.rsplit('.').next().and_then(|token| token.parse().ok());
         let Some(attempt) = token.map(Attempt::of_number) else { return };
@@ -302,7 +334,7 @@ impl AppendError {
             return Input::Full(attempt);
         }
         let is_known = WRONG_SEQUENCE.contains(&self.err_code);
-        if !is_known {
+        if !is_known && self.err_code != INCOMPLETE_BATCH {
             let Self { err_code, description } = self;
             tracing::warn!(err_code, description, "JetStream refuses an append");
         }
@@ -349,15 +381,19 @@ async fn ask(gets: Gets, plan: Rc<StreamPlan>, told: Rc<Cell<Option<Instant>>>) 
 
 /// A stream of that name that is not ours is left alone.
 fn check(info: &StreamInfo, plan: &StreamPlan, is_to_tell: impl Fn() -> bool) -> Input {
-    let StreamConfig { subjects, retention, discard, allow_direct, .. } = &info.config;
+    let StreamConfig { subjects, retention, discard, allow_direct, allow_atomic, .. } =
+        &info.config;
     let expected = [format!("{}.>", plan.subjects)];
-    let is_ours =
-        *subjects == expected && retention == "limits" && discard == "new" && *allow_direct;
+    let is_ours = *subjects == expected
+        && retention == "limits"
+        && discard == "new"
+        && *allow_direct
+        && *allow_atomic;
     if !is_ours && is_to_tell() {
         tracing::error!(
             stream = plan.name,
-            "the stream is not as PushFlo made it: its subjects, retention, discard or allow_direct \
-             are others. Another program's stream needs another prefix (cluster.prefix)"
+            "the stream is not as PushFlo made it: its subjects, retention, discard, allow_direct or \
+             allow_atomic are others. Another program's stream needs another prefix (cluster.prefix)"
         );
     }
     if !is_ours {
@@ -377,6 +413,7 @@ fn config(plan: &StreamPlan) -> StreamConfig {
         max_age: plan.max_age_s * 1_000_000_000,
         max_bytes: plan.bytes_max,
         allow_direct: true,
+        allow_atomic: true,
         // Repeated ids are found by the owner, which keeps them in the records.
         duplicate_window: 100_000_000,
     }
