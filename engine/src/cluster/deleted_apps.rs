@@ -23,6 +23,8 @@ const NOT_DELETED: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(super) struct DeletedApps {
     there: BTreeSet<AppId>,
+    /// All was told that there is: an app that is not among them is none.
+    is_complete: bool,
     /// Since when it is known of one that it is to be deleted, and the revision of its entry.
     deleted: BTreeMap<AppId, (Instant, u64)>,
     /// What one of them has left is being deleted.
@@ -34,7 +36,7 @@ impl DeletedApps {
     pub(super) fn learn(&mut self, news: &News) {
         match news {
             News::Begin => *self = Self { is_busy: Rc::clone(&self.is_busy), ..Self::default() },
-            News::Complete => {}
+            News::Complete => self.is_complete = true,
             News::Entry(Entry { key, value, revision }) => {
                 let is_there = value.is_some();
                 if let Some(app) = app_of(key) {
@@ -59,7 +61,7 @@ impl DeletedApps {
             let is_there = self.there.contains(app);
             since.elapsed() > if is_there { NOT_DELETED } else { QUIET }
         };
-        let due = self.deleted.iter().find(is_due);
+        let due = self.deleted.iter().find(is_due).filter(|_| self.is_complete);
         let Some((&app, &(_, revision))) = due.filter(|_| !self.is_busy.get()) else { return };
         let is_there = self.there.contains(&app);
         let (bucket, streams) = (Rc::clone(bucket), streams.clone());
