@@ -116,6 +116,18 @@ pub fn post(address: SocketAddr, target: &str, key: Option<&str>, body: &str) ->
     client.answer().expect("an answer")
 }
 
+/// A publish with the header `Idempotency-Key`.
+pub fn publish_keyed(address: SocketAddr, secret: &str, key: &str, body: &str) -> Answer {
+    let head = format!(
+        "POST /api/v1/publish HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {secret}\r\n\
+         Idempotency-Key: {key}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let mut client = HttpClient::connect(address);
+    client.send(head.as_bytes());
+    client.answer().unwrap()
+}
+
 /// The body of a publish.
 pub fn publish_body(channel: &str, data: &Value) -> String {
     serde_json::json!({ "channel": channel, "data": data }).to_string()

@@ -275,6 +275,22 @@ fn subscribed(views: &mut Vec<View>, event: &Value) {
 }
 
 impl Told {
+    /// All that was acknowledged is in history, in one epoch, once and in order; every subscriber saw all of it
+    /// without a gap, and what was refused is nowhere.
+    pub fn check_all(&self, address: SocketAddr) {
+        let histories = histories(address);
+        let (all, refused, unknown) =
+            (self.acknowledged.len(), self.refused.len(), self.unknown.len());
+        println!("{all} acknowledged, {refused} refused, {unknown} unknown");
+        self.check_offsets(&histories);
+        assert_eq!(self.check_kept(&histories), all, "all of it is in one epoch");
+        self.check_refused(&histories);
+        self.check_seen(&histories);
+        for (channel, views) in &self.views {
+            assert_eq!(views.len(), 1, "a subscriber of {channel} was told of a gap");
+        }
+    }
+
     /// No offset of an epoch was ever told with two contents, to anybody, and none in history.
     pub fn check_offsets(&self, histories: &BTreeMap<&str, History>) {
         let mut known: BTreeMap<(&str, &str, u64), &str> = BTreeMap::new();

@@ -6,15 +6,14 @@
 #![allow(clippy::disallowed_types, reason = "the tests of this file wait for each other")]
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use pushflo_tests::client::Subscriber;
 use pushflo_tests::cluster::Cluster;
-use pushflo_tests::http::{Answer, HttpClient, call, post, publish_body};
-use pushflo_tests::load::{Load, histories, history};
+use pushflo_tests::http::{call, post, publish_body, publish_keyed};
+use pushflo_tests::load::{Load, history};
 use pushflo_tests::number;
 use pushflo_tests::server::{MANAGE_KEY, SECRET_KEY};
 use rustix::process::Signal;
@@ -78,28 +77,7 @@ fn any_node_may_die() {
     cluster.wait_until_all_serve(&pushflo_tests::load::CHANNELS);
     thread::sleep(Duration::from_secs(3));
     let told = load.stop();
-    let histories = histories(cluster.addresses()[0]);
-    let (all, refused, unknown) = (told.acknowledged.len(), told.refused.len(), told.unknown.len());
-    println!("{all} acknowledged, {refused} refused, {unknown} unknown");
-    told.check_offsets(&histories);
-    assert_eq!(told.check_kept(&histories), all, "all of it is in one epoch");
-    told.check_refused(&histories);
-    told.check_seen(&histories);
-    for (channel, views) in &told.views {
-        assert_eq!(views.len(), 1, "a subscriber of {channel} was told of a gap");
-    }
-}
-
-/// A publish with the header `Idempotency-Key`.
-fn keyed(address: SocketAddr, key: &str, body: &str) -> Answer {
-    let head = format!(
-        "POST /api/v1/publish HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {SECRET_KEY}\r\n\
-         Idempotency-Key: {key}\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let mut client = HttpClient::connect(address);
-    client.send(head.as_bytes());
-    client.answer().unwrap()
+    told.check_all(cluster.addresses()[0]);
 }
 
 #[test]
@@ -129,12 +107,12 @@ fn all_nodes_are_one_server() {
 
     // One key, three nodes, one message.
     let body = publish_body(&names[0], &json!("once"));
-    let first = keyed(nodes[0], "k", &body).json()["data"].clone();
+    let first = publish_keyed(nodes[0], SECRET_KEY, "k", &body).json()["data"].clone();
     for node in &nodes {
-        let again = keyed(*node, "k", &body).json()["data"].clone();
+        let again = publish_keyed(*node, SECRET_KEY, "k", &body).json()["data"].clone();
         assert_eq!((&again["id"], &again["offset"]), (&first["id"], &first["offset"]));
     }
-    let other = keyed(nodes[1], "k", &publish_body(&names[0], &json!("twice")));
+    let other = publish_keyed(nodes[1], SECRET_KEY, "k", &publish_body(&names[0], &json!("twice")));
     assert_eq!(other.status, 409, "{}", other.text());
     for subscriber in &mut subscribers {
         assert_eq!(subscriber.message().data, "once");

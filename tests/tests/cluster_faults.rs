@@ -12,7 +12,7 @@ use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
 use pushflo_tests::client::Subscriber;
 use pushflo_tests::cluster::{Cluster, Machine, Nats};
-use pushflo_tests::http::{Answer, HttpClient, call, get, post, publish_body};
+use pushflo_tests::http::{Answer, HttpClient, call, get, post, publish_body, publish_keyed};
 use pushflo_tests::load::history;
 use pushflo_tests::server::{MANAGE_KEY, SECRET_KEY};
 use serde_json::{Value, json};
@@ -439,14 +439,7 @@ fn clocks_may_be_apart() {
     let names: Vec<String> = (0..9).map(|n| format!("r{n}")).collect();
     let key = |node: SocketAddr, n: usize, name: &str| {
         let body = publish_body(name, &json!(n));
-        let head = format!(
-            "POST /api/v1/publish HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {SECRET_KEY}\r\n\
-             Idempotency-Key: k{n}\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let mut client = HttpClient::connect(node);
-        client.send(head.as_bytes());
-        client.answer().unwrap()
+        publish_keyed(node, SECRET_KEY, &format!("k{n}"), &body)
     };
     let mut ids = Vec::new();
     for (n, name) in names.iter().enumerate() {

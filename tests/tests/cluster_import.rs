@@ -6,7 +6,7 @@ use std::path::Path;
 use pushflo_tests::api::Api;
 use pushflo_tests::client::Subscriber;
 use pushflo_tests::cluster::Cluster;
-use pushflo_tests::http::{HttpClient, call, get, post, publish_body};
+use pushflo_tests::http::{HttpClient, call, get, post, publish_body, publish_keyed};
 use pushflo_tests::program::{Program, command, run};
 use pushflo_tests::server::{MANAGE_KEY, PUBLISH_KEY, SECRET_KEY};
 use rustix::process::Signal;
@@ -22,14 +22,7 @@ fn import(cluster: &Cluster, from: &Path) -> std::process::Output {
 
 /// A publish with the header `Idempotency-Key`: the id of its message.
 fn keyed(address: SocketAddr, key: &str, secret: &str, body: &str) -> Value {
-    let head = format!(
-        "POST /api/v1/publish HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {secret}\r\n\
-         Idempotency-Key: {key}\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let mut client = HttpClient::connect(address);
-    client.send(head.as_bytes());
-    let answer = client.answer().unwrap();
+    let answer = publish_keyed(address, secret, key, body);
     assert_eq!(answer.status, 200, "{}", answer.text());
     answer.json()["data"]["id"].clone()
 }

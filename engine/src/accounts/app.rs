@@ -6,7 +6,7 @@ use pushflo_protocol::origin::AllowedOrigins;
 use serde::{Deserialize, Serialize};
 
 use super::keys::{Key, KeyId, Role, SigningKey, random_bytes};
-use super::plan::Plan;
+use super::plan::{PLAN_DEFAULT, Plan};
 use super::usage::Usage;
 use crate::clock;
 use crate::ids::AppId;
@@ -42,6 +42,26 @@ impl AppRecord {
             created_ms: now_ms,
             updated_ms: now_ms,
         }
+    }
+
+    /// The app that is there from the start, without keys.
+    pub(super) fn of_default(now_ms: u64) -> Self {
+        Self::new("default", PLAN_DEFAULT, AppSettings::default(), Vec::new(), now_ms)
+    }
+
+    /// Whether it has a key of a role.
+    pub(super) fn has(&self, role: Role) -> bool {
+        self.keys.iter().any(|key| key.role == role)
+    }
+
+    /// As it is kept: keys of the configuration stay out of it.
+    ///
+    /// # Errors
+    /// It has no form, which cannot be.
+    pub(super) fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+        let mut record = self.clone();
+        record.keys.retain(|key| !key.is_configured);
+        serde_json::to_vec(&record)
     }
 
     /// A key that stands in the configuration is one of the app's.

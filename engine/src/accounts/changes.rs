@@ -42,9 +42,8 @@ pub(super) struct Changes(pub(super) BTreeMap<(Space, Vec<u8>), Option<Vec<u8>>>
 impl Changes {
     /// An app is as it is now; keys of the configuration stay out of it.
     pub(super) fn put_app(&mut self, id: AppId, record: &AppRecord) -> Result<(), DirectoryError> {
-        let mut record = record.clone();
-        record.keys.retain(|key| !key.is_configured);
-        self.set(Space::Apps, id.0.to_be_bytes(), Some(to_json(&record)?));
+        let json = record.to_json().map_err(no_form)?;
+        self.set(Space::Apps, id.0.to_be_bytes(), Some(json));
         Ok(())
     }
 
@@ -159,7 +158,11 @@ pub(super) fn is_private(meta: &[u8]) -> bool {
 }
 
 fn to_json(value: &impl serde::Serialize) -> Result<Vec<u8>, DirectoryError> {
-    serde_json::to_vec(value).map_err(|error| DirectoryError::Store(error.to_string()))
+    serde_json::to_vec(value).map_err(no_form)
+}
+
+fn no_form(error: serde_json::Error) -> DirectoryError {
+    DirectoryError::Store(error.to_string())
 }
 
 #[cfg(test)]

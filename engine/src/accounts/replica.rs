@@ -10,10 +10,9 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, never};
 use pushflo_protocol::{ErrorCode, Refusal};
 
-use super::app::{App, AppRecord, AppSettings};
+use super::app::{App, AppRecord};
 use super::changes::{Changes, Space};
 use super::keys::{Key, Role};
-use super::plan::PLAN_DEFAULT;
 use super::store::OpenedDirectory;
 use super::writer::{AccountsCall, ChangeReply, Writer};
 use crate::bucket::{BucketHandle, Entry, News, Write, WriteError};
@@ -72,9 +71,7 @@ pub(crate) fn is_of_accounts(key: &str) -> bool {
 pub(crate) fn replica_entries(opened: &OpenedDirectory) -> Result<Vec<(String, Vec<u8>)>, String> {
     let mut entries = vec![(NEXT_APP.into(), opened.next_app.to_string().into_bytes())];
     for (id, app) in opened.apps.iter().rev() {
-        let mut record = app.record.clone();
-        record.keys.retain(|key| !key.is_configured);
-        let json = serde_json::to_vec(&record).map_err(|error| error.to_string())?;
+        let json = app.record.to_json().map_err(|error| error.to_string())?;
         entries.push((format!("{APP}{}", id.0), json));
     }
     Ok(entries)
@@ -125,11 +122,9 @@ impl Replica {
         }
         let of = |space| changes.0.iter().filter(move |((of, _), _)| *of == space);
         let app = |key: &[u8]| key.try_into().map(u32::from_be_bytes).unwrap_or_default();
-        for ((_, key), value) in of(Space::State).filter(|((_, key), _)| key == NEXT_APP.as_bytes())
-        {
+        for (_, value) in of(Space::State).filter(|((_, key), _)| key == NEXT_APP.as_bytes()) {
             let number = value.as_deref().and_then(|value| value.try_into().ok());
             let number = number.map(|number| u64::from_be_bytes(number).to_string().into_bytes());
-            debug_assert_eq!(key, NEXT_APP.as_bytes());
             self.write(NEXT_APP.into(), number)?;
         }
         for ((_, key), _) in of(Space::DeletedApps) {
@@ -182,15 +177,17 @@ impl Writer {
                     Refusal::new(ErrorCode::UnknownOutcome, text)
                 }
             };
-            self.undo_group();
-            self.group.replies.extend(reply.map(|reply| reply.refused(&refusal)));
-            self.write_group();
-            return false;
+            return self.refuse_group(reply, &refusal);
         }
         let refusal = Refusal::new(ErrorCode::Overloaded, "other nodes change the same; try again");
         let reply = change(self);
+        self.refuse_group(reply, &refusal)
+    }
+
+    /// Has the group change nothing, and tells whoever waits for it so: it was not made.
+    fn refuse_group(&mut self, reply: Option<ChangeReply>, refusal: &Refusal) -> bool {
         self.undo_group();
-        self.group.replies.extend(reply.map(|reply| reply.refused(&refusal)));
+        self.group.replies.extend(reply.map(|reply| reply.refused(refusal)));
         self.write_group();
         false
     }
@@ -298,17 +295,11 @@ impl Writer {
         let is_done = self.change_for_all(|writer| {
             let known = writer.apps.get(&AppId::DEFAULT);
             let usage = known.map(|app| app.usage.clone()).unwrap_or_default();
-            let mut record = known.map_or_else(
-                || {
-                    let (settings, keys) = (AppSettings::default(), Vec::new());
-                    AppRecord::new("default", PLAN_DEFAULT, settings, keys, now_ms)
-                },
-                |app| app.record.clone(),
-            );
+            let mut record =
+                known.map_or_else(|| AppRecord::of_default(now_ms), |app| app.record.clone());
             writer.add_configured(AppId::DEFAULT, &mut record);
             let is_new = known.is_none();
-            let has = |role| record.keys.iter().any(|key| key.role == role);
-            let missing: Vec<_> = made.iter().filter(|(key, _)| !has(key.role)).collect();
+            let missing: Vec<_> = made.iter().filter(|(key, _)| !record.has(key.role)).collect();
             if is_new || !missing.is_empty() {
                 record.keys.extend(missing.into_iter().map(|(key, _)| key.clone()));
                 // Its plan is always there.

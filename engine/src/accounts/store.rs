@@ -17,11 +17,11 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode};
 use pushflo_protocol::ChannelSlug;
 use thiserror::Error;
 
-use super::app::{App, AppRecord, AppSettings};
+use super::app::{App, AppRecord};
 use super::changes::{Changes, LastChange, Space, channel_key, is_private};
 use super::channel::ChannelMeta;
 use super::keys::{Key, Role};
-use super::plan::{PLAN_DEFAULT, Plans};
+use super::plan::Plans;
 use super::private_list::{self, Listed, PrivateList};
 use super::seal::{Content, Seal, SealFile};
 use super::usage::Usage;
@@ -224,9 +224,7 @@ pub fn open(
     let now_ms = clock::unix_ms();
     let mut records = store.tables()?.load_apps()?;
     if of == DirectoryOf::OneServer {
-        records.entry(AppId::DEFAULT).or_insert_with(|| {
-            AppRecord::new("default", PLAN_DEFAULT, AppSettings::default(), Vec::new(), now_ms)
-        });
+        records.entry(AppId::DEFAULT).or_insert_with(|| AppRecord::of_default(now_ms));
     }
     let mut generated = Vec::new();
     if let Some(default) = records.get_mut(&AppId::DEFAULT) {
@@ -234,8 +232,7 @@ pub fn open(
             default.put_configured(*role, key);
         }
         for role in Role::ALL {
-            let has = default.keys.iter().any(|key| key.role == role);
-            if of == DirectoryOf::OneServer && !has {
+            if of == DirectoryOf::OneServer && !default.has(role) {
                 let (key, text) = Key::generate(role, None, now_ms);
                 default.keys.push(key);
                 generated.push((role, text));
