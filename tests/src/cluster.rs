@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use pushflo_nats::{Machine, Nats};
+use pushflo_nats::{keep_if_failed, new_log};
 use rustix::process::Signal;
 
 use crate::http::{HttpClient, publish_body, request};
@@ -117,7 +118,7 @@ impl Cluster {
             std::fs::write(&file, format!("{:+}", node.clock_shift_s)).unwrap();
             set_clock(&mut command, &file);
         }
-        let log = std::fs::File::create(self.folder.path().join(format!("{at}.log"))).unwrap();
+        let log = new_log(&self.folder.path().join(format!("{at}.log"))).unwrap();
         command.stderr(log);
         let mut program = Program::spawn(command);
         program.address();
@@ -212,6 +213,7 @@ impl Drop for Cluster {
         if !std::thread::panicking() {
             return;
         }
+        keep_if_failed(&mut self.folder);
         for at in 0..self.nodes.len() {
             let log = self.log(at);
             let lines: Vec<&str> = log.lines().filter(|line| !line.contains(" INFO ")).collect();

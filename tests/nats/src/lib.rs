@@ -4,6 +4,7 @@
 //! `tests/nats/install` puts the program into `target/nats`; `NATS_SERVER` names another one.
 
 use std::ffi::OsStr;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -98,7 +99,7 @@ impl Nats {
             let (folder, address) = (nats.folder.path(), machine.address);
             let store = folder.join(format!("store-{index}"));
             let config = folder.join(format!("{index}.conf"));
-            let mut file = std::fs::File::create(&config)?;
+            let mut file = File::create(&config)?;
             writeln!(file, "server_name: n{index}\nlisten: \"{address}:{port}\"")?;
             writeln!(file, "lame_duck_duration: 30s\nlame_duck_grace_period: 1s")?;
             writeln!(file, "jetstream {{ store_dir: {store:?}\n{jetstream} }}\n{rest}")?;
@@ -179,7 +180,7 @@ impl Nats {
         else {
             return Ok(());
         };
-        let log = std::fs::File::create(server.config.with_extension("log"))?;
+        let log = new_log(&server.config.with_extension("log"))?;
         let child = server
             .machine
             .command(program())
@@ -259,9 +260,30 @@ impl Nats {
 
 impl Drop for Nats {
     fn drop(&mut self) {
+        keep_if_failed(&mut self.folder);
         for index in 0..self.servers.len() {
             self.kill(index);
         }
+    }
+}
+
+/// A new file for the log of a program that runs again; what is there stays beside it.
+///
+/// # Errors
+/// As of the file system.
+pub fn new_log(path: &Path) -> io::Result<File> {
+    if let Ok(before) = std::fs::read(path) {
+        let all = path.with_extension("before.log");
+        OpenOptions::new().create(true).append(true).open(all)?.write_all(&before)?;
+    }
+    File::create(path)
+}
+
+/// Keeps the folder of a test that fails, where `PUSHFLO_TEST_KEEP` is set to anything.
+pub fn keep_if_failed(folder: &mut tempfile::TempDir) {
+    if std::thread::panicking() && std::env::var_os("PUSHFLO_TEST_KEEP").is_some() {
+        folder.disable_cleanup(true);
+        println!("kept {}", folder.path().display());
     }
 }
 
