@@ -10,7 +10,7 @@ use std::sync::Arc;
 use pushflo_protocol::time::Month;
 use pushflo_protocol::{ErrorCode, Refusal};
 
-use crate::accounts::{AccountsCall, CHANGES_PER_SECOND_MAX, Directory, Rate};
+use crate::accounts::{AccountsCall, App, CHANGES_PER_SECOND_MAX, Directory, Rate, Resource, Want};
 use crate::bug::bug;
 use crate::clock::Now;
 use crate::ids::{AppId, ChannelKey, NodeSlot, RequestId, ShardId, SlotId};
@@ -21,6 +21,9 @@ use crate::mail::{
 use crate::metrics::ShardMetrics;
 use crate::settings::Settings;
 use crate::shared::Shared;
+
+/// Wants of a shard that were not handed over yet: one of an app and a resource at most.
+const WANTS_MAX: usize = 4096;
 
 /// Requests of a shard that ask how the cluster is and wait to be handed over.
 const CLUSTER_QUESTIONS_MAX: usize = 64;
@@ -61,6 +64,8 @@ pub(crate) struct Context {
     accounts_calls: VecDeque<AccountsCall>,
     /// Requests that ask how the cluster is and were not handed over yet.
     cluster_questions: VecDeque<RequestId>,
+    /// What this node has none left of, and wants of others.
+    wants: VecDeque<Want>,
 }
 
 impl Context {
@@ -86,6 +91,7 @@ impl Context {
             outboxes: Outboxes::new(shared.metrics.len()),
             accounts_calls: VecDeque::new(),
             cluster_questions: VecDeque::new(),
+            wants: VecDeque::new(),
             shared,
         }
     }
@@ -303,6 +309,31 @@ impl Context {
         while let Some(request) = self.cluster_questions.pop_front() {
             if let Err(request) = post(request) {
                 self.cluster_questions.push_front(request);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Wants more of what an app's plan limits. What it is for waits for [`ClusterNews::Lent`](crate::mail::ClusterNews).
+    pub(crate) fn want(&mut self, app: &App, resource: Resource, limit: u64) {
+        if !app.usage.ask(resource) {
+            // Somebody else has asked already.
+            return;
+        }
+        if self.wants.len() < WANTS_MAX {
+            let (app, usage) = (app.id, Arc::clone(&app.usage));
+            self.wants.push_back(Want { app, usage, resource, limit });
+        } else if let Some(lent) = app.usage.lent(resource) {
+            lent.hear();
+        }
+    }
+
+    /// Hands wants over to the cluster, as far as `post` takes them. Returns whether some are left.
+    pub(crate) fn post_wants(&mut self, mut post: impl FnMut(Want) -> Result<(), Want>) -> bool {
+        while let Some(want) = self.wants.pop_front() {
+            if let Err(want) = post(want) {
+                self.wants.push_front(want);
                 return true;
             }
         }

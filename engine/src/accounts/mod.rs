@@ -3,7 +3,7 @@
 //! * `keys`, `app`, `plan`: what they are
 //! * `directory`: what a shard knows of them
 //! * `token`: tokens that let clients in; `jwt` is their form
-//! * `usage`: counters that all shards share
+//! * `usage`: counters that all shards share; `lent` is what a node of a cluster may use of a plan's limits
 //! * `store`: what is kept of them on disk; `seal` and `private_list` lie beside it, `changes` is what
 //!   it writes
 //! * `writer`: the thread that changes them, in the order of `queue`
@@ -19,6 +19,7 @@ mod client;
 mod directory;
 mod jwt;
 mod keys;
+mod lent;
 pub mod plan;
 mod private_list;
 mod queue;
@@ -34,12 +35,14 @@ pub use channel::ChannelMeta;
 pub use client::Client;
 pub use directory::{Access, Directory};
 pub use keys::{Key, KeyDigest, KeyId, Role, SigningKey, random_bytes};
+pub(crate) use lent::{Lent, Resource, Supply};
+pub use lent::{Taken, Want};
 pub use plan::{Plan, Plans};
 pub(crate) use replica::{app_of, deleted_app, deleted_key, is_of_accounts, replica_entries};
 pub use store::{Accepted, DirectoryError, DirectoryOf, OpenedDirectory, accept, open};
 pub use token::{Grant, Identity};
 pub use usage::{APP_METRICS, AppNumbers, Usage, Usages};
-pub(crate) use usage::{CHANGES_PER_SECOND_MAX, Rate};
+pub(crate) use usage::{CHANGES_PER_SECOND_MAX, Rate, WHOLE};
 pub use writer::{
     Accounts, AccountsCall, AccountsHandle, AppChange, Changed, ChannelStored, Done, NewKey, News,
 };

@@ -255,7 +255,8 @@ impl Writer {
                          serve the app therefore"
                     );
                 }
-                let usage = self.apps.get(&id).map(|app| app.usage.clone()).unwrap_or_default();
+                let known = self.apps.get(&id).map(|app| app.usage.clone());
+                let usage = known.unwrap_or_else(|| self.new_usage());
                 plan.map(|plan| App { id, record, plan, usage })
             }
             Err(error) => {
@@ -294,7 +295,8 @@ impl Writer {
         let made = Role::ALL.map(|role| Key::generate(role, None, now_ms));
         let is_done = self.change_for_all(|writer| {
             let known = writer.apps.get(&AppId::DEFAULT);
-            let usage = known.map(|app| app.usage.clone()).unwrap_or_default();
+            let usage = known.map(|app| app.usage.clone());
+            let usage = usage.unwrap_or_else(|| writer.new_usage());
             let mut record =
                 known.map_or_else(|| AppRecord::of_default(now_ms), |app| app.record.clone());
             writer.add_configured(AppId::DEFAULT, &mut record);

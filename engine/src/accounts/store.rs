@@ -253,7 +253,10 @@ pub fn open(
             let (plan, known) = (record.plan.clone(), plans.names());
             return Err(DirectoryError::Plan { app: id, plan, known });
         };
-        let usage = Usage::default();
+        let usage = match of {
+            DirectoryOf::ClusterNode => Usage::shared(),
+            _ => Usage::default(),
+        };
         if let Some((month, messages)) = tables.usage(id)? {
             usage.restore(month, messages);
         }

@@ -303,6 +303,7 @@ impl Accounts {
         deletions: Arc<AtomicU64>,
         ports: Vec<Port<News>>,
         retentions: Arc<Retentions>,
+        usages: Arc<Usages>,
         bucket: Option<BucketHandle>,
     ) -> std::io::Result<Self> {
         let OpenedDirectory { store, apps, next_app, deletions: deleted, unswept, .. } = opened;
@@ -313,7 +314,7 @@ impl Accounts {
             (bounded(CALLS_MAX), bounded(CALLS_MAX));
         let calls = AccountsHandle { urgent, others };
         let waiting = Calls { urgent: urgent_calls, others: other_calls };
-        let (written, usages) = (HashMap::default(), Arc::new(Usages::default()));
+        let written = HashMap::default();
         for (id, app) in &apps {
             usages.set(*id, Arc::clone(&app.usage));
             retentions.set(*id, app.plan.retention);
@@ -583,7 +584,7 @@ impl Writer {
         settings.change(change.settings);
         let name = change.name.unwrap_or_default();
         let record = AppRecord::new(&name, plan, settings, keys, now_ms);
-        let app = self.keep(id, record, Arc::new(Usage::default()))?;
+        let app = self.keep(id, record, self.new_usage())?;
         self.group.changes.put_number("next_app", number + 1);
         self.next_app = number + 1;
         let keys = made.into_iter().map(|(key, text)| NewKey { key, text }).collect();
@@ -717,7 +718,16 @@ impl Writer {
         self.apps.get(&id).ok_or_else(|| Refusal::new(ErrorCode::NotFound, "there is no such app"))
     }
 
+    /// That of a new app.
+    pub(super) fn new_usage(&self) -> Arc<Usage> {
+        Arc::new(if self.replica.is_some() { Usage::shared() } else { Usage::default() })
+    }
+
     fn write_usage(&mut self) {
+        if self.replica.is_some() {
+            // All nodes have it in common.
+            return;
+        }
         let month = Month::of(clock::unix_ms());
         let stored = |(id, app): (&AppId, &App)| (*id, (month.number, app.usage.messages(month)));
         let changed: Vec<_> = self

@@ -48,6 +48,8 @@ pub(crate) struct ListQuery {
     /// Which page, from 1.
     pub(crate) page: u64,
     pub(crate) page_size: u64,
+    /// They are only counted, for what the app uses.
+    pub(crate) is_usage: bool,
 }
 
 /// A handshake that is well-formed.

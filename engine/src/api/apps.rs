@@ -13,7 +13,7 @@ use pushflo_protocol::{ErrorCode, Refusal, json};
 use serde::Deserialize;
 
 use super::Call;
-use super::action::{self, Action};
+use super::action::{self, Action, ListQuery};
 use super::messages::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, page, page_size};
 use super::reply::Reply;
 use crate::accounts::plan::UNLIMITED;
@@ -128,13 +128,23 @@ pub(super) fn revoke_key(
 
 pub(super) fn usage(cx: &mut Context, call: &Call<'_>) -> Result<Action, Refusal> {
     let app = call.authorize(cx, Role::Secret)?.app;
+    if cx.is_cluster() {
+        // Channels that nobody uses just now are known to the streams alone.
+        let (app, is_usage) = (app.id, true);
+        return Ok(Action::List(ListQuery { app, after: None, page: 1, page_size: 0, is_usage }));
+    }
+    Ok(Action::Reply(usage_reply(cx, &app, app.usage.channels())))
+}
+
+/// What an app uses that has so many channels.
+pub(crate) fn usage_reply(cx: &Context, app: &App, channels: u64) -> Reply {
     let (month, usage, plan) = (cx.month(), &app.usage, &app.plan);
     let limit = |most: u64| Some(most).filter(|most| *most != UNLIMITED);
     let usage = Usage {
         plan: &app.record.plan,
         month: month.to_string(),
         connections: usage.connections(),
-        channels: usage.channels(),
+        channels,
         messages_this_month: usage.messages(month),
         limits: UsageLimits {
             connections: limit(plan.connections_max),
@@ -147,7 +157,7 @@ pub(super) fn usage(cx: &mut Context, call: &Call<'_>) -> Result<Action, Refusal
             history_age_ms: plan.retention.age_ms_max,
         },
     };
-    Ok(Action::Reply(Reply::json(200, answer::success(usage))))
+    Reply::json(200, answer::success(usage))
 }
 
 /// One who administers the server: a management key of the default app.

@@ -92,7 +92,7 @@ pub(super) fn list_channels(cx: &mut Context, call: &Call<'_>) -> Result<Action,
     let after = call.request.query_parameter("after");
     let after = after.map(|after| slug_in("after", &after));
     let (after, page) = (after.transpose()?, page(call.request)?);
-    Ok(Action::List(ListQuery { app, after, page, page_size }))
+    Ok(Action::List(ListQuery { app, after, page, page_size, is_usage: false }))
 }
 
 /// A channel's name in a field of a request.

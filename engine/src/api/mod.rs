@@ -32,6 +32,7 @@ use crate::proxies::ProxyProtocol;
 use crate::shared::{AddressSlot, Owners};
 
 pub(crate) use action::{Action, Admitted, Awaited, ListQuery, Upgrade, member};
+pub(crate) use apps::usage_reply;
 pub(crate) use batch::{batch_refusal, batch_reply, batch_result};
 pub(crate) use channels::list_reply;
 pub(crate) use publish::{payload_bytes_max, take_publish};

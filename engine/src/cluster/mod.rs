@@ -9,11 +9,14 @@
 //!   metadata. Who owns a slot
 //!   of a node that is gone follows from the names of those that are there. Two nodes that believe that they
 //!   own a slot do no harm: the streams themselves let only one append.
+//! * What apps' plans limit is limited over all nodes, which lend each other parts of it ([`lending`]).
 //! * Mail goes over a [`Link`](crate::link::Link) to each node, in order and whole while it is up.
 
 mod connection;
 mod deleted_apps;
+mod demand;
 mod import;
+mod lending;
 mod node;
 mod owners;
 
@@ -22,6 +25,7 @@ use std::thread::JoinHandle;
 
 use tokio::sync::mpsc::{Receiver, Sender, channel, error::TrySendError};
 
+use crate::accounts::{Usages, Want};
 use crate::bucket::{self, BucketHandle, BucketPlan};
 use crate::ids::{RequestId, ShardId};
 use crate::log::jetstream::StreamsPlan;
@@ -39,6 +43,9 @@ const WAITING_MAX: usize = 16 * 1024;
 
 /// Requests that ask how the cluster is and wait.
 const QUESTIONS_MAX: usize = 64;
+
+/// Shards that have none left of an app's limits and wait to be heard: more of them ask again.
+const WANTS_MAX: usize = 1024;
 
 /// Changes of the accounts on their way, which come one by one, and news that wait for them.
 const WRITES_MAX: usize = 16;
@@ -118,6 +125,7 @@ pub struct Cluster {
     calls: Sender<LogCall>,
     mail: Sender<Posted>,
     questions: Sender<RequestId>,
+    wants: Sender<Want>,
     control: Sender<Control>,
     thread: JoinHandle<()>,
 }
@@ -127,6 +135,7 @@ pub struct Cluster {
 pub struct ClusterHandle {
     mail: Sender<Posted>,
     questions: Sender<RequestId>,
+    wants: Sender<Want>,
 }
 
 /// Mail, and whose and for whom it is.
@@ -152,6 +161,7 @@ struct Queues {
     writes: Receiver<bucket::Write>,
     mail: Receiver<Posted>,
     questions: Receiver<RequestId>,
+    wants: Receiver<Want>,
     control: Receiver<Control>,
 }
 
@@ -165,6 +175,7 @@ impl Cluster {
         plan: ClusterPlan,
         shared: std::sync::Arc<Shared>,
         shards: Vec<ShardWays>,
+        usages: Arc<Usages>,
         now_ms: fn() -> u64,
     ) -> std::io::Result<(Self, BucketHandle)> {
         let is_informed = shared.owners.as_ref().map(|owners| Arc::clone(&owners.is_informed));
@@ -174,22 +185,24 @@ impl Cluster {
         let (calls, for_calls) = channel(WAITING_MAX);
         let (mail, for_mail) = channel(WAITING_MAX);
         let (questions, for_questions) = channel(QUESTIONS_MAX);
+        let (wants, for_wants) = channel(WANTS_MAX);
         let (control, for_control) = channel(2);
         let queues = Queues {
             calls: for_calls,
             writes: for_writes,
             mail: for_mail,
             questions: for_questions,
+            wants: for_wants,
             control: for_control,
         };
         // Here, before shards part their file tables: they wake it through a descriptor of its own.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("cluster".into()).spawn(move || {
-            let node = Node::run(plan, shared, shards, for_news, now_ms, queues);
+            let node = Node::run(plan, shared, shards, for_news, usages, now_ms, queues);
             tokio::task::LocalSet::new().block_on(&runtime, node);
         })?;
         Ok((
-            Self { calls, mail, questions, control, thread },
+            Self { calls, mail, questions, wants, control, thread },
             BucketHandle { writes, news, is_informed },
         ))
     }
@@ -201,7 +214,11 @@ impl Cluster {
 
     /// A way to other nodes.
     pub fn handle(&self) -> ClusterHandle {
-        ClusterHandle { mail: self.mail.clone(), questions: self.questions.clone() }
+        ClusterHandle {
+            mail: self.mail.clone(),
+            questions: self.questions.clone(),
+            wants: self.wants.clone(),
+        }
     }
 
     /// Begins to leave the cluster: others own its slots from now on.
@@ -225,6 +242,17 @@ impl ClusterHandle {
     pub fn ask(&self, request: RequestId) -> Result<(), RequestId> {
         match self.questions.try_send(request) {
             Err(TrySendError::Full(request)) => Err(request),
+            Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
+        }
+    }
+
+    /// Asks for more of what an app's plan limits, or gives the question back if there is no room.
+    ///
+    /// # Errors
+    /// The question.
+    pub fn want(&self, want: Want) -> Result<(), Want> {
+        match self.wants.try_send(want) {
+            Err(TrySendError::Full(want)) => Err(want),
             Ok(()) | Err(TrySendError::Closed(_)) => Ok(()),
         }
     }

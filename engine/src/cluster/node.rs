@@ -14,17 +14,19 @@ use crossbeam_channel::TrySendError;
 use futures_util::StreamExt as _;
 use pushflo_protocol::answer::NodeNumbers;
 use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, interval, sleep};
-
-use super::deleted_apps::DeletedApps;
 
 use status::Asked;
 
 use super::connection::connect;
+use super::deleted_apps::DeletedApps;
+use super::demand::{self, Demand};
+use super::lending::{Done, Lending, View};
 use super::{ClusterPlan, Control, FromCluster, Posted, Queues, ShardWays, owners};
-use crate::accounts::is_of_accounts;
+use crate::accounts::{Usages, Want, is_of_accounts};
 use crate::bucket::{self, Bucket, BucketPlan, News};
-use crate::ids::{NodeSlot, RequestId, ShardId, SlotId};
+use crate::ids::{AppId, NodeSlot, RequestId, ShardId, SlotId};
 use crate::link::{Link, LinkEvent};
 use crate::log::jetstream::{Streams, StreamsPlan};
 use crate::mail::{ClusterNews, wire};
@@ -107,6 +109,10 @@ pub(super) struct Node {
     for_accounts: VecDeque<News>,
     accounts: crossbeam_channel::Sender<News>,
     deleted_apps: DeletedApps,
+    lending: Lending,
+    demand: Demand,
+    usages: Arc<Usages>,
+    next_round: Instant,
     asked: Asked,
     streams: Streams,
     incarnation: u64,
@@ -131,14 +137,24 @@ pub(super) struct Node {
     undelivered: BTreeSet<(usize, NodeSlot)>,
 }
 
+/// What comes from other nodes.
+struct Heard {
+    beats: Subscriber,
+    frames: Subscriber,
+    demand: Subscriber,
+}
+
 /// What the thread does next.
 enum Event {
     Mail(Option<Posted>),
     Call(Option<crate::log::LogCall>),
     Beat(Option<Message>),
     Frame(Option<Message>),
+    Demand(Option<Message>),
     News(Option<News>),
     Write(Option<bucket::Write>),
+    Want(Option<Want>),
+    Lent(Option<Done>),
     Tick,
     Question(Option<RequestId>),
     Control(Control),
@@ -151,11 +167,12 @@ impl Node {
         shared: Arc<Shared>,
         shards: Vec<ShardWays>,
         accounts: crossbeam_channel::Sender<News>,
+        usages: Arc<Usages>,
         now_ms: fn() -> u64,
         mut queues: Queues,
     ) {
-        let (mut node, mut beats, mut frames) = tokio::select! {
-            node = Self::join(plan, shared, shards, accounts, now_ms) => node,
+        let (mut node, mut heard, mut lent) = tokio::select! {
+            node = Self::join(plan, shared, shards, accounts, usages, now_ms) => node,
             _ = until_stop(&mut queues.control) => return,
         };
         let mut news = node.bucket.follow();
@@ -165,13 +182,16 @@ impl Node {
             let event = tokio::select! {
                 biased;
                 control = queues.control.recv() => Event::Control(control.unwrap_or(Control::Stop)),
-                message = beats.next() => Event::Beat(message),
-                message = frames.next() => Event::Frame(message),
+                message = heard.beats.next() => Event::Beat(message),
+                message = heard.frames.next() => Event::Frame(message),
+                message = heard.demand.next() => Event::Demand(message),
                 news = news.recv() => Event::News(news),
                 write = queues.writes.recv(), if has_accounts => Event::Write(write),
                 call = queues.calls.recv() => Event::Call(call),
                 posted = queues.mail.recv() => Event::Mail(posted),
                 question = queues.questions.recv() => Event::Question(question),
+                want = queues.wants.recv() => Event::Want(want),
+                done = lent.recv() => Event::Lent(done),
                 _ = ticks.tick() => Event::Tick,
             };
             match event {
@@ -179,8 +199,13 @@ impl Node {
                 | Event::Call(None)
                 | Event::Beat(None)
                 | Event::Frame(None)
+                | Event::Demand(None)
                 | Event::News(None)
+                | Event::Want(None)
+                | Event::Lent(None)
                 | Event::Question(None) => return,
+                Event::Want(Some(want)) => node.want(want),
+                Event::Lent(Some(done)) => node.lend(|lending, view| lending.take(done, view)),
                 Event::Question(Some(request)) => node.asked.ask(request),
                 Event::Mail(Some(posted)) => {
                     node.post(posted);
@@ -192,6 +217,9 @@ impl Node {
                 Event::Call(Some(call)) => node.streams.call(call),
                 Event::Beat(Some(message)) => node.beat(&message),
                 Event::Frame(Some(message)) => node.frame(&message),
+                Event::Demand(Some(message)) => {
+                    node.demand.hear(&node.plan.node, &message.payload);
+                }
                 Event::News(Some(news)) => node.learn(news),
                 Event::Write(Some(write)) => node.write(write),
                 Event::Write(None) => has_accounts = false,
@@ -218,28 +246,37 @@ impl Node {
         shared: Arc<Shared>,
         shards: Vec<ShardWays>,
         accounts: crossbeam_channel::Sender<News>,
+        usages: Arc<Usages>,
         now_ms: fn() -> u64,
-    ) -> (Self, Subscriber, Subscriber) {
+    ) -> (Self, Heard, UnboundedReceiver<Done>) {
         let client = connect(&plan).await;
         let bucket = Bucket::open(&client, &BucketPlan::of(&plan)).await;
         let lost: Rc<RefCell<Vec<SlotId>>> = Rc::default();
         let ports = shards.iter().map(|ways| ways.log.clone()).collect();
         let of_streams = StreamsPlan::of(&plan, ports, Arc::clone(&shared.cluster), now_ms);
-        let (streams, beats, frames) = loop {
+        let (streams, heard) = loop {
             let for_lost = Rc::clone(&lost);
             let ended = move |slot| for_lost.borrow_mut().push(slot);
             let (client, bucket) = (client.clone(), Rc::clone(&bucket));
-            let streams = Streams::new(client.clone(), bucket, of_streams.clone(), ended).await;
+            let (plan_of_streams, usages) = (of_streams.clone(), Arc::clone(&usages));
+            let streams =
+                Streams::new(client.clone(), bucket, plan_of_streams, usages, ended).await;
             let beats = client.subscribe(format!("{}.beat", plan.prefix)).await;
             let frames = client.subscribe(node_subject(&plan.prefix, &plan.node)).await;
-            match (streams, beats, frames) {
-                (Ok(streams), Ok(beats), Ok(frames)) => break (streams, beats, frames),
+            let demand = client.subscribe(demand_subject(&plan.prefix)).await;
+            match (streams, beats, frames, demand) {
+                (Ok(streams), Ok(beats), Ok(frames), Ok(demand)) => {
+                    break (streams, Heard { beats, frames, demand });
+                }
                 _ => sleep(PAUSE).await,
             }
         };
         let now = Instant::now();
         let unposted = shards.iter().map(|_| VecDeque::new()).collect();
         tracing::info!(node = plan.node, prefix = plan.prefix, "this node is part of the cluster");
+        let incarnation = now_ms();
+        let lender = lender(&plan.node, incarnation);
+        let (lending, lent) = Lending::new(&lender, Rc::clone(&bucket), streams.clone(), now_ms);
         let node = Self {
             plan,
             shared,
@@ -249,9 +286,13 @@ impl Node {
             for_accounts: VecDeque::new(),
             accounts,
             deleted_apps: DeletedApps::default(),
+            lending,
+            demand: Demand::default(),
+            usages,
+            next_round: now,
             asked: Asked::default(),
             streams,
-            incarnation: now_ms(),
+            incarnation,
             began: now,
             peers: BTreeMap::new(),
             claims: SlotId::all().map(|_| None).collect(),
@@ -266,7 +307,7 @@ impl Node {
             unposted,
             undelivered: BTreeSet::new(),
         };
-        (node, beats, frames)
+        (node, heard, lent)
     }
 
     fn now_ms(&self) -> u64 {
@@ -466,6 +507,7 @@ impl Node {
     fn learn(&mut self, news: News) {
         self.streams.learn(&news);
         self.deleted_apps.learn(&news);
+        self.lend(|lending, view| lending.learn(&news, view));
         match &news {
             News::Entry(entry) => {
                 if let Some(slot) = slot_of(&entry.key) {
@@ -488,6 +530,32 @@ impl Node {
             if let Err(TrySendError::Full(news)) = self.accounts.try_send(news) {
                 return self.for_accounts.push_front(news);
             }
+        }
+    }
+
+    /// A shard wants some of what an app's plan limits.
+    fn want(&mut self, want: Want) {
+        let app = want.app;
+        self.lend(|lending, view| lending.want(want, view).then_some(app));
+    }
+
+    /// Goes on with what nodes lend each other, and has shards try again that wait for some of it.
+    fn lend(&mut self, act: impl FnOnce(&mut Lending, &View<'_>) -> Option<AppId>) {
+        let (peers, own) = (&self.peers, &self.plan.node);
+        let now = Instant::now();
+        let silence = |lender: &str| {
+            let (name, began) = lender.split_once(':')?;
+            if name == own {
+                // A process before this one.
+                return Some(Duration::MAX);
+            }
+            let peer = peers.get(name)?;
+            let is_it = peer.incarnation.to_string() == began;
+            Some(if is_it { now.duration_since(peer.heard) } else { Duration::MAX })
+        };
+        let view = View { silence: &silence, is_cut_off: self.is_cut_off };
+        if let Some(app) = act(&mut self.lending, &view) {
+            self.tell_all(ClusterNews::Lent(app));
         }
     }
 
@@ -545,6 +613,13 @@ impl Node {
         let (now, now_ms) = (Instant::now(), self.now_ms());
         self.tell_accounts();
         self.answer_questions();
+        self.streams.write_counts();
+        let mut woken = Vec::new();
+        self.lend(|lending, view| {
+            woken = lending.tick(view);
+            None
+        });
+        woken.into_iter().for_each(|app| self.tell_all(ClusterNews::Lent(app)));
         for peer in self.peers.values_mut() {
             peer.link.tick(now_ms);
         }
@@ -566,6 +641,10 @@ impl Node {
         self.next_beat = now + BEAT;
         self.tell_metrics();
         self.tell_others().await;
+        if now >= self.next_round {
+            self.next_round = now + demand::ROUND;
+            self.tell_demand().await;
+        }
         self.look_for_the_silent(now);
         if !self.is_cut_off && now.duration_since(self.began) > SETTLE {
             self.share_slots(now).await;
@@ -625,6 +704,21 @@ impl Node {
         }
     }
 
+    /// Tells what apps do here, and has them know what they do elsewhere.
+    async fn tell_demand(&mut self) {
+        for (name, peer) in &self.peers {
+            if !peer.is_there {
+                self.demand.forget(name);
+            }
+        }
+        for message in self.demand.tell(&self.plan.node, &self.usages) {
+            // What is lost is told again in a moment.
+            let subject = demand_subject(&self.plan.prefix);
+            let _ = self.client.publish(subject, message.into()).await;
+        }
+        self.demand.apply(&self.usages);
+    }
+
     /// Takes slots that nobody has, and gives slots to those who are to have them.
     async fn share_slots(&mut self, now: Instant) {
         let is_calm = now.duration_since(self.settled) > SETTLE;
@@ -677,6 +771,7 @@ impl Node {
         }
         self.tell_others().await;
         self.share_slots(Instant::now()).await;
+        self.lending.leave().await;
     }
 
     /// Whether nothing is left to give, or nobody to give it to.
@@ -698,6 +793,16 @@ async fn until_stop(control: &mut tokio::sync::mpsc::Receiver<Control>) {
 fn slot_of(key: &str) -> Option<SlotId> {
     let number = key.strip_prefix(SLOT)?.parse().ok();
     number.filter(|number| *number < SlotId::COUNT).map(SlotId)
+}
+
+/// Where all nodes tell what apps do on them.
+fn demand_subject(prefix: &str) -> String {
+    format!("{prefix}.usage")
+}
+
+/// What a process of a node is called where nodes lend each other something.
+fn lender(node: &str, incarnation: u64) -> String {
+    format!("{node}:{incarnation}")
 }
 
 /// Where frames for a node go.

@@ -4,7 +4,7 @@
 //! The messages of a channel get their offsets in the order of the batch. Those whose home is one shard
 //! travel there together; the answer goes out when the last result is there.
 
-use pushflo_protocol::{ChannelSlug, Parts, Refusal};
+use pushflo_protocol::{ChannelSlug, ErrorCode, Parts, Refusal};
 use serde_json::value::RawValue;
 
 use super::Edge;
@@ -299,6 +299,16 @@ impl Edge {
         let PendingList { request, query, total, described, last, has_more, refusal, .. } = list;
         if let Some(refusal) = refusal {
             return cx.answer(request, Err(refusal));
+        }
+        if query.is_usage {
+            return match cx.directory.app(query.app) {
+                Some(app) => {
+                    let reply = api::usage_reply(cx, app, total);
+                    self.reply(cx, request.connection, request.sequence, reply);
+                }
+                None => cx
+                    .answer(request, Err(Refusal::new(ErrorCode::NotFound, "the app was deleted"))),
+            };
         }
         let channels: Vec<ChannelInfo> =
             described.into_iter().flatten().map(|info| *info).collect();

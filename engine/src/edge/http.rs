@@ -197,7 +197,7 @@ impl Edge {
                 self.list_channels(cx, id, query)?;
                 self.expect_large(id);
             }
-            Action::Upgrade(upgrade) => self.upgrade(cx, id.connection, *upgrade)?,
+            Action::Upgrade(upgrade) => self.begin_upgrade(cx, id, upgrade)?,
         }
         Ok(())
     }
@@ -236,7 +236,7 @@ impl Edge {
         }
     }
 
-    fn pending_answer(
+    pub(super) fn pending_answer(
         &mut self,
         connection: ConnectionKey,
         sequence: u32,

@@ -31,6 +31,7 @@ mod subscribe;
 mod subscription;
 mod tail;
 mod timer;
+mod wanting;
 mod websocket;
 mod window;
 mod write;
@@ -92,6 +93,8 @@ pub(crate) struct Edge {
     closings: VecDeque<Closing>,
     /// Connections whose bytes may be read again.
     resumed: VecDeque<ConnectionKey>,
+    /// Handshakes that wait for what other nodes may have.
+    wanting: Vec<wanting::Waiting>,
     wheel: TimerWheel,
     drain: Option<Drain>,
     sending_away: Option<SendingAway>,
@@ -119,6 +122,7 @@ impl Edge {
             due: VecDeque::new(),
             closings: VecDeque::new(),
             resumed: VecDeque::new(),
+            wanting: Vec::new(),
             wheel: TimerWheel::new(cx.now.tick),
             drain: None,
             sending_away: None,
@@ -170,6 +174,7 @@ impl Edge {
             }
         }
         self.continue_drain(cx);
+        self.give_up_wanting(cx);
         self.forget_shared();
         self.ask_again(cx);
         self.attach_tails(cx);

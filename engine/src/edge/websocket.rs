@@ -17,13 +17,13 @@ use super::connection::Phase;
 use super::session::{Session, TokenGrant};
 use crate::accounts::plan::limit;
 use crate::accounts::token::{self, CLOCK_LEEWAY_MS};
-use crate::accounts::{Access, Client, Grant, Role};
+use crate::accounts::{Access, Client, Grant, Role, Taken};
 use crate::api::{self, Admitted, Upgrade};
 use crate::bug::bug;
 use crate::clock::ticks;
 use crate::context::Context;
 use crate::ids::{AppId, ChannelKey, ConnectionKey, RequestId};
-use crate::mail::{self, Answer, NewMessage, Outcome, ReplyTo, ToHome, no_room};
+use crate::mail::{self, Answer, NewMessage, Outcome, ReplyTo, ToHome, no_room, not_now};
 
 /// A publish of the client's that waits for its answer.
 #[derive(Debug)]
@@ -453,9 +453,12 @@ impl Edge {
 /// Counts a connection of the app, unless it has as many as its plan allows.
 fn take_connection(access: &Access) -> Result<(), Refusal> {
     let most = access.app.plan.connections_max;
-    if access.app.usage.take_connection(most) {
-        return Ok(());
+    match access.app.usage.take_connection(most) {
+        Taken::Yes => Ok(()),
+        Taken::No => {
+            let text = format!("the app has {most} connections, as many as its plan has");
+            Err(Refusal::limit(ErrorCode::QuotaExceeded, limit::CONNECTIONS, 60, text))
+        }
+        Taken::Ask | Taken::NotNow => Err(not_now(limit::CONNECTIONS)),
     }
-    let text = format!("the app has {most} connections, as many as its plan has");
-    Err(Refusal::limit(ErrorCode::QuotaExceeded, limit::CONNECTIONS, 60, text))
 }

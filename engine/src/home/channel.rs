@@ -13,11 +13,11 @@ use super::Home;
 use super::idempotency::WINDOW_MS;
 use super::presence::ChannelPresence;
 use super::slots::InStream;
-use crate::accounts::{App, ChannelMeta, plan::UNLIMITED, plan::limit};
+use crate::accounts::{App, ChannelMeta, Taken, plan::limit};
 use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey, LogId, RequestId, ShardId, TailKey};
 use crate::log::{LoadedChannel, StoredAnswer};
-use crate::mail::ChannelInfo;
+use crate::mail::{ChannelInfo, not_now};
 use crate::retention::Durability;
 use crate::share;
 
@@ -271,12 +271,17 @@ impl Home {
         }
         let app = cx.directory.require(home.channel.app)?;
         let most = app.plan.channels_max;
-        if !app.usage.take_channel(most) {
-            let text = format!("the app has {most} channels, as many as its plan has");
-            return Err(Refusal::limit(ErrorCode::QuotaExceeded, limit::CHANNELS, 60, text));
+        match app.usage.take_channel(most) {
+            Taken::Yes => {
+                home.is_counted = true;
+                Ok(())
+            }
+            Taken::No => {
+                let text = format!("the app has {most} channels, as many as its plan has");
+                Err(Refusal::limit(ErrorCode::QuotaExceeded, limit::CHANNELS, 60, text))
+            }
+            Taken::Ask | Taken::NotNow => Err(not_now(limit::CHANNELS)),
         }
-        home.is_counted = true;
-        Ok(())
     }
 
     /// Counts a channel no more that was counted for something that did not come about.
@@ -290,7 +295,7 @@ impl Home {
             && std::mem::take(&mut home.is_counted)
             && let Some(app) = cx.directory.app(home.channel.app)
         {
-            app.usage.leave_channel();
+            app.usage.return_channel();
         }
     }
 
@@ -298,7 +303,7 @@ impl Home {
     pub(crate) fn load(&mut self, cx: &mut Context, loaded: LoadedChannel) {
         let LoadedChannel { channel, log, epoch, head, next, last_ms, totals, created_ms } = loaded;
         if let Some(app) = cx.directory.app(channel.app) {
-            app.usage.take_channel(UNLIMITED);
+            app.usage.find_channel();
         }
         let key = self.insert_home(HomeChannel {
             channel,
@@ -327,7 +332,7 @@ impl Home {
         };
         let Some(home) = self.channels.get_mut(key) else { return };
         if !std::mem::replace(&mut home.is_counted, true) {
-            app.usage.take_channel(UNLIMITED);
+            app.usage.find_channel();
         }
         let presence = meta.presence.then(|| ChannelPresence::new(cx.random.u32(..)));
         home.created_ms = home.created_ms.min(meta.created_ms);

@@ -23,6 +23,7 @@ mod reading;
 mod recent;
 mod slots;
 mod subscribe;
+mod wanting;
 
 use std::collections::BTreeSet;
 
@@ -39,6 +40,7 @@ use logging::Logging;
 use reading::Reading;
 use recent::Recent;
 use slots::Slots;
+use wanting::Wanting;
 
 /// The channels whose home is one shard.
 #[derive(Debug)]
@@ -56,6 +58,8 @@ pub(crate) struct Home {
     logging: Logging,
     reading: Reading,
     slots: Slots,
+    /// Mail that waits for what other nodes may have.
+    wanting: Wanting,
     /// Results of messages of batches, by the shard that waits for them.
     batch_results: Vec<(ShardId, BatchResults)>,
 }
@@ -75,6 +79,7 @@ impl Home {
             logging: Logging::new(limits.logging_bytes_max),
             reading: Reading::default(),
             slots: Slots::default(),
+            wanting: Wanting::default(),
             batch_results: Vec::new(),
         }
     }
@@ -110,6 +115,7 @@ impl Home {
         self.retry_deletes();
         self.tell_presence(cx);
         self.give_up_waiting(cx);
+        self.give_up_wanting(cx);
         let metrics = cx.metrics();
         metrics.history_bytes.set(self.recent.bytes() as u64);
         metrics.idempotency_keys.set(self.idempotency.len() as u64);

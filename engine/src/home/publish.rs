@@ -10,12 +10,13 @@ use super::Home;
 use super::channel::lost_channel;
 use super::idempotency::{Asked, Keyed, WINDOW_MS};
 use super::logging::LoggedMessage;
+use crate::accounts::Taken;
 use crate::accounts::plan::limit;
 use crate::context::Context;
 use crate::ids::{ChannelKey, HomeKey};
 use crate::mail::{
     Answer, BatchMessage, BatchResult, BatchResults, Message, NewMessage, PublishBatch, ReplyTo,
-    ToEdge, no_room,
+    ToEdge, no_room, not_now,
 };
 
 /// A message that got its offset.
@@ -109,14 +110,18 @@ impl Home {
         }
         let app = cx.directory.require(channel.app)?;
         let most = app.plan.messages_per_month_max;
-        if !app.usage.take_message(month, most) {
-            let wait_s = month.end_ms.saturating_sub(cx.now.steady_ms) / 1000 + 1;
-            let text = format!(
-                "the app has published {most} messages this month, as many as its plan has"
-            );
-            let (code, wait_s) =
-                (ErrorCode::QuotaExceeded, u32::try_from(wait_s).unwrap_or(u32::MAX));
-            return Err(Refusal::limit(code, limit::MESSAGES_PER_MONTH, wait_s, text));
+        match app.usage.take_message(month, most) {
+            Taken::Yes => {}
+            Taken::Ask | Taken::NotNow => return Err(not_now(limit::MESSAGES_PER_MONTH)),
+            Taken::No => {
+                let wait_s = month.end_ms.saturating_sub(cx.now.steady_ms) / 1000 + 1;
+                let text = format!(
+                    "the app has published {most} messages this month, as many as its plan has"
+                );
+                let (code, wait_s) =
+                    (ErrorCode::QuotaExceeded, u32::try_from(wait_s).unwrap_or(u32::MAX));
+                return Err(Refusal::limit(code, limit::MESSAGES_PER_MONTH, wait_s, text));
+            }
         }
         let home = self.channels.get_mut(key).ok_or_else(|| lost_channel(cx))?;
         let (mut prev, mut offset) = (home.given, home.next);

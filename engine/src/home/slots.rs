@@ -13,7 +13,6 @@ use super::list::Naming;
 use super::logging::LoggedMessage;
 use super::metadata::read_meta;
 use super::presence::ChannelPresence;
-use crate::accounts::plan::UNLIMITED;
 use crate::bug::bug;
 use crate::context::Context;
 use crate::hash::HashMap;
@@ -37,8 +36,6 @@ const IDLE_MS: u64 = 60_000;
 pub(super) struct InStream {
     pub(super) slot: SlotId,
     life: Life,
-    /// How many messages it had, with those on their way.
-    number: u64,
     /// When a message was published with a key last, in Unix milliseconds.
     keyed_ms: u64,
     /// Messages on their way.
@@ -177,8 +174,13 @@ impl Home {
             cx.refuse(&mail, &no_owner());
             return None;
         }
-        if let Some(key) = self.by_name.get(channel) {
-            let log = self.channels.get_mut(*key).and_then(|home| home.log.as_mut());
+        if let Some(&key) = self.by_name.get(channel) {
+            if let Some(wanted) = self.is_to_wait(cx, &mail, channel, key) {
+                let app = channel.app;
+                self.wait(cx, mail, app, wanted);
+                return None;
+            }
+            let log = self.channels.get_mut(key).and_then(|home| home.log.as_mut());
             if let Some(stream) = log.and_then(|log| log.stream.as_mut()) {
                 stream.used_ms = cx.now.elapsed_ms;
             }
@@ -248,14 +250,13 @@ impl Home {
         let stream = InStream {
             slot: SlotId::of(channel),
             life,
-            number,
             keyed_ms,
             under_way: 0,
             used_ms: cx.now.elapsed_ms,
             meta_revision: meta.revision,
         };
         if !is_new && let Some(app) = cx.directory.app(channel.app) {
-            app.usage.take_channel(UNLIMITED);
+            app.usage.find_channel();
         }
         let key = self.insert_home(HomeChannel {
             channel: channel.clone(),
@@ -287,16 +288,15 @@ impl Home {
         }) else {
             return bug!(cx, "a message for a stream of a channel that is in none");
         };
-        stream.number += 1;
         stream.under_way += 1;
         let key = logged.keyed.as_ref().map(|keyed| ((&*keyed.key).into(), keyed.content));
         if key.is_some() {
             stream.keyed_ms = logged.record.timestamp_ms;
         }
-        let InStream { slot, life, number, keyed_ms, .. } = *stream;
+        let InStream { slot, life, keyed_ms, .. } = *stream;
         let record = logged.record.clone();
         let time = self.slots.own.get(&slot).copied().unwrap_or_default();
-        let store = Store { slot, time, log, record, life, number, key, keyed_ms };
+        let store = Store { slot, time, log, record, life, key, keyed_ms };
         self.slots.calls.push_back(LogCall::Store(Box::new(store)));
         let under_way = UnderWay { logged, sent_ms: cx.now.elapsed_ms, is_given_up: false };
         self.slots.under_way.entry(slot).or_default().push_back(under_way);
@@ -341,6 +341,8 @@ impl Home {
         }
         match event {
             SlotEvent::Begun(time) => {
+                // The end of the time before may be told later.
+                self.lose_slot(cx, slot);
                 self.slots.own.insert(slot, time);
             }
             SlotEvent::Stored(id, sequence) => {
@@ -363,7 +365,11 @@ impl Home {
                 let Some(logged) = self.take_stored(slot, id) else { return };
                 self.publish_failed(cx, logged.reply_to, logged.keyed, &unknown_outcome());
             }
-            SlotEvent::Ended => self.lose_slot(cx, slot),
+            SlotEvent::Ended(time) => {
+                if self.slots.own.get(&slot).is_none_or(|own| *own == time) {
+                    self.lose_slot(cx, slot);
+                }
+            }
         }
     }
 

@@ -35,8 +35,6 @@ pub struct Store {
     pub record: Record,
     /// What its channel's life is.
     pub life: Life,
-    /// How many messages the channel has had, with this one.
-    pub number: u64,
     /// The idempotency key, and a digest of what was published with it.
     pub key: Option<(Box<str>, u64)>,
     /// When a message of the channel was published with a key last; 0 for never.
@@ -183,6 +181,6 @@ pub enum SlotEvent {
     Refused(MessageId),
     /// It will not be known whether a message is stored.
     Unknown(MessageId),
-    /// It is the shard's no more. All that was under way was told of before.
-    Ended,
+    /// It is the shard's no more for the time that this names. All that was under way was told of before.
+    Ended(u64),
 }

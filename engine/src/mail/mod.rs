@@ -111,6 +111,8 @@ pub enum ClusterNews {
     /// A node cannot be reached any more, or is another one that has its name: what it was asked will not
     /// be answered, and its subscribers are gone.
     NodeGone(NodeSlot),
+    /// Those who wait for more of what an app's plan limits are to try again.
+    Lent(AppId),
     /// This node cannot reach the others: its subscribers are to go to one that can, within so many
     /// milliseconds.
     CutOff(u64),
@@ -685,6 +687,15 @@ pub enum PresenceNews {
 /// The refusal of what finds no room on its way to another shard.
 pub fn no_room() -> Refusal {
     let text = "the server is full for the moment, nothing was published; try again shortly";
+    Refusal::new(ErrorCode::Overloaded, text)
+}
+
+/// The refusal of what an app's plan limits where the other nodes of the cluster cannot be asked.
+pub fn not_now(limit: &str) -> Refusal {
+    let text = format!(
+        "whether the app may have more of {limit} cannot be asked of the cluster for the moment, nothing was done; \
+         try again shortly"
+    );
     Refusal::new(ErrorCode::Overloaded, text)
 }
 

@@ -335,6 +335,7 @@ impl Turns {
         let mut left = self.shard.outbox_depth() > 0;
         if let Some(cluster) = &self.cluster {
             left |= self.shard.post_cluster_questions(|request| cluster.ask(request));
+            left |= self.shard.post_wants(|want| cluster.want(want));
         }
         if let Some(log) = &self.log {
             left |= self.shard.post_log_calls(|call| log.post(call));

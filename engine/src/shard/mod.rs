@@ -65,7 +65,7 @@ mod stored;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::accounts::{AccountsCall, App, ChannelMeta, News};
+use crate::accounts::{AccountsCall, App, ChannelMeta, News, Want};
 pub use crate::census::Census;
 use crate::clock::Now;
 use crate::context::Context;
@@ -223,6 +223,10 @@ impl Shard {
             Envelope::Cluster(ClusterNews::CutOff(spread_ms)) => {
                 self.edge.send_away(&mut self.cx, spread_ms);
             }
+            Envelope::Cluster(ClusterNews::Lent(app)) => {
+                self.home.try_again(&mut self.cx, app);
+                self.edge.try_again(&mut self.cx, app);
+            }
             Envelope::Cluster(ClusterNews::SlotMoved(slot)) => self.edge.slot_moved(slot),
             Envelope::Cluster(ClusterNews::NodeGone(node)) => {
                 self.home.node_gone(&mut self.cx, node);
@@ -295,6 +299,11 @@ impl Shard {
         post: impl FnMut(RequestId) -> Result<(), RequestId>,
     ) -> bool {
         self.cx.post_cluster_questions(post)
+    }
+
+    /// Hands wants of what apps' plans limit over, as far as `post` takes them. Returns whether some are left.
+    pub fn post_wants(&mut self, post: impl FnMut(Want) -> Result<(), Want>) -> bool {
+        self.cx.post_wants(post)
     }
 
     /// What is to be done to sockets.

@@ -14,7 +14,7 @@ use super::directory::open_directory;
 use super::keys::UnshownKeys;
 use super::machine::{check_io_uring, choose_cores, raise_file_limit};
 use super::stored;
-use crate::accounts::{Accounts, Role};
+use crate::accounts::{Accounts, Role, Usages};
 use crate::clock::{Clock, unix_ms};
 use crate::cluster::{Cluster, FromCluster, ShardWays};
 use crate::config::Config;
@@ -108,9 +108,10 @@ impl Server {
         }
         stored.apps = directory.apps.values().cloned().collect();
         stored.metas = std::mem::take(&mut directory.channels);
-        let shared = Arc::new(shared);
+        let (shared, usages) = (Arc::new(shared), Arc::new(Usages::default()));
         let cluster = config.cluster.clone().map(|plan| {
-            Cluster::start(plan, Arc::clone(&shared), ways(&mailboxes), crate::clock::unix_ms)
+            let (shared, usages) = (Arc::clone(&shared), Arc::clone(&usages));
+            Cluster::start(plan, shared, ways(&mailboxes), usages, crate::clock::unix_ms)
         });
         let (cluster, bucket) = cluster.transpose()?.unzip();
         let accounts = Accounts::start(
@@ -119,6 +120,7 @@ impl Server {
             Arc::clone(&shared.deletions),
             mailboxes.iter().map(|mailbox| mailbox.port(Envelope::Accounts)).collect(),
             retentions,
+            usages,
             bucket,
         )?;
         let mut server = Self {

@@ -19,7 +19,9 @@
 //! [`Output::Read`] and [`Output::Ask`] by one of its kind. Answers may come in any order, and late. Nobody
 //! deletes what is not known to be stored.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
@@ -47,6 +49,9 @@ pub(super) struct Entry {
     pub(super) subject: Bytes,
     /// What is stored.
     pub(super) payload: Bytes,
+    /// Counts the messages of its channel, if it is one: the number it has is that of the last one before it, and
+    /// one more.
+    pub(super) counter: Option<Rc<Cell<u64>>>,
 }
 
 /// What comes to an appender.
@@ -114,7 +119,8 @@ pub(super) enum Output {
         /// Where.
         sequence: Sequence,
     },
-    /// An append is not stored, and never will be.
+    /// An append is not stored, and never will be; nor is any of those behind it that were handed over before this
+    /// was told.
     Refused(u128),
     /// It will not be known whether an append is stored.
     Unknown(u128),
@@ -409,12 +415,12 @@ impl Appender {
         self.send();
     }
 
-    /// Refuses what is surely not stored: who waits for it need not wait any longer.
+    /// Refuses what is surely not stored, behind all that may be: who waits for it need not wait any longer. Last
+    /// first, as they were numbered.
     pub(super) fn refuse_all(&mut self) {
-        let (refused, open): (Vec<_>, Vec<_>) =
-            self.pending.drain(..).partition(|pending| pending.open.is_empty());
-        self.pending = open.into();
-        self.outputs.extend(refused.into_iter().map(|pending| Output::Refused(pending.entry.id)));
+        let last_open = self.pending.iter().rposition(|pending| !pending.open.is_empty());
+        let refused = self.pending.drain(last_open.map_or(0, |at| at + 1)..).rev();
+        self.outputs.extend(refused.map(|pending| Output::Refused(pending.entry.id)));
     }
 
     fn end(&mut self, end: End, of_pending: fn(u128) -> Output) {

@@ -18,8 +18,12 @@ use tokio::time::timeout;
 use super::appender::Sequence;
 use crate::hash::HashMap;
 
-/// For how long an answer is waited for.
+/// For how long an answer of the API is waited for: it may come of a group of servers that has lost its leader.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// For how long the next message of a read is waited for: any server that has the stream may send it, and another
+/// one may be asked instead.
+const MESSAGE_MAX: Duration = Duration::from_millis(1_500);
 
 /// Why there is no answer that is of use.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -27,6 +31,9 @@ pub(crate) enum AskError {
     /// Nobody answers: the server cannot be reached, or the stream has no leader.
     #[error("NATS does not answer")]
     NoAnswer,
+    /// It does not have yet what is known to be stored.
+    #[error("a NATS server lags behind the others")]
+    Behind,
     /// It says no.
     #[error("JetStream says: {description} (error {code})")]
     Refused {
@@ -135,11 +142,12 @@ impl Gets {
         Ok(Self { client, inbox: inbox.into(), next: Rc::default(), waiting })
     }
 
-    /// Asks and reads all that comes until `is_last`.
+    /// Asks and has `take` read all that comes, until that says what came of it or nothing comes for `silence`.
     async fn ask(
         &self,
         subject: String,
         payload: Bytes,
+        silence: Duration,
         mut take: impl FnMut(Message) -> Option<Result<(), AskError>>,
     ) -> Result<(), AskError> {
         let token = self.next.get();
@@ -150,8 +158,9 @@ impl Gets {
         let sent =
             self.client.publish_with_reply_and_headers(subject, reply, HeaderMap::new(), payload);
         let answer = async {
-            sent.await.map_err(|_| AskError::NoAnswer)?;
-            while let Some(message) = answers.recv().await {
+            let sent = timeout(silence, sent).await;
+            sent.map_err(|_| AskError::NoAnswer)?.map_err(|_| AskError::NoAnswer)?;
+            while let Ok(Some(message)) = timeout(silence, answers.recv()).await {
                 if message.status == Some(StatusCode::NO_RESPONDERS) {
                     return Err(AskError::NoAnswer);
                 }
@@ -161,7 +170,7 @@ impl Gets {
             }
             Err(AskError::NoAnswer)
         };
-        let answer = timeout(ANSWER_MAX, answer).await.unwrap_or(Err(AskError::NoAnswer));
+        let answer = answer.await;
         self.waiting.borrow_mut().remove(&token);
         answer
     }
@@ -192,7 +201,7 @@ impl Gets {
                 _ => Err(AskError::NoAnswer),
             })
         };
-        self.ask(format!("$JS.API.{subject}"), payload, take).await?;
+        self.ask(format!("$JS.API.{subject}"), payload, ANSWER_MAX, take).await?;
         found.ok_or(AskError::NoAnswer)
     }
 
@@ -230,7 +239,8 @@ impl Gets {
                 }
             }
         };
-        self.ask(format!("$JS.API.DIRECT.GET.{stream}"), payload, take).await?;
+        let subject = format!("$JS.API.DIRECT.GET.{stream}");
+        self.ask(subject, payload, MESSAGE_MAX, take).await?;
         Ok(got)
     }
 }

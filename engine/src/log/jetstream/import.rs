@@ -196,7 +196,7 @@ impl<'a> Entries<'a> {
         };
         let stored = Stored { id: record.id, term: 0, content: Content::Message(message) };
         let subject = Bytes::copy_from_slice(self.place.messages.as_bytes());
-        Entry { id: record.id.0, subject, payload: stored.encode() }
+        Entry { id: record.id.0, subject, payload: stored.encode(), counter: None }
     }
 }
 

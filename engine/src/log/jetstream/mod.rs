@@ -6,6 +6,7 @@
 //! say, and what is stored of many appends on their way is always a first part of them.
 
 mod appender;
+mod counts;
 mod gets;
 mod import;
 mod metas;

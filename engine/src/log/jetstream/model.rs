@@ -98,7 +98,7 @@ impl World {
 
     fn entry(&mut self) -> Entry {
         self.next_id += 1;
-        Entry { id: self.next_id, subject: Bytes::new(), payload: Bytes::new() }
+        Entry { id: self.next_id, subject: Bytes::new(), payload: Bytes::new(), counter: None }
     }
 
     fn new_owner(&mut self) {

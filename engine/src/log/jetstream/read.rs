@@ -2,8 +2,11 @@
 //!
 //! Records of a channel are numbered, each in its life: so what is missing shows, and the last so many are
 //! found without an index. What was written in a term that was over is passed over.
+//!
+//! Any server that has the stream may answer, also one that lags: it has all up to some place, and nothing behind
+//! it. So a read that does not find what is known to be there has found nothing out, and is made again.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -17,6 +20,7 @@ use super::gets::{AskError, Get, Gets, GotMessage};
 use super::stored::{Content, Stored, StoredMessage};
 use super::streams::Place;
 use crate::hash::Placement;
+use crate::ids::AppId;
 use crate::log::{
     Life, Located, LogFailure, OpenedChannel, Page, PageQuery, ReadAnswer, ReadFrom, StoredAnswer,
     StoredMeta,
@@ -29,6 +33,10 @@ const BATCH: usize = 256;
 /// Bytes of a read of many messages.
 const BATCH_BYTES: usize = 1 << 20;
 
+/// Messages that are read at a time to be counted, and their bytes.
+const COUNTED_BATCH: usize = 1024;
+const COUNTED_BYTES: usize = 8 << 20;
+
 /// Messages that are looked at for idempotency keys when a channel is opened.
 const KEYED_MAX: usize = 10_000;
 
@@ -36,6 +44,9 @@ const KEYED_MAX: usize = 10_000;
 /// is waited for each time.
 const LAGS_MAX: u32 = 50;
 const LAG: Duration = Duration::from_millis(100);
+
+/// How often a read is made again that nobody answers.
+const SILENCES_MAX: u32 = 3;
 
 /// Gives epochs: in all processes the same.
 const EPOCH_SEED: u64 = 0x7075_7368_666c_6f01;
@@ -52,6 +63,8 @@ pub(super) struct Source {
     pub(super) terms: Rc<RefCell<Vec<Sequence>>>,
     /// Their subject.
     pub(super) terms_subject: Rc<str>,
+    /// What is known to be stored: all up to this sequence.
+    pub(super) stored: Rc<Cell<Sequence>>,
 }
 
 /// A record of a channel.
@@ -80,6 +93,24 @@ fn failure(error: &AskError) -> LogFailure {
 }
 
 impl Source {
+    /// Makes a read until a server answers that has what is known to be there.
+    async fn whole<T>(
+        &self,
+        mut read: impl AsyncFnMut() -> Result<T, AskError>,
+    ) -> Result<T, AskError> {
+        let (mut lags, mut silences) = (0, 0);
+        loop {
+            match read().await {
+                Err(AskError::Behind) if lags < LAGS_MAX => {
+                    lags += 1;
+                    sleep(LAG).await;
+                }
+                Err(AskError::NoAnswer) if silences < SILENCES_MAX => silences += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Whether a record was written by who owned the stream then.
     fn is_valid(&self, sequence: Sequence, term: Sequence) -> bool {
         let terms = self.terms.borrow();
@@ -113,6 +144,34 @@ impl Source {
         Ok((found.collect(), next))
     }
 
+    /// The messages behind a sequence, as far as they are read at a time, of which apps they are and of when, and
+    /// up to where that is; `term` is known to be there.
+    pub(super) async fn stored_behind(
+        &self,
+        after: Sequence,
+        term: Sequence,
+    ) -> Result<(Vec<(AppId, u64)>, Sequence), AskError> {
+        let all = self.terms_subject.strip_suffix(".t").unwrap_or_default();
+        let (all, messages) = (format!("{all}.>"), format!("{all}.c."));
+        let get = Get::following(&all, after + 1, COUNTED_BATCH, Some(COUNTED_BYTES));
+        let got = self.whole(async || {
+            let got = self.gets.get(&self.stream, &get).await?;
+            let end = got.messages.last().map_or(0, |message| message.sequence);
+            if end < term && got.pending == 0 { Err(AskError::Behind) } else { Ok(got) }
+        });
+        let got = got.await?;
+        let end = got.messages.last().map_or(term, |message| message.sequence);
+        let found = got.messages.iter().filter(|message| message.sequence < term);
+        let found = found.filter_map(|message| {
+            let app = message.subject.strip_prefix(&messages)?.split('.').next()?.parse().ok()?;
+            match self.decode(message)?.content {
+                Content::Message(stored) => Some((AppId(app), stored.timestamp_ms)),
+                Content::Term { .. } | Content::Deleted => None,
+            }
+        });
+        Ok((found.collect(), end.min(term)))
+    }
+
     /// The first message of a channel from a sequence on.
     async fn first(&self, subject: &str, from: Sequence) -> Result<Option<Found>, AskError> {
         let mut next = Some(from);
@@ -126,6 +185,40 @@ impl Source {
             (next, batch) = (more, BATCH);
         }
         Ok(None)
+    }
+
+    /// As [`Source::first`], where there is one: its head, at least.
+    async fn first_known(&self, subject: &str, from: Sequence) -> Result<Found, AskError> {
+        self.first(subject, from).await?.ok_or(AskError::Behind)
+    }
+
+    /// Whether nothing of a channel is kept any more, whose last message was `until`.
+    async fn is_gone(&self, subject: &str, until: Sequence) -> Result<bool, AskError> {
+        let multi_last = vec![subject.to_owned(), self.terms_subject.to_string()];
+        let get = Get { multi_last, batch: 2, ..Get::default() };
+        let got = self.gets.get(&self.stream, &get).await?;
+        if got.up_to.is_some_and(|up_to| up_to < until) {
+            return Err(AskError::Behind);
+        }
+        Ok(!got.messages.iter().any(|message| message.subject == subject))
+    }
+
+    /// The first message of a channel that is kept and its last, which is `until`; `None` where nothing is kept.
+    async fn ends(
+        &self,
+        subject: &str,
+        until: Sequence,
+    ) -> Result<Option<(Found, Found)>, AskError> {
+        let first = match self.first(subject, 1).await? {
+            Some(first) => first,
+            None if self.is_gone(subject, until).await? => return Ok(None),
+            None => return Err(AskError::Behind),
+        };
+        let head = self.first_known(subject, until).await?;
+        match head.sequence == until {
+            true => Ok(Some((first, head))),
+            false => Err(AskError::Behind),
+        }
     }
 
     /// The message of a channel that has a number, which is there, between two that are known.
@@ -147,7 +240,7 @@ impl Source {
                 false => sequences / 2,
             };
             is_even = !is_even;
-            let Some(found) = self.first(subject, low.0 + part).await? else { return Ok(None) };
+            let found = self.first_known(subject, low.0 + part).await?;
             match found.message.number.cmp(&number) {
                 std::cmp::Ordering::Equal => return Ok(Some(found)),
                 std::cmp::Ordering::Less => low = (found.sequence + 1, found.message.number + 1),
@@ -162,15 +255,15 @@ impl Source {
         }
     }
 
-    /// What the stream has of a channel. It is known to have all up to `since`, the last of the terms.
+    /// What the stream has of a channel.
     pub(super) async fn open(
         &self,
         place: &Place,
         keyed_since_ms: u64,
     ) -> Result<OpenedChannel, LogFailure> {
-        let since = self.terms.borrow().last().copied().unwrap_or_default();
+        let since = self.stored.get();
         let Place { messages, deletions, .. } = place;
-        let last = self.last([messages, deletions], since).await;
+        let last = self.whole(async || self.last([messages, deletions], since).await).await;
         let [message, deletion] = last.map_err(|error| failure(&error))?;
         let after = deletion.map_or(0, |(sequence, _)| sequence);
         let Some((sequence, message)) = message.filter(|(sequence, _)| *sequence > after) else {
@@ -183,7 +276,9 @@ impl Source {
         };
         let mut opened = self.opened(sequence, message.life, Some(&message));
         if message.keyed_ms >= keyed_since_ms {
-            let answers = self.answers(messages, sequence, opened.epoch, keyed_since_ms);
+            let epoch = opened.epoch;
+            let answers =
+                self.whole(async || self.answers(messages, sequence, epoch, keyed_since_ms).await);
             opened.answers = answers.await.map_err(|error| failure(&error))?;
         }
         Ok(opened)
@@ -217,26 +312,21 @@ impl Source {
         let [one, other] = subjects.map(str::to_owned);
         let multi_last = vec![one, other, self.terms_subject.to_string()];
         let get = Get { multi_last, batch: 3, ..Get::default() };
-        for _ in 0..LAGS_MAX {
-            let got = self.gets.get(&self.stream, &get).await?;
-            if got.up_to.is_none_or(|up_to| up_to < since) {
-                sleep(LAG).await;
-                continue;
-            }
-            let mut last = [None, None];
-            for (last, subject) in last.iter_mut().zip(subjects) {
-                let Some(found) = got.messages.iter().find(|message| message.subject == subject)
-                else {
-                    continue;
-                };
-                *last = match self.decode(found) {
-                    Some(stored) => Some((found.sequence, stored)),
-                    None => self.last_valid_before(subject, found.sequence).await?,
-                };
-            }
-            return Ok(last);
+        let got = self.gets.get(&self.stream, &get).await?;
+        if got.up_to.is_some_and(|up_to| up_to < since) {
+            return Err(AskError::Behind);
         }
-        Err(AskError::NoAnswer)
+        let mut last = [None, None];
+        for (last, subject) in last.iter_mut().zip(subjects) {
+            let Some(found) = got.messages.iter().find(|message| message.subject == subject) else {
+                continue;
+            };
+            *last = match self.decode(found) {
+                Some(stored) => Some((found.sequence, stored)),
+                None => self.last_valid_before(subject, found.sequence).await?,
+            };
+        }
+        Ok(last)
     }
 
     /// The last valid record of a channel before one that is void: they come in small numbers.
@@ -256,10 +346,9 @@ impl Source {
                     last = self.decode(message).map(|stored| (message.sequence, stored)).or(last);
                 }
                 match got.messages.last() {
-                    Some(end) if end.sequence < sequence && got.pending > 0 => {
-                        from = end.sequence + 1
-                    }
-                    _ => break,
+                    Some(end) if end.sequence >= sequence => break,
+                    Some(end) if got.pending > 0 => from = end.sequence + 1,
+                    _ => return Err(AskError::Behind),
                 }
             }
             if last.is_some() || step >= sequence {
@@ -277,12 +366,6 @@ impl Source {
         epoch: Epoch,
         since_ms: u64,
     ) -> Result<Vec<StoredAnswer>, AskError> {
-        for _ in 0..LAGS_MAX {
-            if self.first(subject, head).await?.is_some_and(|found| found.sequence == head) {
-                break;
-            }
-            sleep(LAG).await;
-        }
         let mut answers = Vec::new();
         let mut before = head + 1;
         // From the newest back, as far as they are in force.
@@ -292,6 +375,8 @@ impl Source {
             let (mut is_oldest, mut is_any) = (false, false);
             loop {
                 let (found, more) = self.messages(subject, next, BATCH, BATCH_BYTES).await?;
+                // Something is there behind all but the last.
+                let end = found.last().map_or(0, |found| found.sequence);
                 for found in found.into_iter().filter(|found| found.sequence < before) {
                     is_any = true;
                     is_oldest |= found.message.timestamp_ms < since_ms;
@@ -306,8 +391,9 @@ impl Source {
                     answers.push(StoredAnswer { key, content, until_ms, receipt });
                 }
                 match more {
-                    Some(more) if more < before => next = more,
-                    _ => break,
+                    _ if end >= before.min(head) => break,
+                    Some(more) => next = more,
+                    None => return Err(AskError::Behind),
                 }
             }
             if is_oldest || (!is_any && from == 1) {
@@ -332,44 +418,31 @@ impl Source {
             return Ok(is_start.then_some(Located { after: Offset(0), messages: 0 }));
         }
         let since_ms = retention.since_ms(now_ms);
-        for _ in 0..LAGS_MAX {
-            match self.try_locate(subject, from, until, since_ms).await {
-                Ok(Some(located)) => return Ok(located),
-                Ok(None) => sleep(LAG).await,
-                Err(error) => return Err(failure(&error)),
-            }
-        }
-        Ok(None)
+        let located = self.whole(async || self.try_locate(subject, from, until, since_ms).await);
+        located.await.map_err(|error| failure(&error))
     }
 
-    /// Where a subscription starts; `None` by a server that does not have all that there is.
     async fn try_locate(
         &self,
         subject: &str,
         from: ReadFrom,
         until: Offset,
         kept_since_ms: u64,
-    ) -> Result<Option<Option<Located>>, AskError> {
-        let Some(first) = self.first(subject, 1).await? else { return Ok(None) };
-        let Some(head) =
-            self.first(subject, until.0).await?.filter(|head| head.sequence == until.0)
-        else {
-            return Ok(None);
-        };
+    ) -> Result<Option<Located>, AskError> {
+        let Some((first, head)) = self.ends(subject, until.0).await? else { return Ok(None) };
         let (low, high) =
             ((first.sequence, first.message.number), (head.sequence, head.message.number));
         let number = match from {
             ReadFrom::After(Offset(0)) if first.message.number == 1 => 0,
+            ReadFrom::After(offset) if offset > until => return Ok(None),
             ReadFrom::After(offset) => {
-                let found = self.first(subject, offset.0.max(1)).await?;
-                let found = found.filter(|found| found.sequence == offset.0);
-                let next_is_kept = |found: &Found| found.message.timestamp_ms >= kept_since_ms;
-                match found {
-                    Some(found) if next_is_kept(&found) || found.sequence == until.0 => {
-                        found.message.number
-                    }
-                    _ => return Ok(Some(None)),
+                let found = self.first_known(subject, offset.0.max(1)).await?;
+                let is_kept =
+                    found.message.timestamp_ms >= kept_since_ms || found.sequence == until.0;
+                if found.sequence != offset.0 || !is_kept {
+                    return Ok(None);
                 }
+                found.message.number
             }
             ReadFrom::Recent { since_ms, messages_max } => {
                 let least = (high.1 + 1).saturating_sub(messages_max).max(low.1);
@@ -383,10 +456,10 @@ impl Source {
             number if number < low.1 => Offset(first.sequence - 1),
             number => match self.numbered(subject, number, low, high).await? {
                 Some(found) => Offset(found.sequence),
-                None => return Ok(None),
+                None => return Err(AskError::Behind),
             },
         };
-        Ok(Some(Some(Located { after, messages: high.1 - number })))
+        Ok(Some(Located { after, messages: high.1 - number }))
     }
 
     /// The number of the first message of a time or later; one more than the last where there is none.
@@ -400,7 +473,7 @@ impl Source {
         let mut number = last + 1;
         while low <= high {
             let middle = low + (high - low) / 2;
-            let Some(found) = self.first(subject, middle).await? else { break };
+            let found = self.first_known(subject, middle).await?;
             if found.message.timestamp_ms >= since_ms {
                 number = number.min(found.message.number);
                 if middle == low {
@@ -422,8 +495,8 @@ impl Source {
         until: Offset,
         bytes_max: usize,
     ) -> ReadAnswer {
-        let read = self.try_window(subject, after, until, bytes_max).await;
-        read.map_err(|error| failure(&error))
+        let read = self.whole(async || self.try_window(subject, after, until, bytes_max).await);
+        read.await.map_err(|error| failure(&error))
     }
 
     async fn try_window(
@@ -433,31 +506,30 @@ impl Source {
         until: Offset,
         bytes_max: usize,
     ) -> Result<Option<Vec<Record>>, AskError> {
-        for _ in 0..LAGS_MAX {
-            // With the one that is known, to see whether the next one follows it.
-            let read = self.messages(subject, after.0.max(1), BATCH, bytes_max.max(1)).await?;
-            let (found, more) = read;
-            let mut found = found.into_iter().filter(|found| found.sequence <= until.0).peekable();
-            let known = found.next_if(|found| found.sequence == after.0);
-            let Some(first) = found.peek() else {
-                if more.is_some() && known.is_some() {
-                    // It is larger than the window.
-                    let (found, _) =
-                        self.messages(subject, after.0 + 1, 1, usize::MAX >> 1).await?;
-                    let records = chain(after, found.into_iter());
-                    return Ok(Some(records));
-                }
-                // A server that lags does not have it yet.
-                sleep(LAG).await;
-                continue;
+        // With the one that is known, to see whether the next one follows it.
+        let read = self.messages(subject, after.0.max(1), BATCH, bytes_max.max(1)).await?;
+        let (found, more) = read;
+        let mut found = found.into_iter().filter(|found| found.sequence <= until.0).peekable();
+        let known = found.next_if(|found| found.sequence == after.0);
+        let Some(first) = found.peek() else {
+            if more.is_some() && known.is_some() {
+                // It is larger than the window.
+                let (found, _) = self.messages(subject, after.0 + 1, 1, usize::MAX >> 1).await?;
+                return match found.is_empty() {
+                    true => Err(AskError::Behind),
+                    false => Ok(Some(chain(after, found.into_iter()))),
+                };
+            }
+            return match self.is_gone(subject, until.0).await? {
+                true => Ok(None),
+                false => Err(AskError::Behind),
             };
-            let follows = match known {
-                Some(known) => known.message.number + 1 == first.message.number,
-                None => first.sequence == after.0 + 1 || first.message.number == 1,
-            };
-            return Ok(follows.then(|| chain(after, found)));
-        }
-        Err(AskError::NoAnswer)
+        };
+        let follows = match known {
+            Some(known) => known.message.number + 1 == first.message.number,
+            None => first.sequence == after.0 + 1 || first.message.number == 1,
+        };
+        Ok(follows.then(|| chain(after, found)))
     }
 
     /// A page of a channel, newest first.
@@ -472,14 +544,14 @@ impl Source {
         let since_ms = retention.since_ms(now_ms);
         let is_plain =
             query.event_type.is_none() && query.after_ms.is_none() && query.before_ms.is_none();
-        let page = async {
+        let page = self.whole(async || {
             if is_plain
                 && let Some(page) = self.numbered_page(subject, query, until, since_ms).await?
             {
                 return Ok(page);
             }
             self.try_page(subject, query, until, since_ms).await
-        };
+        });
         page.await
             .map_err(|error| Refusal::new(ErrorCode::Overloaded, failure(&error).0.to_string()))
     }
@@ -492,9 +564,11 @@ impl Source {
         until: Offset,
         kept_since_ms: u64,
     ) -> Result<Option<Page>, AskError> {
-        let Some(first) = self.first(subject, 1).await? else { return Ok(None) };
-        let Some(head) = self.first(subject, until.0).await? else { return Ok(None) };
-        if head.sequence != until.0 || head.message.life != first.message.life {
+        if until == Offset(0) {
+            return Ok(None);
+        }
+        let Some((first, head)) = self.ends(subject, until.0).await? else { return Ok(None) };
+        if head.message.life != first.message.life {
             return Ok(None);
         }
         let (low, high) =
@@ -516,6 +590,9 @@ impl Source {
         while let Some(from) = next {
             let (found, more) = self.messages(subject, from, BATCH, BATCH_BYTES).await?;
             let is_end = found.last().is_some_and(|found| found.message.number >= newest);
+            if more.is_none() && !is_end {
+                return Err(AskError::Behind);
+            }
             let of_page = found.into_iter().filter(|found| found.message.number <= newest);
             records.extend(of_page);
             next = more.filter(|_| !is_end);
@@ -536,17 +613,14 @@ impl Source {
         kept_since_ms: u64,
     ) -> Result<Page, AskError> {
         // All of it is looked at: pages are for people.
-        let (mut all, mut next, mut lags) = (Vec::<Found>::new(), Some(1), 0);
+        let (mut all, mut next) = (Vec::<Found>::new(), Some(1).filter(|_| until > Offset(0)));
         while let Some(from) = next {
             let (found, more) = self.messages(subject, from, BATCH, BATCH_BYTES).await?;
-            let last = found.last().map(|found| found.sequence);
             all.extend(found);
-            next = more;
+            next = more.filter(|more| *more <= until.0);
             let end = all.last().map_or(0, |found| found.sequence);
-            if next.is_none() && end < until.0 && lags < LAGS_MAX {
-                lags += 1;
-                sleep(LAG).await;
-                next = Some(last.unwrap_or(end) + 1);
+            if next.is_none() && end < until.0 && !self.is_gone(subject, until.0).await? {
+                return Err(AskError::Behind);
             }
         }
         let life = all.last().map(|found| found.message.life);

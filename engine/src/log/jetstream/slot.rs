@@ -164,7 +164,8 @@ impl Slot {
         let Some(mut answers) = subscribe(&client, &inbox).await else { return };
         let content = Content::Term { node: node.into() };
         let payload = Stored { id, term: 0, content }.encode();
-        let beginning = Entry { id: id.0, subject: plan.terms().into(), payload };
+        let subject = plan.terms().into();
+        let beginning = Entry { id: id.0, subject, payload, counter: None };
         let (done, mut results): (_, UnboundedReceiver<Input>) = unbounded_channel();
         let mut slot = Self {
             client,
@@ -191,9 +192,9 @@ impl Slot {
             };
             match event {
                 Event::Append(Some(entry)) => {
-                    slot.appender.append(entry);
+                    slot.append(entry);
                     while let Ok(entry) = appends.try_recv() {
-                        slot.appender.append(entry);
+                        slot.append(entry);
                     }
                     slot.appender.send();
                 }
@@ -203,6 +204,15 @@ impl Slot {
                 Event::Tick => slot.look_at_the_clock(),
             }
         }
+    }
+
+    /// Appends, with a number: what was refused before has given its own back.
+    fn append(&mut self, mut entry: Entry) {
+        if let Some(counter) = &entry.counter {
+            counter.set(counter.get() + 1);
+            entry.payload = Stored::with_number(&entry.payload, counter.get());
+        }
+        self.appender.append(entry);
     }
 
     /// Does what the appender wants. Returns whether it is done.

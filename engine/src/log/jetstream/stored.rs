@@ -1,5 +1,7 @@
 //! What a stream has under a subject, as bytes.
 
+use std::ops::Range;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use pushflo_protocol::{MessageId, Parts};
 use serde::{Deserialize, Serialize};
@@ -10,8 +12,9 @@ use crate::log::Life;
 /// The format; a record of another one is not read.
 const FORMAT: u8 = 1;
 
-/// Bytes of the format and the term.
-const HEAD_BYTES: usize = 1 + size_of::<Sequence>();
+/// Bytes of the format, the term and the number.
+const TERM_END: usize = 1 + size_of::<Sequence>();
+const HEAD_BYTES: usize = TERM_END + size_of::<u64>();
 
 /// What a stream has in one place.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,7 +48,9 @@ pub(super) struct StoredMessage {
     pub(super) timestamp_ms: u64,
     /// What its channel's life is.
     pub(super) life: Life,
-    /// How many messages its channel had had, with this one.
+    /// How many messages its channel had had in this life, with this one: those that follow each other differ by
+    /// one.
+    #[serde(skip)]
     pub(super) number: u64,
     /// What its publisher gave.
     pub(super) parts: Parts,
@@ -65,15 +70,28 @@ impl Stored {
         let mut encoded = BytesMut::with_capacity(HEAD_BYTES + rest.len());
         encoded.put_u8(FORMAT);
         encoded.put_u64_le(*term);
+        encoded.put_u64_le(match content {
+            Content::Message(message) => message.number,
+            Content::Term { .. } | Content::Deleted => 0,
+        });
         encoded.put_slice(&rest);
         encoded.freeze()
     }
 
     /// What was encoded, as of another term.
     pub(super) fn with_term(encoded: &[u8], term: Sequence) -> Bytes {
+        Self::with_head(encoded, 1..TERM_END, term)
+    }
+
+    /// What was encoded, with another number.
+    pub(super) fn with_number(encoded: &[u8], number: u64) -> Bytes {
+        Self::with_head(encoded, TERM_END..HEAD_BYTES, number)
+    }
+
+    fn with_head(encoded: &[u8], place: Range<usize>, value: u64) -> Bytes {
         let mut bytes = BytesMut::from(encoded);
-        if let Some(place) = bytes.get_mut(1..HEAD_BYTES) {
-            place.copy_from_slice(&term.to_le_bytes());
+        if let Some(place) = bytes.get_mut(place) {
+            place.copy_from_slice(&value.to_le_bytes());
         }
         bytes.freeze()
     }
@@ -81,9 +99,14 @@ impl Stored {
     /// Reads what [`Stored::encode`] wrote; `None` for anything else.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let (head, rest) = bytes.split_at_checked(HEAD_BYTES)?;
-        let (&FORMAT, term) = head.split_first()? else { return None };
-        let term = Sequence::from_le_bytes(term.try_into().ok()?);
-        let (id, content) = postcard::from_bytes(rest).ok()?;
+        let (&FORMAT, head) = head.split_first()? else { return None };
+        let (term, number) = head.split_at_checked(size_of::<Sequence>())?;
+        let of = |bytes: &[u8]| Some(u64::from_le_bytes(bytes.try_into().ok()?));
+        let (term, number) = (of(term)?, of(number)?);
+        let (id, mut content) = postcard::from_bytes(rest).ok()?;
+        if let Content::Message(message) = &mut content {
+            message.number = number;
+        }
         Some(Self { id, term, content })
     }
 }
@@ -111,6 +134,10 @@ mod tests {
             assert_eq!(Stored::decode(&bytes).as_ref(), Some(&stored));
             let other = Stored { term: 9, ..stored };
             assert_eq!(Stored::decode(&Stored::with_term(&bytes, 9)), Some(other));
+            let numbered = Stored::decode(&Stored::with_number(&bytes, 8));
+            if let Some(Content::Message(message)) = numbered.map(|stored| stored.content) {
+                assert_eq!(message.number, 8);
+            }
             for cut in 0..bytes.len() {
                 assert_eq!(Stored::decode(&bytes[..cut]), None, "{cut} bytes");
             }

@@ -1,6 +1,6 @@
 //! All slots that this node owns: calls of shards go to their streams, and answers back.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,11 +18,13 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::appender::{End, Entry, Sequence};
+use super::counts::Counts;
 use super::gets::{AskError, Get, Gets};
 use super::metas::Metas;
 use super::read::Source;
 use super::slot::{NO_SUCH_STREAM, Slot, StreamPlan, Told};
 use super::stored::{Content, Stored, StoredMessage};
+use crate::accounts::Usages;
 use crate::bucket::{Bucket, News, WriteError};
 use crate::hash::{HashMap, Placement};
 use crate::ids::{AppId, ChannelKey, LogId, SlotId};
@@ -81,11 +83,21 @@ struct State {
     plan: StreamsPlan,
     owned: RefCell<HashMap<SlotId, Owned>>,
     metas: Metas,
+    counts: Rc<Counts>,
     channels: RefCell<HashMap<LogId, Rc<Place>>>,
-    /// Deletions on their way, of what, and whether it is the second attempt.
-    deleting: RefCell<HashMap<u128, (Rc<Place>, bool)>>,
-    time: std::cell::Cell<u64>,
+    /// Appends on their way.
+    under_way: RefCell<HashMap<u128, UnderWay>>,
+    time: Cell<u64>,
     ended: Box<dyn Fn(SlotId)>,
+}
+
+/// An append on its way.
+#[derive(Clone)]
+enum UnderWay {
+    /// A message of a channel in a month.
+    Message(Rc<Place>, u16),
+    /// The deletion of a channel, and whether it is the second attempt.
+    Deletion(Rc<Place>, bool),
 }
 
 /// Where a channel is.
@@ -96,6 +108,8 @@ pub(super) struct Place {
     pub(super) messages: String,
     /// That of its deletions.
     pub(super) deletions: String,
+    /// The number of its last message, with those on their way.
+    number: Rc<Cell<u64>>,
 }
 
 impl Place {
@@ -104,7 +118,13 @@ impl Place {
         // Names have no `%`, and `.` would part them.
         let name = channel.slug.as_str().replace('.', "%");
         let subject = |kind| format!("{prefix}.{slot}.{kind}.{app}.{name}");
-        Self { channel: channel.clone(), slot, messages: subject('c'), deletions: subject('d') }
+        Self {
+            channel: channel.clone(),
+            slot,
+            messages: subject('c'),
+            deletions: subject('d'),
+            number: Rc::default(),
+        }
     }
 }
 
@@ -193,17 +213,19 @@ impl Streams {
         client: Client,
         bucket: Rc<Bucket>,
         plan: StreamsPlan,
+        usages: Arc<Usages>,
         ended: impl Fn(SlotId) + 'static,
     ) -> Result<Self, async_nats::SubscribeError> {
         let gets = Gets::new(client.clone()).await?;
         Ok(Self(Rc::new(State {
             client,
             gets,
-            plan,
             owned: RefCell::default(),
+            counts: Rc::new(Counts::new(Rc::clone(&bucket), usages, plan.now_ms)),
             metas: Metas::new(bucket),
+            plan,
             channels: RefCell::default(),
-            deleting: RefCell::default(),
+            under_way: RefCell::default(),
             time: Default::default(),
             ended: Box::new(ended),
         })))
@@ -228,12 +250,13 @@ impl Streams {
             incarnation: 0,
             terms: Rc::default(),
             terms_subject: format!("{}.t", plan.subjects).into(),
+            stored: Rc::default(),
         };
         let (appends, for_slot) = channel(APPENDS_MAX);
-        let terms = Rc::clone(&source.terms);
+        let of_slot = source.clone();
         self.0.owned.borrow_mut().insert(slot, Owned { appends, source, time });
         let this = self.clone();
-        let told = move |told| this.told(slot, time, &terms, told);
+        let told = move |told| this.told(slot, time, &of_slot, told);
         let (client, gets) = (self.0.client.clone(), self.0.gets.clone());
         let id = MessageId::new((self.0.plan.now_ms)(), fastrand::u128(..));
         spawn_local(async move {
@@ -244,7 +267,10 @@ impl Streams {
     /// Gives a slot up. What is under way becomes unknown.
     pub(crate) fn release(&self, slot: SlotId) {
         // Its task ends when nobody can append any more, and tells so.
-        self.0.owned.borrow_mut().remove(&slot);
+        let owned = self.0.owned.borrow_mut().remove(&slot);
+        if let Some(owned) = owned {
+            self.0.counts.end(slot, owned.time);
+        }
     }
 
     fn tell(&self, shard: usize, answer: LogAnswer) {
@@ -257,7 +283,7 @@ impl Streams {
         self.tell(self.shard(slot), LogAnswer::Slot(SlotNews { slot, event }));
     }
 
-    fn told(&self, slot: SlotId, time: u64, terms: &RefCell<Vec<Sequence>>, told: Told) {
+    fn told(&self, slot: SlotId, time: u64, source: &Source, told: Told) {
         let metrics = &self.0.plan.metrics;
         let total = match told {
             Told::Stored(..) => Some(&metrics.cluster_appends_total),
@@ -271,8 +297,10 @@ impl Streams {
         }
         let event = match told {
             Told::Begun(term) => {
-                let is_first = terms.borrow().is_empty();
-                terms.borrow_mut().push(term);
+                let is_first = source.terms.borrow().is_empty();
+                source.terms.borrow_mut().push(term);
+                source.stored.set(term.max(source.stored.get()));
+                self.0.counts.stored(slot, time, None, term);
                 if is_first {
                     metrics.cluster_takeovers_total.increment();
                     spawn_local(self.clone().begin(slot, time));
@@ -280,22 +308,34 @@ impl Streams {
                 return;
             }
             Told::Stored(id, sequence) => {
-                if let Some((place, _)) = self.0.deleting.borrow_mut().remove(&id) {
+                source.stored.set(sequence.max(source.stored.get()));
+                let under_way = self.0.under_way.borrow_mut().remove(&id);
+                let message = match &under_way {
+                    Some(UnderWay::Message(place, month)) => Some((place.channel.app, *month)),
+                    _ => None,
+                };
+                self.0.counts.stored(slot, time, message, sequence);
+                if let Some(UnderWay::Deletion(place, _)) = under_way {
                     spawn_local(self.clone().deleted(place, MessageId(id), sequence));
                     return;
                 }
                 SlotEvent::Stored(MessageId(id), sequence)
             }
             Told::Refused(id) => {
-                let deleting = self.0.deleting.borrow_mut().remove(&id);
-                if let Some((place, false)) = deleting {
-                    spawn_local(self.clone().delete_with_room(place, time, MessageId(id)));
-                    return;
+                match self.0.under_way.borrow_mut().remove(&id) {
+                    Some(UnderWay::Deletion(place, false)) => {
+                        spawn_local(self.clone().delete_with_room(place, time, MessageId(id)));
+                        return;
+                    }
+                    Some(UnderWay::Message(place, _)) => {
+                        place.number.set(place.number.get().saturating_sub(1));
+                    }
+                    _ => {}
                 }
                 SlotEvent::Refused(MessageId(id))
             }
             Told::Unknown(id) => {
-                self.0.deleting.borrow_mut().remove(&id);
+                self.0.under_way.borrow_mut().remove(&id);
                 SlotEvent::Unknown(MessageId(id))
             }
             Told::Ended(end) => {
@@ -311,7 +351,8 @@ impl Streams {
                     owned.remove(&slot);
                 }
                 drop(owned);
-                self.tell_slot(slot, SlotEvent::Ended);
+                self.0.counts.end(slot, time);
+                self.tell_slot(slot, SlotEvent::Ended(time));
                 return (self.0.ended)(slot);
             }
         };
@@ -320,7 +361,7 @@ impl Streams {
 
     fn append_deletion(&self, slot: SlotId, time: u64, place: Option<&Place>, id: MessageId) {
         let payload = Stored { id, term: 0, content: Content::Deleted }.encode();
-        self.append(slot, time, place.map(|place| &*place.deletions), id, payload);
+        self.append(slot, time, place.map(|place| (&*place.deletions, None)), id, payload);
     }
 
     /// Where there is no room left even to note a deletion, the messages that are to be deleted make some.
@@ -330,7 +371,8 @@ impl Streams {
             tracing::warn!(slot = %place.slot, %error, "a channel cannot be deleted for the moment");
             return self.tell_slot(place.slot, SlotEvent::Refused(id));
         }
-        self.0.deleting.borrow_mut().insert(id.0, (Rc::clone(&place), true));
+        let deletion = UnderWay::Deletion(Rc::clone(&place), true);
+        self.0.under_way.borrow_mut().insert(id.0, deletion);
         self.append_deletion(place.slot, time, Some(&place), id);
     }
 
@@ -345,6 +387,8 @@ impl Streams {
             }
         };
         self.tell_slot(place.slot, event);
+        // A new owner could not count what is not there any more.
+        self.0.counts.write(place.slot).await;
         let request = serde_json::json!({ "filter": place.messages, "seq": sequence });
         if let Err(error) = self.purge(place.slot, &request).await {
             // Nobody reads it any more.
@@ -403,6 +447,7 @@ impl Streams {
             News::Begin => self.0.metas.begin(),
             News::Complete => self.0.metas.complete(),
             News::Entry(entry) => {
+                self.0.counts.learn(entry);
                 let Some((channel, now)) = self.0.metas.learn(entry) else { return };
                 let slot = SlotId::of(&channel);
                 if self.0.owned.borrow().contains_key(&slot) {
@@ -464,6 +509,33 @@ impl Streams {
         self.tell(shard.index(), LogAnswer::Names(Box::new(NamesDone { id, outcome })));
     }
 
+    /// How many channels an app has in all slots.
+    pub(crate) async fn count_channels(&self, app: AppId) -> Result<u64, AskError> {
+        let mut all: BTreeSet<ChannelSlug> = self.0.metas.names(app).into_iter().collect();
+        let mut of_streams = stream::iter(SlotId::all())
+            .map(|slot| self.names_in(slot, app))
+            .buffer_unordered(NAMED_AT_A_TIME);
+        while let Some(named) = of_streams.next().await {
+            match named {
+                Ok(named) => all.extend(named),
+                // Nobody has used the slot yet.
+                Err(AskError::Refused { code: NO_SUCH_STREAM, .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(all.len() as u64)
+    }
+
+    /// How many messages an app has published in a month on all nodes, as far as is known here.
+    pub(crate) fn messages(&self, app: AppId, month: u16) -> u64 {
+        self.0.counts.messages(app, month)
+    }
+
+    /// Writes down what was counted and is due.
+    pub(crate) fn write_counts(&self) {
+        Counts::flush(&self.0.counts);
+    }
+
     async fn names_in(&self, slot: SlotId, app: AppId) -> Result<Vec<ChannelSlug>, AskError> {
         let prefix = format!("{}.{slot}.c.{}.", self.0.plan.prefix, app.0);
         let stream = format!("STREAM.INFO.{}-{slot}", self.0.plan.prefix);
@@ -486,7 +558,7 @@ impl Streams {
 
     /// The term has begun: with what must be known to read, the shard may use the slot.
     async fn begin(self, slot: SlotId, time: u64) {
-        loop {
+        let own = loop {
             let Some(source) = self.source(slot, time) else { return };
             // With the metadata that an owner before it has been told are stored.
             if let Some((incarnation, before)) = self.look_at(&source).await
@@ -498,14 +570,26 @@ impl Streams {
                 };
                 owned.source.incarnation = incarnation;
                 let mut terms = owned.source.terms.borrow_mut();
+                let own = terms.first().copied().unwrap_or_default();
                 terms.extend(before);
                 terms.sort_unstable();
                 terms.dedup();
-                break;
+                break own;
             }
             sleep(PAUSE).await;
+        };
+        loop {
+            let Some(source) = self.source(slot, time) else { return };
+            match self.0.counts.begin(slot, time, &source, own).await {
+                Ok(()) => break,
+                Err(error) => tracing::debug!(%slot, %error, "messages are not counted yet"),
+            }
+            sleep(PAUSE).await;
+            let _ = self.0.metas.catch_up().await;
         }
-        self.tell_slot(slot, SlotEvent::Begun(time));
+        if self.source(slot, time).is_some() {
+            self.tell_slot(slot, SlotEvent::Begun(time));
+        }
     }
 
     fn source(&self, slot: SlotId, time: u64) -> Option<Source> {
@@ -542,7 +626,8 @@ impl Streams {
             LogCall::Delete(Delete { slot, time, log, id }) => {
                 let place = self.0.channels.borrow().get(&log).cloned();
                 if let Some(place) = &place {
-                    self.0.deleting.borrow_mut().insert(id.0, (Rc::clone(place), false));
+                    let deletion = UnderWay::Deletion(Rc::clone(place), false);
+                    self.0.under_way.borrow_mut().insert(id.0, deletion);
                 }
                 self.append_deletion(slot, time, place.as_deref(), id);
             }
@@ -623,34 +708,39 @@ impl Streams {
     }
 
     fn store(&self, store: Store) {
-        let Store { slot, time, log, record, life, number, key, keyed_ms } = store;
+        let Store { slot, time, log, record, life, key, keyed_ms } = store;
         let id = record.id;
         let message = StoredMessage {
             timestamp_ms: record.timestamp_ms,
             life,
-            number,
+            number: 0,
             parts: record.parts,
             key,
             keyed_ms,
         };
         let payload = Stored { id, term: 0, content: Content::Message(message) }.encode();
         let place = self.0.channels.borrow().get(&log).cloned();
-        let subject = place.as_ref().map(|place| &*place.messages);
-        self.append(slot, time, subject, id, payload);
+        if let Some(place) = &place {
+            let month = self.0.counts.month_of(record.timestamp_ms);
+            let message = UnderWay::Message(Rc::clone(place), month);
+            self.0.under_way.borrow_mut().insert(id.0, message);
+        }
+        let to = place.as_ref().map(|place| (&*place.messages, Some(Rc::clone(&place.number))));
+        self.append(slot, time, to, id, payload);
     }
 
     fn append(
         &self,
         slot: SlotId,
         time: u64,
-        subject: Option<&str>,
+        to: Option<(&str, Option<Rc<Cell<u64>>>)>,
         id: MessageId,
         payload: Bytes,
     ) {
-        let is_sent = subject.is_some_and(|subject| {
+        let is_sent = to.is_some_and(|(subject, counter)| {
             let subject = Bytes::copy_from_slice(subject.as_bytes());
             let owned = self.0.owned.borrow();
-            let entry = Entry { id: id.0, subject, payload };
+            let entry = Entry { id: id.0, subject, payload, counter };
             let owned = owned.get(&slot).filter(|owned| owned.time == time);
             owned.is_some_and(|owned| owned.appends.try_send(entry).is_ok())
         });
@@ -659,7 +749,7 @@ impl Streams {
             metrics.cluster_appends_in_flight.increment();
         } else {
             metrics.cluster_appends_refused_total.increment();
-            self.0.deleting.borrow_mut().remove(&id.0);
+            self.0.under_way.borrow_mut().remove(&id.0);
             self.tell_slot(slot, SlotEvent::Refused(id));
         }
     }
@@ -675,7 +765,10 @@ impl Streams {
         };
         match &mut outcome {
             // What comes after this is told behind it.
-            Ok(opened) => opened.meta = self.0.metas.of(&channel),
+            Ok(opened) => {
+                place.number.set(opened.number);
+                opened.meta = self.0.metas.of(&channel);
+            }
             Err(_) => {
                 self.0.channels.borrow_mut().remove(&log);
             }

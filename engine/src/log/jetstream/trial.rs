@@ -111,7 +111,7 @@ impl Trial {
         let id = MessageId(self.next_id);
         let payload = Stored { id, term: 0, content: Content::Message(message) }.encode();
         let subject = format!("{SLOT}.c.0.{}", self.random.u8(..20)).into();
-        let entry = Entry { id: self.next_id, subject, payload };
+        let entry = Entry { id: self.next_id, subject, payload, counter: None };
         self.fates.borrow_mut().insert(self.next_id, Fate::Waits);
         match self.owners[owner].appends.try_send(entry) {
             Ok(()) => {}

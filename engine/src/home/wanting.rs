@@ -1,0 +1,115 @@
+//! Publishes and channels for which this node has none left of what an app's plan limits: they wait until other
+//! nodes have lent it some, or it is clear that there is no more.
+
+use std::collections::VecDeque;
+
+use super::Home;
+use crate::accounts::plan::limit;
+use crate::accounts::{Resource, Taken};
+use crate::context::Context;
+use crate::hash::HashMap;
+use crate::ids::{AppId, ChannelKey, HomeKey};
+use crate::mail::{ChannelCall, ToHome, no_room, not_now};
+
+/// Mail of a shard that waits.
+const WAITING_MAX: usize = 16 * 1024;
+
+/// How long it waits at most, in milliseconds.
+const WAIT_MAX_MS: u64 = 3_000;
+
+/// Mail that waits, by app, in order.
+#[derive(Debug, Default)]
+pub(super) struct Wanting {
+    by_app: HashMap<AppId, VecDeque<(u64, ToHome)>>,
+    len: usize,
+}
+
+/// What mail waits for: so many of a resource an app may have.
+pub(super) type Wanted = (Resource, u64);
+
+impl Home {
+    /// What mail for a channel has to wait for, if anything.
+    pub(super) fn is_to_wait(
+        &self,
+        cx: &Context,
+        mail: &ToHome,
+        channel: &ChannelKey,
+        home: HomeKey,
+    ) -> Option<Option<Wanted>> {
+        let is_publish = match mail {
+            ToHome::Publish(_) => true,
+            ToHome::Channel(request)
+                if matches!(request.call, ChannelCall::Create(_) | ChannelCall::Change(_)) =>
+            {
+                false
+            }
+            _ => return None,
+        };
+        let app = cx.directory.app(channel.app)?;
+        if self.wanting.by_app.contains_key(&channel.app) {
+            // Behind those that wait already.
+            return Some(None);
+        }
+        let (plan, usage) = (&app.plan, &app.usage);
+        let is_counted = self.channels.get(home).is_some_and(|home| home.is_counted);
+        if !is_counted && usage.look_at_channels(plan.channels_max) == Taken::Ask {
+            return Some(Some((Resource::Channels, plan.channels_max)));
+        }
+        let most = plan.messages_per_month_max;
+        if is_publish && usage.look_at_messages(cx.month(), most) == Taken::Ask {
+            return Some(Some((Resource::Messages, most)));
+        }
+        None
+    }
+
+    /// Has mail wait, and asks for what it waits for.
+    pub(super) fn wait(
+        &mut self,
+        cx: &mut Context,
+        mail: ToHome,
+        app: AppId,
+        wanted: Option<Wanted>,
+    ) {
+        if self.wanting.len >= WAITING_MAX {
+            return cx.refuse(&mail, &no_room());
+        }
+        if let (Some((resource, limit)), Some(app)) = (wanted, cx.directory.app(app).cloned()) {
+            cx.want(&app, resource, limit);
+        }
+        self.wanting.len += 1;
+        self.wanting.by_app.entry(app).or_default().push_back((cx.now.elapsed_ms, mail));
+    }
+
+    /// Has what waits for an app be tried again.
+    pub(crate) fn try_again(&mut self, cx: &mut Context, app: AppId) {
+        let waiting = self.wanting.by_app.remove(&app).unwrap_or_default();
+        self.wanting.len -= waiting.len();
+        for (since_ms, mail) in waiting {
+            self.handle(cx, mail);
+            // Where it waits on, that is since it came.
+            if let Some((since, _)) =
+                self.wanting.by_app.get_mut(&app).and_then(|waiting| waiting.back_mut())
+            {
+                *since = since_ms.min(*since);
+            }
+        }
+    }
+
+    /// Refuses what has waited for too long. To be called once a tick.
+    pub(super) fn give_up_wanting(&mut self, cx: &mut Context) {
+        let now_ms = cx.now.elapsed_ms;
+        let mut late = Vec::new();
+        self.wanting.by_app.retain(|_, waiting| {
+            while let Some((_, mail)) =
+                waiting.pop_front_if(|(since_ms, _)| *since_ms + WAIT_MAX_MS <= now_ms)
+            {
+                late.push(mail);
+            }
+            !waiting.is_empty()
+        });
+        self.wanting.len -= late.len();
+        for mail in late {
+            cx.refuse(&mail, &not_now(limit::MESSAGES_PER_MONTH));
+        }
+    }
+}
