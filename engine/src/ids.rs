@@ -23,8 +23,9 @@ slotmap::new_key_type! {
     pub struct HomeKey;
 }
 
-/// A node of a cluster, by its place in this node's list of them; 0 is this one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// A node of a cluster, by its place in this node's list of them; 0 is this one. A node whose link was lost has
+/// another place from then on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NodeSlot(pub u8);
 
 impl NodeSlot {

@@ -118,6 +118,8 @@ pub(super) struct Node {
     incarnation: u64,
     began: Instant,
     peers: BTreeMap<String, Peer>,
+    /// The place that was given to a node last.
+    last_slot: NodeSlot,
     claims: Claims,
     /// Since when it is clear who is there.
     settled: Instant,
@@ -295,6 +297,7 @@ impl Node {
             incarnation,
             began: now,
             peers: BTreeMap::new(),
+            last_slot: NodeSlot::OWN,
             claims: SlotId::all().map(|_| None).collect(),
             settled: now,
             own_heard: now,
@@ -308,6 +311,18 @@ impl Node {
             undelivered: BTreeSet::new(),
         };
         (node, heard, lent)
+    }
+
+    /// A place that no other node has and that none had for as long as can be.
+    fn free_slot(&mut self) -> Option<NodeSlot> {
+        let most = NodeSlot::COUNT_MAX as u8 - 2;
+        for _ in 0..most {
+            self.last_slot = NodeSlot(self.last_slot.0 % most + 1);
+            if self.peers.values().all(|peer| peer.slot != self.last_slot) {
+                return Some(self.last_slot);
+            }
+        }
+        None
     }
 
     fn now_ms(&self) -> u64 {
@@ -352,16 +367,16 @@ impl Node {
         }
         let now_ms = self.now_ms();
         let session = (self.incarnation << 16).max(1);
-        let next_slot = self.peers.len() + 1;
         let is_known = self.peers.contains_key(&beat.name);
-        if !is_known && next_slot >= NodeSlot::COUNT_MAX - 1 {
+        let free = if is_known { None } else { self.free_slot() };
+        if !is_known && free.is_none() {
             return tracing::error!(
                 node = beat.name,
                 "the cluster has more nodes than are possible"
             );
         }
         let peer = self.peers.entry(beat.name.clone()).or_insert_with(|| Peer {
-            slot: NodeSlot(next_slot as u8),
+            slot: free.unwrap_or_default(),
             incarnation: beat.incarnation,
             numbers: NodeNumbers::default(),
             is_leaving: false,
@@ -421,8 +436,17 @@ impl Node {
                 }
             }
         }
-        for node in gone {
-            self.tell_all(ClusterNews::NodeGone(node));
+        if !gone.is_empty() {
+            // What comes for it later is for what it was before, as an answer to a question that was given up.
+            for slot in &gone {
+                let free = self.free_slot();
+                let peer = self.peers.values_mut().find(|peer| peer.slot == *slot);
+                if let (Some(peer), Some(free)) = (peer, free) {
+                    peer.slot = free;
+                }
+            }
+            gone.into_iter().for_each(|slot| self.tell_all(ClusterNews::NodeGone(slot)));
+            self.point_all();
         }
         for (shard, node) in std::mem::take(&mut self.undelivered) {
             self.tell(shard, FromCluster::News(ClusterNews::NodeGone(node)));

@@ -40,6 +40,9 @@ pub(super) struct Connection {
     pub(super) timer_tick: u32,
     /// When the peer was last heard, or, while a request is read, when that began.
     pub(super) heard_tick: u32,
+    /// The sequence number of the first of its answers, or of its publishes, that is not given: none is used
+    /// again, since an answer of another node may come after it was given up.
+    pub(super) first_sequence: u32,
     /// What it is subscribed to, in the order of the tails.
     pub(super) subscriptions: Vec<SubscriptionKey>,
     /// What the ledger has of it.
@@ -73,8 +76,6 @@ pub(super) struct Active {
     pub(super) message_reader: MessageReader,
     /// Answers to pipelined requests in their order.
     pub(super) answers: VecDeque<PendingAnswer>,
-    /// The sequence number of the first of `answers`.
-    pub(super) first_answer: u32,
     /// What those of them cost that are there and wait for earlier ones.
     pub(super) answer_bytes: usize,
     /// Requests under way whose answers may be large: pages and lists.
@@ -91,8 +92,6 @@ pub(super) struct Active {
     pub(super) tail_bytes: usize,
     /// What the answers to its own publishes are to carry, in their order.
     pub(super) publishes: VecDeque<PendingPublish>,
-    /// The sequence number of the first of `publishes`.
-    pub(super) first_publish: u32,
     /// Subscriptions that wait for the home's answer.
     pub(super) subscribes: usize,
     /// Subscriptions with something to send, each once.
@@ -169,6 +168,7 @@ impl Connection {
             session: None,
             timer_tick: u32::MAX,
             heard_tick: tick,
+            first_sequence: 0,
             subscriptions: Vec::new(),
             account: Account::default(),
             active: None,

@@ -140,9 +140,10 @@ impl Edge {
         let is_draining = self.is_draining();
         let Some(c) = self.connections.get_mut(connection) else { return };
         let peer = Peer { proxy: c.proxy, address: c.address() };
+        let first = c.first_sequence;
         let active = c.active();
         let is_pipelined = !active.answers.is_empty();
-        let sequence = active.first_answer.wrapping_add(active.answers.len() as u32);
+        let sequence = first.wrapping_add(active.answers.len() as u32);
         active.answers.push_back(PendingAnswer {
             bytes: None,
             awaited: Awaited::Nothing,
@@ -241,9 +242,9 @@ impl Edge {
         connection: ConnectionKey,
         sequence: u32,
     ) -> Option<&mut PendingAnswer> {
-        let active = self.connections.get_mut(connection)?.active.as_mut()?;
-        let index = sequence.wrapping_sub(active.first_answer) as usize;
-        active.answers.get_mut(index)
+        let c = self.connections.get_mut(connection)?;
+        let index = sequence.wrapping_sub(c.first_sequence) as usize;
+        c.active.as_mut()?.answers.get_mut(index)
     }
 
     /// Refuses what cannot be read as a request; nothing more is read from the connection.
@@ -266,10 +267,11 @@ impl Edge {
     ) {
         self.refused(cx, connection, refusal, None);
         let Some(c) = self.connections.get_mut(connection) else { return };
+        let first = c.first_sequence;
         let active = c.active();
         active.inbound = Vec::new();
         active.request_reader = RequestReader::default();
-        let sequence = active.first_answer.wrapping_add(active.answers.len() as u32);
+        let sequence = first.wrapping_add(active.answers.len() as u32);
         active.answers.push_back(answer);
         self.reply(cx, connection, sequence, Reply::refusal(refusal));
     }
@@ -330,7 +332,7 @@ impl Edge {
         let (mut ready, mut last) = (Vec::new(), false);
         while !last && active.answers.front().is_some_and(|answer| answer.bytes.is_some()) {
             let Some(answer) = active.answers.pop_front() else { break };
-            active.first_answer = active.first_answer.wrapping_add(1);
+            c.first_sequence = c.first_sequence.wrapping_add(1);
             last = answer.last;
             active.answer_bytes -= answer.cost();
             ready.extend(answer.bytes);

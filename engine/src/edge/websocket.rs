@@ -302,8 +302,9 @@ impl Edge {
         });
         api::take_publish(cx, &app)?;
         let Some(c) = self.connections.get_mut(connection) else { return Ok(()) };
+        let first = c.first_sequence;
         let active = c.active();
-        let sequence = active.first_publish.wrapping_add(active.publishes.len() as u32);
+        let sequence = first.wrapping_add(active.publishes.len() as u32);
         let (channel, reference) = (publish.channel.clone(), reference.map(Into::into));
         active.publishes.push_back(PendingPublish { channel, reference, answer: None });
         let request = RequestId { shard: cx.shard, connection, sequence };
@@ -330,10 +331,8 @@ impl Edge {
         outcome: Outcome,
     ) {
         let Some(c) = self.connections.get_mut(connection) else { return };
-        let publishes = c.active.as_mut().map(|active| (active.first_publish, active));
-        let publish = publishes.and_then(|(first, active)| {
-            active.publishes.get_mut(sequence.wrapping_sub(first) as usize)
-        });
+        let at = sequence.wrapping_sub(c.first_sequence) as usize;
+        let publish = c.active.as_mut().and_then(|active| active.publishes.get_mut(at));
         let Some(publish) = publish else {
             return bug!(cx, "an answer to a publish that nobody waits for");
         };
@@ -352,7 +351,7 @@ impl Edge {
         let Some(active) = &mut c.active else { return };
         let mut ready = Vec::new();
         while active.publishes.front().is_some_and(|publish| publish.answer.is_some()) {
-            active.first_publish = active.first_publish.wrapping_add(1);
+            c.first_sequence = c.first_sequence.wrapping_add(1);
             ready.extend(active.publishes.pop_front().and_then(|publish| publish.answer));
         }
         if let Err(refusal) = outcome {

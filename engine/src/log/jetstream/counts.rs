@@ -41,6 +41,8 @@ type ByApp = BTreeMap<(AppId, u16), u64>;
 /// The counts of a slot as they stand in the bucket.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Counted {
+    /// The process that has written it.
+    writer: u64,
     /// The stream's.
     incarnation: u64,
     /// All up to here is counted.
@@ -65,6 +67,8 @@ struct SlotCounts {
 
 /// The counts of all slots.
 pub(super) struct Counts {
+    /// Names this process.
+    writer: u64,
     bucket: Rc<Bucket>,
     usages: Arc<Usages>,
     unix_ms: fn() -> u64,
@@ -88,10 +92,10 @@ fn key_of(slot: SlotId) -> String {
 
 impl SlotCounts {
     /// In the bucket's form, without months that are long over.
-    fn encode(&self, month: u16) -> Vec<u8> {
+    fn encode(&self, writer: u64, month: u16) -> Vec<u8> {
         let recent = self.counts.iter().filter(|((_, of), _)| of + 1 >= month);
         let counts = recent.map(|((app, month), count)| (app.0, *month, *count)).collect();
-        let counted = Counted { incarnation: self.incarnation, upto: self.upto, counts };
+        let counted = Counted { writer, incarnation: self.incarnation, upto: self.upto, counts };
         // Into memory, of types that have a form: it cannot fail.
         postcard::to_allocvec(&counted).unwrap_or_default()
     }
@@ -100,6 +104,7 @@ impl SlotCounts {
 impl Counts {
     pub(super) fn new(bucket: Rc<Bucket>, usages: Arc<Usages>, unix_ms: fn() -> u64) -> Self {
         Self {
+            writer: fastrand::u64(..),
             bucket,
             usages,
             unix_ms,
@@ -141,6 +146,11 @@ impl Counts {
         };
         self.with(slot, |known| {
             if known.revision >= entry.revision {
+                return;
+            }
+            if known.own.is_some() && counted.writer == self.writer {
+                // It has counted on since.
+                known.revision = entry.revision;
                 return;
             }
             // What another has written while this node thought that it counts.
@@ -212,10 +222,11 @@ impl Counts {
             ..SlotCounts::default()
         };
         let month = self.month_of((self.unix_ms)());
-        let bytes = begun.encode(month).into();
+        let bytes = begun.encode(self.writer, month).into();
         let revision = self.bucket.write(&key_of(slot), Some(bytes), revision).await?;
         self.with(slot, |known| {
-            (known.revision, known.incarnation, known.upto) = (revision, source.incarnation, upto);
+            known.revision = known.revision.max(revision);
+            (known.incarnation, known.upto) = (source.incarnation, upto);
             (known.own, known.is_changed) = (Some(time), false);
             self.replace(known, counts);
         });
@@ -287,7 +298,7 @@ impl Counts {
             }
             known.counts.retain(|(_, of), _| *of + 1 >= month);
             (known.is_changed, known.is_written) = (false, true);
-            Some((known.encode(month), known.revision, known.own))
+            Some((known.encode(self.writer, month), known.revision, known.own))
         });
         let Some((bytes, revision, own)) = to_write else { return };
         let pause = FLUSH * (1 + bytes.len() / FLUSH_BYTES) as u32;
