@@ -100,11 +100,9 @@ impl Home {
         let now_ms = cx.now.elapsed_ms;
         let mut late = Vec::new();
         self.wanting.by_app.retain(|_, waiting| {
-            while let Some((_, mail)) =
-                waiting.pop_front_if(|(since_ms, _)| *since_ms + WAIT_MAX_MS <= now_ms)
-            {
-                late.push(mail);
-            }
+            let is_late = |(since_ms, _): &&(u64, ToHome)| *since_ms + WAIT_MAX_MS <= now_ms;
+            let count = waiting.iter().take_while(is_late).count();
+            late.extend(waiting.drain(..count).map(|(_, mail)| mail));
             !waiting.is_empty()
         });
         self.wanting.len -= late.len();

@@ -280,6 +280,7 @@ pub fn new_log(path: &Path) -> io::Result<File> {
 }
 
 /// Keeps the folder of a test that fails, where `PUSHFLO_TEST_KEEP` is set to anything.
+#[allow(clippy::print_stdout, reason = "for whoever has asked for it")]
 pub fn keep_if_failed(folder: &mut tempfile::TempDir) {
     if std::thread::panicking() && std::env::var_os("PUSHFLO_TEST_KEEP").is_some() {
         folder.disable_cleanup(true);
