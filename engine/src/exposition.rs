@@ -92,7 +92,7 @@ mod tests {
         let shards = [ShardMetrics::default(), ShardMetrics::default()];
         shards[1].connections.add(3);
         shards[1].refused(ErrorCode::ALL[0]);
-        let month = Month { number: 1, end_ms: 0 };
+        let month = Month { number: 1, end_ms: 0, start_ms: 0 };
         let apps = [(AppId::DEFAULT, Arc::default())];
         let text = render(
             &shards,

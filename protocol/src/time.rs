@@ -21,6 +21,8 @@ pub struct Month {
     pub number: u16,
     /// When it ends, in Unix milliseconds.
     pub end_ms: u64,
+    /// When it began, in Unix milliseconds.
+    pub start_ms: u64,
 }
 
 impl Month {
@@ -30,11 +32,14 @@ impl Month {
         let timestamp = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX);
         let first = timestamp.to_zoned_datetime(jiff::tz::TimeZone::UTC).date().first_of_month();
         let number = u16::try_from(i32::from(first.year()) * 12 + i32::from(first.month()) - 1);
+        let start_ms = first.to_zoned_datetime(jiff::tz::TimeZone::UTC);
+        let start_ms = start_ms.map(|z| z.timestamp().as_millisecond());
+        let start_ms = start_ms.ok().and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default();
         let next = first.checked_add(jiff::Span::new().months(1)).unwrap_or(jiff::civil::Date::MAX);
         let end =
             next.to_zoned_datetime(jiff::tz::TimeZone::UTC).map(|z| z.timestamp().as_millisecond());
         let end_ms = end.ok().and_then(|ms| u64::try_from(ms).ok()).unwrap_or(u64::MAX);
-        Self { number: number.unwrap_or_default(), end_ms }
+        Self { number: number.unwrap_or_default(), end_ms, start_ms }
     }
 }
 

@@ -105,6 +105,9 @@ fn a_cluster_begins_with_what_a_server_had() {
         guest.send(json!({ "type": "subscribe", "channel": "vault" }));
         assert_eq!(guest.event()["code"], "FORBIDDEN");
         assert_eq!(keyed(node, "k", &app.secret, &once), id, "it is known there, too");
+        let usage = get(node, "/api/v1/usage", Some(&app.secret)).json();
+        let usage = (&usage["data"]["messagesThisMonth"], &usage["data"]["channels"]);
+        assert_eq!(usage, (&json!(2_002), &json!(4)), "with what was deleted since");
         let target = "/api/v1/channels/gone";
         assert_eq!(call(node, "GET", target, Some(&app.mgmt), &Value::Null).status, 404);
         let mut late = Subscriber::connect_with(node, &app.publish);

@@ -2,11 +2,7 @@
 //! takes from them without asking anybody, and asks for more where none is left; only the cluster's thread adds
 //! to them and takes back what is not used.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
-
-use super::usage::Usage;
-use crate::ids::AppId;
 
 /// What comes of an attempt to use something that an app's plan limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,19 +41,6 @@ impl Resource {
     pub(crate) fn index(self) -> usize {
         self as usize
     }
-}
-
-/// A shard has none left of a resource and wants more.
-#[derive(Clone, Debug)]
-pub struct Want {
-    /// Whose limit it is.
-    pub(crate) app: AppId,
-    /// What the app uses here.
-    pub(crate) usage: Arc<Usage>,
-    /// Of what.
-    pub(crate) resource: Resource,
-    /// What the app's plan has.
-    pub(crate) limit: u64,
 }
 
 /// What those are told who find none left.

@@ -35,13 +35,13 @@ pub use channel::ChannelMeta;
 pub use client::Client;
 pub use directory::{Access, Directory};
 pub use keys::{Key, KeyDigest, KeyId, Role, SigningKey, random_bytes};
+pub use lent::Taken;
 pub(crate) use lent::{Lent, Resource, Supply};
-pub use lent::{Taken, Want};
 pub use plan::{Plan, Plans};
 pub(crate) use replica::{app_of, deleted_app, deleted_key, is_of_accounts, replica_entries};
 pub use store::{Accepted, DirectoryError, DirectoryOf, OpenedDirectory, accept, open};
 pub use token::{Grant, Identity};
-pub use usage::{APP_METRICS, AppNumbers, Usage, Usages};
+pub use usage::{APP_METRICS, AppNumbers, Usage, Usages, Want};
 pub(crate) use usage::{CHANGES_PER_SECOND_MAX, Rate, WHOLE};
 pub use writer::{
     Accounts, AccountsCall, AccountsHandle, AppChange, Changed, ChannelStored, Done, NewKey, News,

@@ -292,6 +292,19 @@ fn of_month(messages: &[AtomicU64; 2], number: u16) -> &AtomicU64 {
     if number.is_multiple_of(2) { even } else { odd }
 }
 
+/// A shard has none left of a resource and wants more.
+#[derive(Clone, Debug)]
+pub struct Want {
+    /// Whose limit it is.
+    pub(crate) app: AppId,
+    /// What the app uses here.
+    pub(crate) usage: Arc<Usage>,
+    /// Of what.
+    pub(crate) resource: Resource,
+    /// What the app's plan has.
+    pub(crate) limit: u64,
+}
+
 /// What an app uses at a moment.
 #[derive(Clone, Copy, Debug)]
 pub struct AppNumbers {
@@ -392,7 +405,7 @@ mod tests {
     #[test]
     fn counts_stop_exactly_at_their_limit_under_concurrency() {
         let usage = Usage::default();
-        let month = Month { number: 7, end_ms: 0 };
+        let month = Month { number: 7, end_ms: 0, start_ms: 0 };
         let taken: usize = std::thread::scope(|scope| {
             let thread = || {
                 let taken = (0..1_000).filter(|_| {
@@ -410,12 +423,12 @@ mod tests {
         usage.return_message(month);
         assert!(takes(month, 1_234) && !takes(month, 1_234));
         // Another month begins; one that is late counts in the one that ends.
-        let next = Month { number: 8, end_ms: 0 };
+        let next = Month { number: 8, end_ms: 0, start_ms: 0 };
         assert!(takes(next, 1) && !takes(next, 1));
         assert!(!takes(month, 1_234) && takes(month, 1_235));
         assert_eq!((usage.messages(month), usage.messages(next)), (1_235, 1));
         // A clock that was a year ahead for a moment leaves nothing that is in the way.
-        let year_ahead = Month { number: 20, end_ms: 0 };
+        let year_ahead = Month { number: 20, end_ms: 0, start_ms: 0 };
         assert!(takes(year_ahead, 1));
         assert!(takes(next, 1) && !takes(next, 1));
         usage.restore(8, 5);

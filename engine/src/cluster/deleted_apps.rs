@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::lending::{lent_app, lent_key};
 use crate::accounts::{app_of, deleted_app, deleted_key};
 use crate::bucket::{Bucket, Entry, News};
 use crate::ids::AppId;
@@ -27,6 +28,8 @@ pub(super) struct DeletedApps {
     is_complete: bool,
     /// Since when it is known of one that it is to be deleted, and the revision of its entry.
     deleted: BTreeMap<AppId, (Instant, u64)>,
+    /// Of apps of whose limits something is lent, the revision of that.
+    lent: BTreeMap<AppId, u64>,
     /// What one of them has left is being deleted.
     is_busy: Rc<Cell<bool>>,
 }
@@ -43,6 +46,12 @@ impl DeletedApps {
                     match is_there {
                         true => self.there.insert(app),
                         false => self.there.remove(&app),
+                    };
+                }
+                if let Some(app) = lent_app(key) {
+                    match is_there {
+                        true => self.lent.insert(app, *revision),
+                        false => self.lent.remove(&app),
                     };
                 }
                 if let Some(app) = deleted_app(key) {
@@ -64,14 +73,20 @@ impl DeletedApps {
         let due = self.deleted.iter().find(is_due).filter(|_| self.is_complete);
         let Some((&app, &(_, revision))) = due.filter(|_| !self.is_busy.get()) else { return };
         let is_there = self.there.contains(&app);
+        let lent = self.lent.get(&app).copied().filter(|_| !is_there).unwrap_or_default();
         let (bucket, streams) = (Rc::clone(bucket), streams.clone());
         let is_busy = Rc::clone(&self.is_busy);
         is_busy.set(true);
         tokio::task::spawn_local(async move {
-            let forgotten = match is_there {
-                true => Ok(()),
-                false => streams.forget_app(app).await,
+            let forgotten = async {
+                if is_there {
+                    return Ok(());
+                }
+                streams.forget_app(app).await?;
+                let written = bucket.write(&lent_key(app), None, lent).await;
+                written.map(|_| ()).map_err(|error| format!("{error:?}"))
             };
+            let forgotten = forgotten.await;
             match forgotten {
                 Ok(()) => {
                     let written = bucket.write(&deleted_key(app), None, revision).await;

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use pushflo_protocol::time::Month;
 use thiserror::Error;
 use tokio::time::timeout;
 
@@ -19,8 +20,8 @@ use super::connection::connect;
 use crate::accounts::{OpenedDirectory, app_of, replica_entries};
 use crate::bucket::{Bucket, BucketPlan, Entry, News, WriteError};
 use crate::clock;
-use crate::ids::{ChannelKey, SlotId};
-use crate::log::jetstream::{Import, ImportError, StreamsPlan, meta_key};
+use crate::ids::{AppId, ChannelKey, SlotId};
+use crate::log::jetstream::{Import, ImportError, StreamsPlan, count_entry, meta_key};
 use crate::log::{LoadedChannel, OpenedLog};
 use crate::metrics::ClusterMetrics;
 
@@ -120,6 +121,9 @@ async fn bring_over(
     let OpenedDirectory { apps, channels: metas, .. } = &imported.directory;
     let mut progress =
         ImportProgress { apps: apps.len(), metas: metas.len(), ..Default::default() };
+    // Messages of this month, by app: those that are stored in the cluster.
+    let month = Month::of(clock::unix_ms());
+    let mut stored: BTreeMap<AppId, u64> = BTreeMap::new();
     if let Some(log) = &imported.log {
         let is_known = |loaded: &&LoadedChannel| {
             apps.contains_key(&loaded.channel.app)
@@ -131,21 +135,33 @@ async fn bring_over(
             progress.channels.0 += 1;
         }
         told(progress);
-        let shared = Rc::new(std::cell::RefCell::new((&mut progress, &mut told)));
+        let shared = Rc::new(std::cell::RefCell::new((&mut progress, &mut told, &mut stored)));
         let slots = stream::iter(by_slot).map(|(slot, channels)| {
             let (streams, shared) = (&streams, Rc::clone(&shared));
             async move {
-                let tell = |messages| {
-                    let (progress, told) = &mut *shared.borrow_mut();
+                let tell = |loaded: &LoadedChannel, messages, of_month| {
+                    let (progress, told, stored) = &mut *shared.borrow_mut();
                     progress.channels.1 += 1;
                     progress.messages += messages;
+                    *stored.entry(loaded.channel.app).or_default() += of_month;
                     told(**progress);
                 };
-                streams.slot(slot, log, &channels, tell).await
+                streams.slot(slot, log, month.start_ms, &channels, tell).await
             }
         });
         slots.buffer_unordered(SLOTS_AT_A_TIME).try_collect::<Vec<()>>().await?;
     }
+    let published = apps.iter().map(|(id, app)| {
+        let of_log = imported.log.iter().flat_map(|log| &log.contents.usage);
+        let of_log = of_log.filter(|(of, of_month, _)| of == id && *of_month == month.number);
+        let known = of_log.map(|(_, _, messages)| *messages).max().unwrap_or_default();
+        let all = app.usage.messages(month).max(known);
+        (*id, month.number, all.saturating_sub(stored.get(id).copied().unwrap_or_default()))
+    });
+    // Of what was published, some is not kept any more.
+    let (key, value) = count_entry(published.filter(|(_, _, messages)| *messages > 0));
+    let before = there.get(&key).copied().unwrap_or_default();
+    write(&bucket, &key, Some(value.into()), before).await?;
     for (channel, meta) in metas {
         import_meta(&bucket, &there, channel, meta).await?;
     }

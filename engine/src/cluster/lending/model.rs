@@ -12,7 +12,7 @@ use crate::accounts::{Resource, Taken, Usage};
 use crate::bucket::WriteError;
 
 const LIMITS: [u64; 3] = [12, 7, 40];
-const MONTH: Month = Month { number: 7, end_ms: u64::MAX };
+const MONTH: Month = Month { number: 7, end_ms: u64::MAX, start_ms: 0 };
 
 struct Node {
     name: String,

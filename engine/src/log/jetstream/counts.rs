@@ -77,8 +77,8 @@ pub(super) struct Counts {
     /// The usages of apps that were told of lately.
     known: RefCell<HashMap<AppId, Arc<Usage>>>,
     told_all: Cell<Instant>,
-    /// Since when the month is this one.
-    month: Cell<(u64, Month)>,
+    /// The month of the last message.
+    month: Cell<Month>,
 }
 
 fn slot_of(key: &str) -> Option<SlotId> {
@@ -112,18 +112,18 @@ impl Counts {
             totals: RefCell::default(),
             known: RefCell::default(),
             told_all: Cell::new(Instant::now()),
-            month: Cell::new((u64::MAX, Month::default())),
+            month: Cell::default(),
         }
     }
 
     /// The month of a time.
     pub(super) fn month_of(&self, unix_ms: u64) -> u16 {
-        let (since_ms, month) = self.month.get();
-        if (since_ms..month.end_ms).contains(&unix_ms) {
-            return month.number;
+        let known = self.month.get();
+        if (known.start_ms..known.end_ms).contains(&unix_ms) {
+            return known.number;
         }
         let month = Month::of(unix_ms);
-        self.month.set((unix_ms, month));
+        self.month.set(month);
         month.number
     }
 
@@ -316,6 +316,15 @@ impl Counts {
             }
         });
     }
+}
+
+/// An entry of the bucket with messages of apps that are in no stream; those of the streams are counted by the
+/// first owner of each slot.
+pub(crate) fn count_entry(messages: impl Iterator<Item = (AppId, u16, u64)>) -> (String, Vec<u8>) {
+    let counts = messages.map(|(app, month, count)| (app.0, month, count)).collect();
+    let counted = Counted { counts, ..Counted::default() };
+    // Into memory, of types that have a form: it cannot fail.
+    (key_of(SlotId(0)), postcard::to_allocvec(&counted).unwrap_or_default())
 }
 
 /// Why counting has not begun.

@@ -81,13 +81,15 @@ impl Import {
         Ok(())
     }
 
-    /// Brings the channels of a slot over, and tells `told` how many messages they had, one by one.
+    /// Brings the channels of a slot over, and tells `told` how many messages they had, and how many of these since
+    /// `month_ms`, one by one.
     pub(crate) async fn slot(
         &self,
         slot: SlotId,
         log: &OpenedLog,
+        month_ms: u64,
         channels: &[&LoadedChannel],
-        mut told: impl FnMut(u64),
+        mut told: impl FnMut(&LoadedChannel, u64, u64),
     ) -> Result<(), ImportError> {
         let progress = Rc::new(Progress::default());
         let (appends, for_slot) = channel(APPENDS_MAX);
@@ -101,7 +103,8 @@ impl Import {
         });
         for loaded in channels {
             let mut messages = 0;
-            for entry in Entries::of(&self.plan.prefix, log, loaded)? {
+            let mut entries = Entries::of(&self.plan.prefix, log, loaded, month_ms)?;
+            while let Some(entry) = entries.next() {
                 progress.waiting.set(progress.waiting.get() + 1);
                 if appends.send(entry?).await.is_err() {
                     break;
@@ -109,7 +112,7 @@ impl Import {
                 messages += 1;
             }
             progress.check()?;
-            told(messages);
+            told(loaded, messages, entries.of_month);
         }
         progress.end().await
     }
@@ -157,6 +160,9 @@ struct Entries<'a> {
     after: pushflo_protocol::Offset,
     number: u64,
     keyed_ms: u64,
+    /// When the month began, and how many are of it.
+    month_ms: u64,
+    of_month: u64,
 }
 
 impl<'a> Entries<'a> {
@@ -164,6 +170,7 @@ impl<'a> Entries<'a> {
         prefix: &str,
         log: &'a OpenedLog,
         loaded: &'a LoadedChannel,
+        month_ms: u64,
     ) -> Result<Self, ImportError> {
         let (after, kept) = log.kept(loaded)?;
         let answers = log.contents.answers.iter().filter(|answer| answer.log == loaded.log);
@@ -176,11 +183,14 @@ impl<'a> Entries<'a> {
             after,
             number: loaded.totals.messages.saturating_sub(kept),
             keyed_ms: 0,
+            month_ms,
+            of_month: 0,
         })
     }
 
     fn entry(&mut self, record: Record) -> Entry {
         self.number += 1;
+        self.of_month += u64::from(record.timestamp_ms >= self.month_ms);
         let answer = self.answers.iter().find(|answer| answer.receipt.id == record.id);
         let key = answer.map(|answer| (answer.key.clone(), answer.content));
         if let Some(answer) = answer {

@@ -19,6 +19,7 @@ mod streams;
 #[cfg(test)]
 mod trial;
 
+pub(crate) use counts::count_entry;
 pub(crate) use import::{Import, ImportError};
 pub(crate) use metas::key as meta_key;
 pub(crate) use streams::{Streams, StreamsPlan};
