@@ -355,7 +355,18 @@ impl Told {
             let (view, history) = (views.last().unwrap(), &histories[channel]);
             assert_eq!(view.epoch, history.epoch, "{channel}");
             let behind = history.messages.iter().filter(|(offset, _)| *offset > view.after);
-            assert!(behind.eq(view.messages.iter()), "a subscriber of {channel} saw otherwise");
+            let (behind, seen): (Vec<_>, Vec<_>) =
+                (behind.collect(), view.messages.iter().collect());
+            let same = behind.iter().zip(&seen).take_while(|(one, other)| one == other).count();
+            assert!(
+                behind == seen,
+                "a subscriber of {channel} saw otherwise: of {} it saw {}, {same} as they are; then {:?}, and it \
+                 saw {:?}",
+                behind.len(),
+                seen.len(),
+                behind.get(same),
+                seen.get(same)
+            );
             for view in views.iter().filter(|view| view.epoch == history.epoch) {
                 let within = |offset: &u64| (view.after + 1..=view.last()).contains(offset);
                 let seen: BTreeSet<u64> = view.messages.iter().map(|(offset, _)| *offset).collect();

@@ -1,12 +1,12 @@
-//! A node's part of an app's limits, without I/O: what it does to the ledger of the app, and what the shards may
+//! A node's part of an app's limits, without I/O: what it does to the book of the app, and what the shards may
 //! take when that is done.
 //!
-//! The order keeps the limits: what a node gives back its shards have no more when the ledger says so, and what it
-//! takes they have only when the ledger has said so.
+//! The order keeps the limits: what a node gives back its shards have no more when the book says so, and what it
+//! takes they have only when the book has said so.
 
 use std::sync::Arc;
 
-use super::ledger::{Account, Ledger};
+use super::book::{Account, Book};
 use crate::accounts::{Lent, Resource, Supply, Usage};
 use crate::bucket::WriteError;
 
@@ -37,7 +37,7 @@ pub(super) struct Now<'a> {
 /// A node's part of an app's limits.
 pub(super) struct Loan {
     usage: Arc<Usage>,
-    ledger: Ledger,
+    book: Book,
     /// The revision of that; 0 where there is none.
     revision: u64,
     parts: [Part; 3],
@@ -51,12 +51,12 @@ pub(super) struct Loan {
 struct Part {
     /// What the plan has; 0 where nobody has asked.
     limit: u64,
-    /// The ledger may have another one.
+    /// The book may have another one.
     is_limit_new: bool,
-    /// What the ledger says is lent to this node was lent to this process.
+    /// What the book says is lent to this node was lent to this process.
     is_begun: bool,
     wanted_ms: Option<u64>,
-    /// Since when the ledger has a wish of this node.
+    /// Since when the book has a wish of this node.
     wished_ms: Option<u64>,
     counted: Counted,
 }
@@ -66,11 +66,11 @@ struct Part {
 enum Counted {
     #[default]
     No,
-    /// Since this revision, when so much was used that the ledger does not know of.
+    /// Since this revision, when so much was used that the book does not know of.
     Begun { revision: u64, spent: u64 },
-    /// So much there was, and the ledger was the one of this revision.
+    /// So much there was, and the book was the one of this revision.
     Found { count: u64, revision: u64, spent: u64 },
-    /// The ledger has it, since this time.
+    /// The book has it, since this time.
     Known(u64),
 }
 
@@ -78,7 +78,7 @@ enum Counted {
 struct Pending {
     /// Names it.
     write: u64,
-    ledger: Ledger,
+    book: Book,
     /// What the shards get when it is done.
     taken: [u64; 3],
     /// What they had, and get again when it is not.
@@ -96,7 +96,7 @@ impl Loan {
     pub(super) fn new(usage: Arc<Usage>) -> Self {
         Self {
             usage,
-            ledger: Ledger::default(),
+            book: Book::default(),
             revision: 0,
             parts: Default::default(),
             pending: None,
@@ -119,7 +119,7 @@ impl Loan {
 
     /// Shards want some of a resource of which the plan has `limit`.
     pub(super) fn want(&mut self, resource: Resource, limit: u64, now_ms: u64) {
-        let month = self.ledger.month;
+        let month = self.book.month;
         let part = self.part(resource);
         part.is_limit_new |= part.limit != limit;
         (part.limit, part.wanted_ms) = (limit, Some(now_ms));
@@ -130,13 +130,13 @@ impl Loan {
         });
     }
 
-    /// The ledger stands like this in the bucket.
-    pub(super) fn learn(&mut self, node: &str, ledger: Ledger, revision: u64) {
+    /// The book stands like this in the bucket.
+    pub(super) fn learn(&mut self, node: &str, book: Book, revision: u64) {
         if revision <= self.revision {
             return;
         }
         // Others may have written behind it.
-        let last = ledger.writes.get(node).copied();
+        let last = book.writes.get(node).copied();
         if let Some(pending) = self.pending.take_if(|pending| last == Some(pending.write)) {
             self.is_done(pending, self.revision);
         }
@@ -144,7 +144,7 @@ impl Loan {
         if let Some(pending) = self.pending.take_if(|pending| pending.is_lost) {
             self.is_not_done(&pending);
         }
-        (self.ledger, self.revision) = (ledger, revision);
+        (self.book, self.revision) = (book, revision);
     }
 
     /// What became of a write.
@@ -169,7 +169,7 @@ impl Loan {
         }
     }
 
-    /// The bucket has no other ledger than the one that is known: a write of which nothing is known was not made.
+    /// The bucket has no other book than the one that is known: a write of which nothing is known was not made.
     pub(super) fn is_settled(&mut self) {
         if let Some(pending) = self.pending.take_if(|pending| pending.is_lost) {
             self.is_not_done(&pending);
@@ -182,8 +182,8 @@ impl Loan {
     }
 
     fn is_done(&mut self, pending: Pending, revision: u64) {
-        let Pending { ledger, taken, begins, counts, ms, .. } = pending;
-        let month = ledger.month;
+        let Pending { book, taken, begins, counts, ms, .. } = pending;
+        let month = book.month;
         for ((resource, taken), begins) in Resource::ALL.into_iter().zip(taken).zip(begins) {
             self.part(resource).is_begun |= begins;
             if let Some(lent) = self.lent(resource)
@@ -201,12 +201,12 @@ impl Loan {
             self.part(Resource::Channels).counted = Counted::Known(ms);
         }
         if revision > self.revision {
-            (self.ledger, self.revision) = (ledger, revision);
+            (self.book, self.revision) = (book, revision);
         }
     }
 
     fn is_not_done(&mut self, pending: &Pending) {
-        let month = pending.ledger.month;
+        let month = pending.book.month;
         for (resource, withdrawn) in Resource::ALL.into_iter().zip(pending.withdrawn) {
             if let Some(lent) = self.lent(resource).filter(|_| withdrawn > 0) {
                 lent.add(period(resource, month), withdrawn);
@@ -238,7 +238,7 @@ impl Loan {
     /// Whether channels are to be counted, and from now on are.
     pub(super) fn begin_count(&mut self, now: Now<'_>) -> bool {
         let (revision, spent) = (self.revision, self.spent(now.node, Resource::Channels));
-        let account = self.ledger.of(Resource::Channels);
+        let account = self.book.of(Resource::Channels);
         let is_new = account.limit == 0;
         let is_settled = account.lent.keys().all(|node| **node == *now.node);
         let part = self.part(Resource::Channels);
@@ -267,11 +267,11 @@ impl Loan {
         };
     }
 
-    /// What was used of what is lent, and the ledger does not know of.
+    /// What was used of what is lent, and the book does not know of.
     fn spent(&self, node: &str, resource: Resource) -> u64 {
-        let period = period(resource, self.ledger.month);
+        let period = period(resource, self.book.month);
         let left = self.lent(resource).map_or(0, |lent| lent.left(period));
-        self.ledger.of(resource).lent_to(node).saturating_sub(left)
+        self.book.of(resource).lent_to(node).saturating_sub(left)
     }
 
     /// What is to be written; `None` where all is as it should be.
@@ -280,7 +280,7 @@ impl Loan {
             return None;
         }
         let mut next = Step {
-            ledger: self.ledger.clone(),
+            book: self.book.clone(),
             taken: [0; 3],
             withdrawn: [0; 3],
             begins: [false; 3],
@@ -290,17 +290,17 @@ impl Loan {
         for resource in Resource::ALL {
             self.step(resource, now, &mut next);
         }
-        let Step { mut ledger, taken, withdrawn, begins, counts, is_needed } = next;
+        let Step { mut book, taken, withdrawn, begins, counts, is_needed } = next;
         if !is_needed {
             return None;
         }
         let write = fastrand::u64(..);
-        ledger.writes.retain(|node, _| is_alive(node, now));
-        ledger.writes.insert(now.node.into(), write);
-        let bytes = ledger.encode();
+        book.writes.retain(|node, _| is_alive(node, now));
+        book.writes.insert(now.node.into(), write);
+        let bytes = book.encode();
         self.pending = Some(Pending {
             write,
-            ledger,
+            book,
             taken,
             withdrawn,
             begins,
@@ -333,18 +333,18 @@ impl Loan {
         }
         // What stands for channels before a limit is known is that they are counted.
         let is_counted = matches!(part.counted, Counted::Found { .. } | Counted::Known(_));
-        let is_new = next.ledger.of(resource).limit == 0;
+        let is_new = next.book.of(resource).limit == 0;
         if resource == Resource::Channels && !part.is_begun && is_new && !is_counted {
             return;
         }
         let month = now.month;
         let period = period(resource, month);
-        if resource == Resource::Messages && next.ledger.month != month {
-            next.ledger.month = month;
-            *next.ledger.of_mut(resource) = Account { limit, ..Account::default() };
+        if resource == Resource::Messages && next.book.month != month {
+            next.book.month = month;
+            *next.book.of_mut(resource) = Account { limit, ..Account::default() };
             next.is_needed |= part.wanted_ms.is_some();
         }
-        let account = next.ledger.of_mut(resource);
+        let account = next.book.of_mut(resource);
         if (part.is_limit_new || account.limit == 0) && account.limit != limit {
             account.limit = limit;
             next.is_needed = true;
@@ -379,7 +379,7 @@ impl Loan {
         if let Counted::Found { count, revision: of, spent } = part.counted {
             if of == revision {
                 // What was made since the count began, it may have missed.
-                let before = self.ledger.of(resource).lent_to(now.node);
+                let before = self.book.of(resource).lent_to(now.node);
                 let since = before.saturating_sub(left).saturating_sub(spent);
                 account.used = count.saturating_add(since);
                 next.counts = true;
@@ -401,9 +401,9 @@ impl Loan {
         next: &mut Step,
     ) {
         let (index, period) = (resource.index(), period(resource, now.month));
-        let is_known = self.ledger.of(resource).wishes.contains(now.node);
+        let is_known = self.book.of(resource).wishes.contains(now.node);
         let part = self.part(resource);
-        let account = next.ledger.of_mut(resource);
+        let account = next.book.of_mut(resource);
         let is_wanted = part.wanted_ms.is_some();
         let is_low = left <= account.block() / 4;
         let is_wished = account.is_wished_by_others(now.node) || account.is_over();
@@ -449,7 +449,7 @@ impl Loan {
             next.is_needed |= withdrawn > 0;
         }
         // So that it can be counted what there is.
-        let before = self.ledger.of(resource).lent_to(now.node);
+        let before = self.book.of(resource).lent_to(now.node);
         if is_wished && resource == Resource::Channels && before > left {
             next.is_needed = true;
         }
@@ -460,11 +460,11 @@ impl Loan {
         if self.pending.is_some() || self.revision == 0 {
             return None;
         }
-        let mut ledger = self.ledger.clone();
+        let mut book = self.book.clone();
         for resource in Resource::ALL {
             let Some(lent) = self.usage.lent(resource) else { continue };
-            let left = lent.withdraw(period(resource, ledger.month));
-            let account = ledger.of_mut(resource);
+            let left = lent.withdraw(period(resource, book.month));
+            let account = book.of_mut(resource);
             let of_node = account.lent_to(now.node);
             if resource != Resource::Connections {
                 account.used = account.used.saturating_add(of_node).saturating_sub(left);
@@ -472,16 +472,16 @@ impl Loan {
             account.lend(now.node, 0);
             account.wishes.remove(now.node);
         }
-        if ledger == self.ledger {
+        if book == self.book {
             return None;
         }
-        ledger.writes.remove(now.node);
-        Some((ledger.encode(), self.revision))
+        book.writes.remove(now.node);
+        Some((book.encode(), self.revision))
     }
 
-    /// The ledger is not there any more.
+    /// The book is not there any more.
     pub(super) fn forget(&mut self) {
-        (self.ledger, self.revision) = (Ledger::default(), 0);
+        (self.book, self.revision) = (Book::default(), 0);
         for part in &mut self.parts {
             (part.is_begun, part.counted) = (false, Counted::No);
         }
@@ -491,7 +491,7 @@ impl Loan {
     }
 }
 
-/// A ledger that is to be written.
+/// A book that is to be written.
 pub(super) struct Write {
     pub(super) bytes: Vec<u8>,
     /// Behind which revision.
@@ -502,7 +502,7 @@ pub(super) struct Write {
 
 /// What a write is made of.
 struct Step {
-    ledger: Ledger,
+    book: Book,
     taken: [u64; 3],
     withdrawn: [u64; 3],
     begins: [bool; 3],

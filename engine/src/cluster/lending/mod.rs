@@ -2,10 +2,10 @@
 //! left writes a wish, and others give back what they do not use. So nobody is refused while there is some
 //! anywhere, and no limit is passed.
 //!
-//! * `ledger`: what is lent of an app's limits to whom, an entry of the bucket
+//! * `book`: what is lent of an app's limits to whom, an entry of the bucket
 //! * `loan`: what a node does to it, and when
 
-mod ledger;
+mod book;
 mod loan;
 #[cfg(test)]
 mod model;
@@ -17,9 +17,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::task::spawn_local;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
-use self::ledger::Ledger;
+use self::book::Book;
 use self::loan::{Loan, Now, Write};
 use crate::accounts::Want;
 use crate::bucket::{Bucket, Entry, News, WriteError};
@@ -27,21 +27,18 @@ use crate::ids::AppId;
 use crate::log::jetstream::Streams;
 use pushflo_protocol::time::Month;
 
-/// What keys of ledgers begin with.
+/// What keys of books begin with.
 const LENT: &str = "lent.";
 
 /// After what silence a node has no connections any more, nor anything else of what was lent to it: it has sent
 /// its subscribers away before, or is no more.
 pub(super) const GONE: Duration = Duration::from_secs(20);
 
-/// How long a node that goes away tries to give back what it has.
-const LEAVE: Duration = Duration::from_secs(2);
-
 /// What came of something that was begun.
 pub(super) enum Done {
     Written(AppId, u64, Result<u64, WriteError>),
     Counted(AppId, Option<u64>),
-    /// All is known of the ledger that was written before.
+    /// All is known of the book that was written before.
     Settled(AppId, bool),
 }
 
@@ -53,7 +50,7 @@ pub(super) struct Lending {
     unix_ms: fn() -> u64,
     began: Instant,
     /// As they stand in the bucket, and those that were told since it is told from the start.
-    ledgers: BTreeMap<AppId, (Bytes, u64)>,
+    books: BTreeMap<AppId, (Bytes, u64)>,
     told: BTreeSet<AppId>,
     loans: BTreeMap<AppId, Loan>,
     settling: BTreeSet<AppId>,
@@ -68,12 +65,12 @@ pub(super) struct View<'a> {
     pub(super) is_cut_off: bool,
 }
 
-/// The app of an entry that is a ledger.
+/// The app of an entry that is a book.
 pub(super) fn lent_app(key: &str) -> Option<AppId> {
     key.strip_prefix(LENT)?.parse().ok().map(AppId)
 }
 
-/// The key of an app's ledger.
+/// The key of an app's book.
 pub(super) fn lent_key(app: AppId) -> String {
     format!("{LENT}{}", app.0)
 }
@@ -92,7 +89,7 @@ impl Lending {
             streams,
             unix_ms,
             began: Instant::now(),
-            ledgers: BTreeMap::new(),
+            books: BTreeMap::new(),
             told: BTreeSet::new(),
             loans: BTreeMap::new(),
             settling: BTreeSet::new(),
@@ -105,10 +102,10 @@ impl Lending {
     /// A shard wants some. Returns whether shards are to try again.
     pub(super) fn want(&mut self, want: Want, view: &View<'_>) -> bool {
         let Want { app, usage, resource, limit } = want;
-        let (ledger, node) = (self.ledgers.get(&app), Rc::clone(&self.node));
+        let (book, node) = (self.books.get(&app), Rc::clone(&self.node));
         let loan = self.loans.entry(app).or_insert_with(|| {
             let mut loan = Loan::new(usage);
-            if let Some((bytes, revision)) = ledger {
+            if let Some((bytes, revision)) = book {
                 learn(&mut loan, &node, app, bytes, *revision);
             }
             loan
@@ -127,7 +124,7 @@ impl Lending {
             News::Complete => {
                 let told = std::mem::take(&mut self.told);
                 let gone: Vec<_> =
-                    self.ledgers.keys().filter(|app| !told.contains(app)).copied().collect();
+                    self.books.keys().filter(|app| !told.contains(app)).copied().collect();
                 gone.into_iter().for_each(|app| self.forget(app));
             }
             News::Entry(Entry { key, value, revision }) => {
@@ -137,10 +134,10 @@ impl Lending {
                     return None;
                 };
                 self.told.insert(app);
-                if self.ledgers.get(&app).is_some_and(|(_, known)| known >= revision) {
+                if self.books.get(&app).is_some_and(|(_, known)| known >= revision) {
                     return None;
                 }
-                self.ledgers.insert(app, (value.clone(), *revision));
+                self.books.insert(app, (value.clone(), *revision));
                 learn(self.loans.get_mut(&app)?, &self.node, app, value, *revision);
                 return self.go_on(app, view).then_some(app);
             }
@@ -149,7 +146,7 @@ impl Lending {
     }
 
     fn forget(&mut self, app: AppId) {
-        self.ledgers.remove(&app);
+        self.books.remove(&app);
         if let Some(loan) = self.loans.get_mut(&app) {
             loan.forget();
         }
@@ -231,34 +228,31 @@ impl Lending {
         loan.take_wake()
     }
 
-    /// Gives back all that this node has and does not use.
-    pub(super) async fn leave(&mut self) {
+    /// Gives back all that this node has and does not use. What does not come about is taken back by others, later.
+    pub(super) fn leave(&mut self) {
         if std::mem::replace(&mut self.has_left, true) {
             return;
         }
-        let (node, unix_ms) = (Rc::clone(&self.node), (self.unix_ms)());
         let now = Now {
-            node: &node,
+            node: &self.node,
             ms: self.began.elapsed().as_millis() as u64,
-            month: Month::of(unix_ms).number,
+            month: Month::of((self.unix_ms)()).number,
             messages: 0,
             is_there: &|_| true,
         };
-        let writes = self.loans.iter_mut().filter_map(|(app, loan)| {
-            let (bytes, revision) = loan.leave(now)?;
-            let bucket = Rc::clone(&self.bucket);
-            let app = *app;
-            Some(async move { bucket.write(&lent_key(app), Some(bytes.into()), revision).await })
-        });
-        let all = futures_util::future::join_all(writes);
-        // What is not given back is taken back by others, later.
-        let _ = timeout(LEAVE, all).await;
+        for (app, loan) in &mut self.loans {
+            let Some((bytes, revision)) = loan.leave(now) else { continue };
+            let (bucket, key) = (Rc::clone(&self.bucket), lent_key(*app));
+            spawn_local(async move {
+                let _ = bucket.write(&key, Some(bytes.into()), revision).await;
+            });
+        }
     }
 }
 
 fn learn(loan: &mut Loan, node: &str, app: AppId, bytes: &[u8], revision: u64) {
-    match Ledger::decode(bytes) {
-        Some(ledger) => loan.learn(node, ledger, revision),
+    match Book::decode(bytes) {
+        Some(book) => loan.learn(node, book, revision),
         None => tracing::error!(%app, "what is lent of an app's limits cannot be read"),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use pushflo_protocol::time::Month;
 
-use super::ledger::Ledger;
+use super::book::Book;
 use super::loan::{Loan, Now, Write};
 use crate::accounts::{Resource, Taken, Usage};
 use crate::bucket::WriteError;
@@ -175,8 +175,8 @@ impl World {
                 if node.seen < self.entries.len() {
                     // A bucket tells the last ones only.
                     node.seen = self.random.usize(node.seen + 1..=self.entries.len());
-                    let ledger = Ledger::decode(&self.entries[node.seen - 1]).unwrap();
-                    node.loan.learn(&node.name, ledger, node.seen as u64);
+                    let book = Book::decode(&self.entries[node.seen - 1]).unwrap();
+                    node.loan.learn(&node.name, book, node.seen as u64);
                 } else if node.loan.is_lost() {
                     node.loan.is_settled();
                 }
@@ -201,8 +201,8 @@ impl World {
         {
             self.entries.push(bytes);
         }
-        let ledger = self.entries.last().map(|entry| Ledger::decode(entry).unwrap());
-        self.lost += ledger.map_or(0, |ledger| ledger.of(Resource::Messages).lent_to(&old.name));
+        let book = self.entries.last().map(|entry| Book::decode(entry).unwrap());
+        self.lost += book.map_or(0, |book| book.of(Resource::Messages).lent_to(&old.name));
     }
 
     fn check(&self) {

@@ -9,7 +9,7 @@ use crate::accounts::Resource;
 
 /// The limits of an app, and what became of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Ledger {
+pub(super) struct Book {
     /// The month of the messages.
     pub(super) month: u16,
     /// The last writing of each node: no other has its number.
@@ -32,7 +32,7 @@ pub(super) struct Account {
     pub(super) wishes: BTreeSet<Box<str>>,
 }
 
-impl Ledger {
+impl Book {
     pub(super) fn of(&self, resource: Resource) -> &Account {
         let [connections, channels, messages] = &self.accounts;
         match resource {
