@@ -228,6 +228,14 @@ fn follow(world: &World, index: usize, channel: &'static str) -> Vec<View> {
                 Ok(_) => continue,
                 Err(tungstenite::Error::Io(error)) if error.kind() == ErrorKind::WouldBlock => {
                     let is_over = world.is_done() && last_news.elapsed() > QUIET;
+                    if is_over {
+                        let (news, heard) = (last_news.elapsed(), last_heard.elapsed());
+                        let last = views.last().map_or(0, View::last);
+                        println!(
+                            "subscriber {index} of {channel} ends at {address} with {last}, {news:?} after the \
+                             last message and {heard:?} after anything"
+                        );
+                    }
                     if is_over || last_heard.elapsed() > SILENCE {
                         break;
                     }

@@ -1,7 +1,7 @@
 //! Tails whose channel has moved to another home, or whose home was out of reach: their subscribers are made
 //! known to it, and what they missed is read for all of them at once.
 
-use pushflo_protocol::Record;
+use pushflo_protocol::{Offset, Record};
 
 use super::Edge;
 use super::close::CloseReason;
@@ -36,15 +36,23 @@ impl Edge {
     }
 
     fn detach_where(&mut self, is_concerned: impl Fn(SlotId) -> bool) {
-        for (key, tail) in &mut self.tails {
-            if !is_concerned(SlotId::of(&tail.channel)) {
-                continue;
-            }
-            tail.home = None;
-            if matches!(tail.attached, Attachedness::Settled | Attachedness::Reading { .. }) {
+        let concerned =
+            self.tails.iter().filter(|(_, tail)| is_concerned(SlotId::of(&tail.channel)));
+        let concerned: Vec<TailKey> = concerned.map(|(key, _)| key).collect();
+        concerned.into_iter().for_each(|key| self.tail_moved(key));
+    }
+
+    /// The subscribers of a tail are to be made known to the home of its channel anew.
+    pub(super) fn tail_moved(&mut self, key: TailKey) {
+        let Some(tail) = self.tails.get_mut(key) else { return };
+        tail.home = None;
+        match &mut tail.attached {
+            Attachedness::Settled | Attachedness::Reading { .. } => {
                 tail.attached = Attachedness::Wanted;
                 self.detached.push(key);
             }
+            Attachedness::Asked { has_moved, .. } => *has_moved = true,
+            Attachedness::Wanted => {}
         }
     }
 
@@ -89,7 +97,7 @@ impl Edge {
                 Some(self.connections.get(connection)?.session()?.client().clone())
             });
             let clients = clients.collect();
-            tail.attached = Attachedness::Asked { left: Vec::new() };
+            tail.attached = Attachedness::Asked { left: Vec::new(), has_moved: false };
             tail.pending += 1;
             let subscribers = live.len() as u32;
             let attach = Attach { shard, tail: key, channel, subscribers, clients };
@@ -115,10 +123,10 @@ impl Edge {
     pub(super) fn attached(&mut self, cx: &mut Context, attached: Attached) {
         let Attached { tail: key, outcome } = attached;
         let Some(tail) = self.tails.get_mut(key) else { return };
-        let Attachedness::Asked { left } = &mut tail.attached else { return };
-        let left = std::mem::take(left);
+        let Attachedness::Asked { left, has_moved } = &mut tail.attached else { return };
+        let (left, has_moved) = (std::mem::take(left), *has_moved);
         tail.pending = tail.pending.saturating_sub(1);
-        let Some(attachment) = outcome else {
+        let Some(attachment) = outcome.filter(|_| !has_moved) else {
             tail.attached = Attachedness::Wanted;
             self.detached.push(key);
             return self.drop_tail_if_unused(cx, key);
@@ -180,12 +188,17 @@ impl Edge {
         &mut self,
         cx: &mut Context,
         key: TailKey,
+        after: Offset,
         records: Result<&[Record], NoWindow>,
     ) {
         let Some(tail) = self.tails.get_mut(key) else { return };
         let Attachedness::Reading { is_asked, until, .. } = &mut tail.attached else { return };
         *is_asked = false;
         let until = *until;
+        if tail.head.is_none_or(|head| head.offset != after) {
+            // It was asked for before the channel moved.
+            return self.detached.push(key);
+        }
         match records {
             Ok(records) => {
                 for record in records {
@@ -220,7 +233,7 @@ impl Edge {
     pub(super) fn leaves_detached(&mut self, tail: TailKey, member: &Option<Membership>) -> bool {
         let Some(tail) = self.tails.get_mut(tail) else { return false };
         match &mut tail.attached {
-            Attachedness::Asked { left } => left.push(member.clone()),
+            Attachedness::Asked { left, .. } => left.push(member.clone()),
             Attachedness::Wanted => {}
             Attachedness::Settled | Attachedness::Reading { .. } => return false,
         }

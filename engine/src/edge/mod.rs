@@ -144,6 +144,7 @@ impl Edge {
             ToEdge::Window(window) => self.window(cx, *window),
             ToEdge::Unsubscribed(subscription) => self.unsubscribed(cx, subscription),
             ToEdge::Closed(tail) => self.tail_closed(cx, tail),
+            ToEdge::Moved(tail) => self.tail_moved(tail),
             ToEdge::Privacy(privacy) => {
                 let Privacy { tail, is_private, answer } = *privacy;
                 self.tail_privacy(cx, tail, is_private);

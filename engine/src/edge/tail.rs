@@ -67,6 +67,8 @@ pub(super) enum Attachedness {
     Asked {
         /// What they were to the other members.
         left: Vec<Option<Membership>>,
+        /// The channel has moved since: whatever is answered, it is asked again.
+        has_moved: bool,
     },
     /// They are, and what they missed is being read.
     Reading {

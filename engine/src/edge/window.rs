@@ -90,7 +90,8 @@ impl Edge {
         let (connection, key) = match reader.of {
             WindowOf::Subscription(connection, key) => (connection, key),
             WindowOf::Tail(tail) => {
-                return self.tail_window(cx, tail, records.as_deref().map_err(|error| *error));
+                let records = records.as_deref().map_err(|error| *error);
+                return self.tail_window(cx, tail, after, records);
             }
         };
         let is_wanted = self.subscriptions.get(key).is_some_and(|subscription| {

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use super::Home;
 use crate::accounts::Client;
 use crate::context::Context;
-use crate::ids::{HomeKey, NodeSlot};
+use crate::ids::{HomeKey, NodeSlot, ShardId};
 use crate::mail;
 use crate::mail::{
     Member, MemberChange, MemberList, Members, PresenceNews, PresenceSnapshot, ToEdge, WantPresence,
@@ -33,7 +33,7 @@ pub(super) struct ChannelPresence {
     roster: u32,
     members: BTreeMap<MemberId, Present>,
     /// Subscriptions that count and are on other nodes.
-    abroad: BTreeMap<NodeSlot, Vec<Client>>,
+    abroad: BTreeMap<ShardId, Vec<Client>>,
     /// Members that are not announced yet, in the order they came. Some may be gone again.
     joined: Vec<MemberId>,
     /// When a member that has no connection any more has left, in milliseconds after the start.
@@ -113,30 +113,48 @@ impl ChannelPresence {
 
     /// All subscriptions of another node that counted ended. Returns whether there were any.
     pub(super) fn leave_all(&mut self, node: NodeSlot, now_ms: u64, times: PresenceTimes) -> bool {
-        let gone = self.abroad.remove(&node).unwrap_or_default();
+        let gone = self.abroad.extract_if(.., |shard, _| shard.node() == node);
+        let gone: Vec<Client> = gone.flat_map(|(_, clients)| clients).collect();
         for client in &gone {
             self.leave(client, now_ms, times);
         }
         !gone.is_empty()
     }
 
-    /// As [`ChannelPresence::join`], of a node.
-    pub(super) fn join_at(&mut self, node: NodeSlot, client: &Client) -> bool {
-        if node != NodeSlot::OWN {
-            self.abroad.entry(node).or_default().push(client.clone());
+    /// All subscriptions of a shard of another node that count are these.
+    pub(super) fn attach_at(
+        &mut self,
+        shard: ShardId,
+        clients: &[Client],
+        now_ms: u64,
+        times: PresenceTimes,
+    ) {
+        // It may be known already, where the shard was not sure of that.
+        for client in self.abroad.remove(&shard).unwrap_or_default() {
+            self.leave(&client, now_ms, times);
+        }
+        for client in clients {
+            self.join_at(shard, client);
+        }
+    }
+
+    /// As [`ChannelPresence::join`], at a shard.
+    pub(super) fn join_at(&mut self, shard: ShardId, client: &Client) -> bool {
+        if shard.node() != NodeSlot::OWN {
+            self.abroad.entry(shard).or_default().push(client.clone());
         }
         self.join(client)
     }
 
-    /// As [`ChannelPresence::leave`], of a node.
+    /// As [`ChannelPresence::leave`], at a shard.
     pub(super) fn leave_at(
         &mut self,
-        node: NodeSlot,
+        shard: ShardId,
         client: &Client,
         now_ms: u64,
         times: PresenceTimes,
     ) {
-        if let Some(clients) = self.abroad.get_mut(&node) {
+        if let Some(clients) = self.abroad.get_mut(&shard) {
             let id = MemberId::of(client);
             if let Some(at) = clients.iter().position(|known| MemberId::of(known) == id) {
                 clients.swap_remove(at);
@@ -294,7 +312,7 @@ impl Home {
         let presence = self.channels.get_mut(key).and_then(|home| home.presence_mut());
         let Some(presence) = presence.filter(|presence| presence.roster == roster) else { return };
         for client in clients {
-            presence.join_at(shard.node(), client);
+            presence.join_at(shard, client);
         }
         self.presence_changed(key);
     }
@@ -350,7 +368,9 @@ mod tests {
         presence.join(&client("a"));
         presence.begin_anew(0, TIMES);
         assert!(presence.news(9_999, TIMES).is_none(), "others may come yet");
-        presence.join_at(NodeSlot(1), &client("b"));
+        presence.join_at(ShardId::of(NodeSlot(1), 0), &client("b"));
+        // Its shard is not sure whether that is known, and says it again.
+        presence.attach_at(ShardId::of(NodeSlot(1), 0), &[client("b")], 4_000, TIMES);
         presence.begin_anew(5_000, TIMES);
         let all = presence.news(10_000, TIMES);
         let Some(PresenceNews::All(list)) = all else { panic!("{all:?}") };

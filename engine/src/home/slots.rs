@@ -449,7 +449,11 @@ impl Home {
     pub(super) fn drop_opened(&mut self, cx: &mut Context, key: HomeKey) {
         self.hide(cx, key);
         self.recent.forget(key);
-        let Some(home) = self.channels.remove(key) else { return };
+        let Some(mut home) = self.channels.remove(key) else { return };
+        // Who owns the slot may be the same as before, so nothing else tells them.
+        for (shard, tail) in home.take_audiences() {
+            cx.post_edge(shard, ToEdge::Moved(tail));
+        }
         if let Some((request, _)) = home.extra.and_then(|extra| extra.change) {
             cx.answer(request, Err(unknown_outcome()));
         }

@@ -67,7 +67,7 @@ impl Home {
         let head = home.head;
         let (mut roster, mut members) = (None, None);
         if let Some(presence) = home.presence_mut() {
-            roster = presence.join_at(shard.node(), &subscriber.client).then(|| presence.roster());
+            roster = presence.join_at(shard, &subscriber.client).then(|| presence.roster());
             members = wants_presence.then(|| presence.list());
         }
         if roster.is_some() {
@@ -116,10 +116,9 @@ impl Home {
             }
             let (head, is_private) = (home.head, home.is_private());
             let roster = home.presence_mut().map(|presence| {
-                for client in &clients {
-                    presence.join_at(shard.node(), client);
-                }
-                presence.begin_anew(cx.now.elapsed_ms, cx.settings.presence);
+                let (now_ms, times) = (cx.now.elapsed_ms, cx.settings.presence);
+                presence.attach_at(shard, &clients, now_ms, times);
+                presence.begin_anew(now_ms, times);
                 presence.roster()
             });
             Attachment { home: key, head, is_private, roster }
@@ -158,7 +157,7 @@ impl Home {
         if let (Some(presence), Some(member)) = (home.presence_mut(), member)
             && presence.roster() == member.roster
         {
-            presence.leave_at(shard.node(), &member.client, now_ms, times);
+            presence.leave_at(shard, &member.client, now_ms, times);
             self.presence_changed(key);
         }
         self.forget_if_untouched(cx, key);

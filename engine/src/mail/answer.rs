@@ -117,6 +117,7 @@ impl ToEdge {
             Self::Unsubscribed(subscription) => vec![Question::Unsubscribe(*subscription)],
             Self::Message(_)
             | Self::Closed(_)
+            | Self::Moved(_)
             | Self::Privacy(_)
             | Self::Roster(_)
             | Self::PresenceSnapshot(_)

@@ -93,6 +93,8 @@ pub enum ToEdge {
     Unsubscribed(SubscriptionKey),
     /// The channel is deleted; its subscribers are to be told.
     Closed(TailKey),
+    /// The home of the channel is none any more: another one, or the same one anew, is to be asked.
+    Moved(TailKey),
     /// The channel is private now, or is not any more. Who may not be there has to go.
     Privacy(Box<Privacy>),
     /// The members of a channel are known to each other from now on, or no more.
@@ -735,6 +737,7 @@ impl Mail {
                 | ToEdge::PresenceSnapshot(_) => true,
                 ToEdge::Message(_)
                 | ToEdge::Closed(_)
+                | ToEdge::Moved(_)
                 | ToEdge::Privacy(_)
                 | ToEdge::Roster(_)
                 | ToEdge::Presence(_) => false,
@@ -855,7 +858,7 @@ impl ToEdge {
             }
             Self::Attached(_) => size_of::<Attached>(),
             Self::Privacy(_) => size_of::<Privacy>(),
-            Self::Unsubscribed(_) | Self::Closed(_) | Self::Roster(_) => 0,
+            Self::Unsubscribed(_) | Self::Closed(_) | Self::Moved(_) | Self::Roster(_) => 0,
             Self::PresenceSnapshot(snapshot) => snapshot.members.kept_bytes(),
             Self::Presence(presence) => match &presence.news {
                 PresenceNews::Changed(change) => change.kept_bytes(),

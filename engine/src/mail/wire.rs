@@ -111,6 +111,7 @@ impl ToEdge {
             | Self::Message(_)
             | Self::Unsubscribed(_)
             | Self::Closed(_)
+            | Self::Moved(_)
             | Self::Privacy(_)
             | Self::Roster(_)
             | Self::PresenceSnapshot(_)
