@@ -94,6 +94,7 @@ pub fn kind(envelope: &Envelope) -> &'static str {
             ToEdge::Attached(_) => "mail: attached",
             ToEdge::Unsubscribed(_) => "mail: unsubscribed",
             ToEdge::Closed(_) => "mail: closed",
+            ToEdge::Moved(_) => "mail: moved",
             ToEdge::Privacy(_) => "mail: privacy",
             ToEdge::Roster(_) => "mail: roster",
             ToEdge::PresenceSnapshot(_) => "mail: presence snapshot",
