@@ -123,7 +123,7 @@ impl Demand {
 /// Which part of a rate is the others', who were asked for so many, of `WHOLE`. Where nothing was asked of this node
 /// it has a little to begin with.
 fn part_of_others(others: u64, own: u64, nodes: u64) -> u64 {
-    let own = own.max(others / (2 * nodes)).max(1);
+    let own = if own == 0 { (others / (2 * nodes)).max(1) } else { own };
     (u128::from(others) * u128::from(WHOLE) / u128::from(others.saturating_add(own))) as u64
 }
 

@@ -9,7 +9,7 @@
 //!   metadata. Who owns a slot
 //!   of a node that is gone follows from the names of those that are there. Two nodes that believe that they
 //!   own a slot do no harm: the streams themselves let only one append.
-//! * What apps' plans limit is limited over all nodes, which lend each other parts of it ([`lending`]).
+//! * What apps' plans limit is limited over all nodes, which lend each other parts of it (`lending`).
 //! * Mail goes over a [`Link`](crate::link::Link) to each node, in order and whole while it is up.
 
 mod connection;

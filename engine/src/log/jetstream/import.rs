@@ -104,7 +104,7 @@ impl Import {
         for loaded in channels {
             let mut messages = 0;
             let mut entries = Entries::of(&self.plan.prefix, log, loaded, month_ms)?;
-            while let Some(entry) = entries.next() {
+            for entry in entries.by_ref() {
                 progress.waiting.set(progress.waiting.get() + 1);
                 if appends.send(entry?).await.is_err() {
                     break;
