@@ -164,6 +164,11 @@ impl Lent {
         self.is_wanted.swap(false, Relaxed)
     }
 
+    /// Whether somebody wanted one since [`Lent::was_wanted`] was asked.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.is_wanted.load(Relaxed)
+    }
+
     /// How many of `period` may still be taken.
     pub(crate) fn left(&self, period: u16) -> u64 {
         count_in(self.left.load(Relaxed), period)

@@ -346,7 +346,8 @@ impl Node {
             let is_it = peer.incarnation.to_string() == began;
             Some(if is_it { now.duration_since(peer.heard) } else { Duration::MAX })
         };
-        let view = View { silence: &silence, is_cut_off: self.is_cut_off };
+        let (is_cut_off, has_given_up) = (self.is_cut_off, self.has_sent_away);
+        let view = View { silence: &silence, is_cut_off, has_given_up };
         if let Some(app) = act(&mut self.lending, &view) {
             self.tell_all(ClusterNews::Lent(app));
         }

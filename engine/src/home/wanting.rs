@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 
 use super::Home;
-use crate::accounts::plan::limit;
 use crate::accounts::{Resource, Taken};
 use crate::context::Context;
 use crate::hash::HashMap;
@@ -107,7 +106,7 @@ impl Home {
         });
         self.wanting.len -= late.len();
         for mail in late {
-            cx.refuse(&mail, &not_now(limit::MESSAGES_PER_MONTH));
+            cx.refuse(&mail, &not_now("what its plan limits"));
         }
     }
 }

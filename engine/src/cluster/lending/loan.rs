@@ -274,9 +274,30 @@ impl Loan {
         self.book.of(resource).lent_to(node).saturating_sub(left)
     }
 
+    /// Whether nobody wants anything, here or elsewhere.
+    fn is_idle(&self) -> bool {
+        Resource::ALL.into_iter().zip(&self.parts).all(|(resource, part)| {
+            let account = self.book.of(resource);
+            let is_wanted = self.lent(resource).is_some_and(Lent::is_wanted);
+            !is_wanted
+                && part.wanted_ms.is_none()
+                && matches!(part.counted, Counted::No | Counted::Known(_))
+                && account.wishes.is_empty()
+                && !account.is_over()
+        })
+    }
+
+    /// The node was cut off for long: others may have what it had for connections, of which it has none soon.
+    pub(super) fn give_up_connections(&mut self) {
+        if let Some(lent) = self.lent(Resource::Connections) {
+            lent.withdraw(0);
+        }
+        self.part(Resource::Connections).is_begun = false;
+    }
+
     /// What is to be written; `None` where all is as it should be.
     pub(super) fn next_write(&mut self, now: Now<'_>) -> Option<Write> {
-        if self.pending.is_some() {
+        if self.pending.is_some() || self.is_idle() {
             return None;
         }
         let mut next = Step {

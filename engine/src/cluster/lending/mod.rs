@@ -63,6 +63,8 @@ pub(super) struct View<'a> {
     /// The silence of another node, if it is known.
     pub(super) silence: &'a dyn Fn(&str) -> Option<Duration>,
     pub(super) is_cut_off: bool,
+    /// It was for so long that its subscribers were sent away.
+    pub(super) has_given_up: bool,
 }
 
 /// The app of an entry that is a book.
@@ -111,7 +113,7 @@ impl Lending {
             loan
         });
         loan.want(resource, limit, self.began.elapsed().as_millis() as u64);
-        if view.is_cut_off {
+        if view.is_cut_off || self.has_left {
             loan.cannot_ask();
         }
         self.go_on(app, view)
@@ -176,6 +178,9 @@ impl Lending {
 
     /// Goes on with all. Returns apps whose shards are to try again.
     pub(super) fn tick(&mut self, view: &View<'_>) -> Vec<AppId> {
+        if view.has_given_up {
+            self.loans.values_mut().for_each(Loan::give_up_connections);
+        }
         let apps: Vec<AppId> = self.loans.keys().copied().collect();
         apps.into_iter().filter(|app| self.go_on(*app, view)).collect()
     }
