@@ -9,8 +9,8 @@ use pushflo_engine::accounts::{App, AppRecord, AppSettings, Key, Plan, Role, Usa
 use pushflo_engine::clock::Now;
 use pushflo_engine::ids::{AppId, ConnectionKey, HomeKey, RequestId, ShardId, SlotId};
 use pushflo_engine::mail::{
-    Answer, Answered, Attach, Attached, Attachment, ClusterNews, Mail, ReplyTo, Subscribed,
-    SubscriptionStart, ToEdge, ToHome,
+    Answer, Answered, Attach, Attached, Attachment, ClusterNews, Mail, Message, ReplyTo,
+    Subscribed, SubscriptionStart, ToEdge, ToHome,
 };
 use pushflo_engine::proxies::TrustedProxies;
 use pushflo_engine::retention::{Durability, Retention};
@@ -19,7 +19,7 @@ use pushflo_engine::settings::{
 };
 use pushflo_engine::shard::{Envelope, Shard};
 use pushflo_engine::shared::{Owners, Shared};
-use pushflo_protocol::{Epoch, MessageId, Offset, Receipt, StreamPosition};
+use pushflo_protocol::{Epoch, MessageId, Offset, Parts, Receipt, Record, StreamPosition};
 use pushflo_tests::http::request;
 
 const KEY: &str = "sec_0123456789abcdef0123456789abcdef";
@@ -239,4 +239,17 @@ fn whoever_has_subscribed_is_known_where_the_channel_is() {
     world.hear(ONE, attached(&third));
     (0..5).for_each(|_| drop(world.turn()));
     assert!(world.abroad.is_empty(), "{:?}", world.abroad);
+
+    // A message that does not follow the last one shows that something is missing, and nobody gets it.
+    let record = Record {
+        id: MessageId(8),
+        offset: Offset(9),
+        prev: Offset(4),
+        timestamp_ms: 1,
+        parts: Parts::new("message", None, "1"),
+    };
+    let message = Message { tail: second.tail, epoch: Epoch(1), record };
+    world.hear(ONE, ToEdge::Message(message));
+    assert_eq!(world.turn(), "");
+    world.attach(ONE);
 }

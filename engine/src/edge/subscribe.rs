@@ -395,6 +395,11 @@ impl Edge {
         }
         if !tail.subscribers.is_empty() && tail.head.is_some_and(|head| head.offset != record.prev)
         {
+            if cx.is_cluster() {
+                // What is missing is in the stream of its slot.
+                cx.metrics().attachment_gaps_total.increment();
+                return self.tail_moved(key);
+            }
             bug!(cx, "message {:?} follows {:?}, not {:?}", record.offset, record.prev, tail.head);
         }
         self.append(key, Some(epoch), record);

@@ -22,6 +22,8 @@ metrics! {
         gauge subscriptions;
         /// Channels with subscribers here whose home is another node of the cluster.
         gauge attachments;
+        /// Messages of other nodes that did not follow the last one here; what was missing was read, and told.
+        counter attachment_gaps_total;
         /// Channels whose home is this shard.
         gauge channels;
         /// Idempotency keys of the last minutes.
