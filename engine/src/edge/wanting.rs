@@ -10,9 +10,10 @@ use crate::api::Upgrade;
 use crate::context::Context;
 use crate::ids::{AppId, RequestId};
 use crate::mail::{Answered, no_room, not_now};
+use crate::share;
 use pushflo_protocol::Refusal;
 
-/// Handshakes of a shard that wait.
+/// Handshakes of a shard that wait; its apps share them.
 const WAITING_MAX: usize = 4096;
 
 /// How long one waits at most, in milliseconds.
@@ -50,8 +51,11 @@ impl Edge {
         match app.usage.look_at_connections(most) {
             Taken::Yes | Taken::No => self.upgrade(cx, request.connection, *upgrade),
             Taken::NotNow => Err(not_now(limit::CONNECTIONS)),
-            Taken::Ask if self.wanting.len() >= WAITING_MAX => Err(no_room()),
             Taken::Ask => {
+                let of_app = self.wanting.iter().filter(|waiting| waiting.app == app.id).count();
+                if !share::has_room(of_app, self.wanting.len(), WAITING_MAX) {
+                    return Err(no_room());
+                }
                 // Nothing is done of what comes before the answer.
                 if let Some(answer) = self.pending_answer(request.connection, request.sequence) {
                     answer.last = true;

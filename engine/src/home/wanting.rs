@@ -9,18 +9,31 @@ use crate::context::Context;
 use crate::hash::HashMap;
 use crate::ids::{AppId, ChannelKey, HomeKey};
 use crate::mail::{ChannelCall, ToHome, no_room, not_now};
+use crate::share;
 
-/// Mail of a shard that waits.
-const WAITING_MAX: usize = 16 * 1024;
+/// Bytes of mail of a shard that waits; its apps share them.
+const WAITING_BYTES_MAX: usize = 32 << 20;
 
 /// How long it waits at most, in milliseconds.
 const WAIT_MAX_MS: u64 = 3_000;
 
-/// Mail that waits, by app, in order.
+/// Mail that waits, by app.
 #[derive(Debug, Default)]
 pub(super) struct Wanting {
-    by_app: HashMap<AppId, VecDeque<(u64, ToHome)>>,
-    len: usize,
+    by_app: HashMap<AppId, OfApp>,
+    bytes: usize,
+}
+
+/// Mail of an app that waits, in order, and since when, in milliseconds after the start.
+#[derive(Debug, Default)]
+struct OfApp {
+    waiting: VecDeque<(u64, ToHome)>,
+    bytes: usize,
+}
+
+/// What mail costs while it waits.
+fn cost(mail: &ToHome) -> usize {
+    size_of::<(u64, ToHome)>() + mail.kept_bytes()
 }
 
 /// What mail waits for: so many of a resource an app may have.
@@ -69,42 +82,54 @@ impl Home {
         app: AppId,
         wanted: Option<Wanted>,
     ) {
-        if self.wanting.len >= WAITING_MAX {
+        let (bytes, of_app) = (cost(&mail), self.wanting.by_app.get(&app).map_or(0, |of| of.bytes));
+        if !share::has_room(of_app + bytes, self.wanting.bytes + bytes, WAITING_BYTES_MAX) {
             return cx.refuse(&mail, &no_room());
         }
         if let (Some((resource, limit)), Some(app)) = (wanted, cx.directory.app(app).cloned()) {
             cx.want(&app, resource, limit);
         }
-        self.wanting.len += 1;
-        self.wanting.by_app.entry(app).or_default().push_back((cx.now.elapsed_ms, mail));
+        self.push_waiting(app, cx.now.elapsed_ms, mail, bytes);
     }
 
     /// Has what waits for an app be tried again.
     pub(crate) fn try_again(&mut self, cx: &mut Context, app: AppId) {
-        let waiting = self.wanting.by_app.remove(&app).unwrap_or_default();
-        self.wanting.len -= waiting.len();
+        let OfApp { waiting, bytes } = self.wanting.by_app.remove(&app).unwrap_or_default();
+        self.wanting.bytes -= bytes;
         for (since_ms, mail) in waiting {
             self.handle(cx, mail);
             // Where it waits on, that is since it came.
-            if let Some((since, _)) =
-                self.wanting.by_app.get_mut(&app).and_then(|waiting| waiting.back_mut())
-            {
+            let of_app = self.wanting.by_app.get_mut(&app);
+            if let Some((since, _)) = of_app.and_then(|of_app| of_app.waiting.back_mut()) {
                 *since = since_ms.min(*since);
             }
         }
+    }
+
+    fn push_waiting(&mut self, app: AppId, since_ms: u64, mail: ToHome, bytes: usize) {
+        let of_app = self.wanting.by_app.entry(app).or_default();
+        of_app.waiting.push_back((since_ms, mail));
+        of_app.bytes += bytes;
+        self.wanting.bytes += bytes;
     }
 
     /// Refuses what has waited for too long. To be called once a tick.
     pub(super) fn give_up_wanting(&mut self, cx: &mut Context) {
         let now_ms = cx.now.elapsed_ms;
         let mut late = Vec::new();
-        self.wanting.by_app.retain(|_, waiting| {
+        let mut freed = 0;
+        self.wanting.by_app.retain(|_, of_app| {
             let is_late = |(since_ms, _): &&(u64, ToHome)| *since_ms + WAIT_MAX_MS <= now_ms;
-            let count = waiting.iter().take_while(is_late).count();
-            late.extend(waiting.drain(..count).map(|(_, mail)| mail));
-            !waiting.is_empty()
+            let count = of_app.waiting.iter().take_while(is_late).count();
+            for (_, mail) in of_app.waiting.drain(..count) {
+                let bytes = cost(&mail);
+                of_app.bytes -= bytes;
+                freed += bytes;
+                late.push(mail);
+            }
+            !of_app.waiting.is_empty()
         });
-        self.wanting.len -= late.len();
+        self.wanting.bytes -= freed;
         for mail in late {
             cx.refuse(&mail, &not_now("what its plan limits"));
         }

@@ -755,7 +755,8 @@ impl Mail {
 }
 
 impl ToHome {
-    fn kept_bytes(&self) -> usize {
+    /// As of [`Mail::kept_bytes`].
+    pub(crate) fn kept_bytes(&self) -> usize {
         match self {
             Self::Publish(publish) => publish.message.kept_bytes(),
             Self::PublishBatch(batch) => {
