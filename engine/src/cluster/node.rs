@@ -213,8 +213,13 @@ impl Node {
             let ended = move |slot| for_lost.borrow_mut().push(slot);
             let (client, bucket) = (client.clone(), Rc::clone(&bucket));
             let (plan_of_streams, usages) = (of_streams.clone(), Arc::clone(&usages));
+            let counted = Box::new(move |app, month, messages| {
+                if let Some(usage) = usages.of(app) {
+                    usage.set_messages(month, messages);
+                }
+            });
             let streams =
-                Streams::new(client.clone(), bucket, plan_of_streams, usages, ended).await;
+                Streams::new(client.clone(), bucket, plan_of_streams, counted, ended).await;
             let beats = client.subscribe(format!("{}.beat", plan.prefix)).await;
             let frames = client.subscribe(node_subject(&plan.prefix, &plan.node)).await;
             let demand = client.subscribe(demand_subject(&plan.prefix)).await;

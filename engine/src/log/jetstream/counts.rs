@@ -8,7 +8,6 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use pushflo_protocol::time::Month;
@@ -19,7 +18,6 @@ use tokio::time::Instant;
 use super::appender::Sequence;
 use super::gets::AskError;
 use super::read::Source;
-use crate::accounts::{Usage, Usages};
 use crate::bucket::{Bucket, Entry, WriteError};
 use crate::hash::HashMap;
 use crate::ids::{AppId, SlotId};
@@ -32,7 +30,7 @@ const USAGE: &str = "usage.";
 const FLUSH: Duration = Duration::from_secs(2);
 const FLUSH_BYTES: usize = 16 * 1024;
 
-/// How often all that is known is told to the apps' usage again: theirs may be another by now.
+/// How often all that is known is told again: an app may not have been there when it was told first.
 const TELL_ALL: Duration = Duration::from_secs(10);
 
 /// Messages of one app in one month.
@@ -65,17 +63,18 @@ struct SlotCounts {
     due: Option<Instant>,
 }
 
+/// Takes how many messages an app has published in a month, as far as is known here.
+pub(crate) type CountTold = Box<dyn Fn(AppId, u16, u64)>;
+
 /// The counts of all slots.
 pub(super) struct Counts {
     /// Names this process.
     writer: u64,
     bucket: Rc<Bucket>,
-    usages: Arc<Usages>,
+    told: CountTold,
     unix_ms: fn() -> u64,
     slots: RefCell<Vec<SlotCounts>>,
     totals: RefCell<HashMap<(AppId, u16), u64>>,
-    /// The usages of apps that were told of lately.
-    known: RefCell<HashMap<AppId, Arc<Usage>>>,
     told_all: Cell<Instant>,
     /// The month of the last message.
     month: Cell<Month>,
@@ -102,15 +101,14 @@ impl SlotCounts {
 }
 
 impl Counts {
-    pub(super) fn new(bucket: Rc<Bucket>, usages: Arc<Usages>, unix_ms: fn() -> u64) -> Self {
+    pub(super) fn new(bucket: Rc<Bucket>, told: CountTold, unix_ms: fn() -> u64) -> Self {
         Self {
             writer: fastrand::u64(..),
             bucket,
-            usages,
+            told,
             unix_ms,
             slots: RefCell::new(SlotId::all().map(|_| SlotCounts::default()).collect()),
             totals: RefCell::default(),
-            known: RefCell::default(),
             told_all: Cell::new(Instant::now()),
             month: Cell::default(),
         }
@@ -184,15 +182,7 @@ impl Counts {
     }
 
     fn tell(&self, (app, month): (AppId, u16), total: u64) {
-        let mut known = self.known.borrow_mut();
-        if !known.contains_key(&app)
-            && let Some(usage) = self.usages.of(app)
-        {
-            known.insert(app, usage);
-        }
-        if let Some(usage) = known.get(&app) {
-            usage.set_messages(month, total);
-        }
+        (self.told)(app, month, total);
     }
 
     /// This node counts what is stored in a slot, from the record of `term` on, which is its own. What is behind
@@ -270,7 +260,6 @@ impl Counts {
         let now = Instant::now();
         if now.duration_since(this.told_all.get()) > TELL_ALL {
             this.told_all.set(now);
-            this.known.borrow_mut().clear();
             for (of, total) in this.totals.borrow().iter() {
                 this.tell(*of, *total);
             }

@@ -18,13 +18,12 @@ use tokio::task::spawn_local;
 use tokio::time::sleep;
 
 use super::appender::{End, Entry, Sequence};
-use super::counts::Counts;
+use super::counts::{CountTold, Counts};
 use super::gets::{AskError, Get, Gets};
 use super::metas::Metas;
 use super::read::Source;
 use super::slot::{NO_SUCH_STREAM, Slot, StreamPlan, Told};
 use super::stored::{Content, Stored, StoredMessage};
-use crate::accounts::Usages;
 use crate::bucket::{Bucket, News, WriteError};
 use crate::hash::{HashMap, Placement};
 use crate::ids::{AppId, ChannelKey, LogId, SlotId};
@@ -208,12 +207,13 @@ struct Created {
 }
 
 impl Streams {
-    /// None is taken over yet. `ended` is called when a slot is this node's no more.
+    /// None is taken over yet. `counted` is told what apps have published, and `ended` of slots that are this
+    /// node's no more.
     pub(crate) async fn new(
         client: Client,
         bucket: Rc<Bucket>,
         plan: StreamsPlan,
-        usages: Arc<Usages>,
+        counted: CountTold,
         ended: impl Fn(SlotId) + 'static,
     ) -> Result<Self, async_nats::SubscribeError> {
         let gets = Gets::new(client.clone()).await?;
@@ -221,7 +221,7 @@ impl Streams {
             client,
             gets,
             owned: RefCell::default(),
-            counts: Rc::new(Counts::new(Rc::clone(&bucket), usages, plan.now_ms)),
+            counts: Rc::new(Counts::new(Rc::clone(&bucket), counted, plan.now_ms)),
             metas: Metas::new(bucket),
             plan,
             channels: RefCell::default(),
