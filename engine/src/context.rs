@@ -278,15 +278,9 @@ impl Context {
     /// Hands calls over to the accounts, as far as `post` takes them. Returns whether some are left.
     pub(crate) fn post_accounts_calls(
         &mut self,
-        mut post: impl FnMut(AccountsCall) -> Result<(), AccountsCall>,
+        post: impl FnMut(AccountsCall) -> Result<(), AccountsCall>,
     ) -> bool {
-        while let Some(call) = self.accounts_calls.pop_front() {
-            if let Err(call) = post(call) {
-                self.accounts_calls.push_front(call);
-                break;
-            }
-        }
-        !self.accounts_calls.is_empty()
+        post_each(&mut self.accounts_calls, post)
     }
 
     /// Asks how the cluster is.
@@ -304,15 +298,9 @@ impl Context {
     /// Hands questions over to the cluster, as far as `post` takes them. Returns whether some are left.
     pub(crate) fn post_cluster_questions(
         &mut self,
-        mut post: impl FnMut(RequestId) -> Result<(), RequestId>,
+        post: impl FnMut(RequestId) -> Result<(), RequestId>,
     ) -> bool {
-        while let Some(request) = self.cluster_questions.pop_front() {
-            if let Err(request) = post(request) {
-                self.cluster_questions.push_front(request);
-                return true;
-            }
-        }
-        false
+        post_each(&mut self.cluster_questions, post)
     }
 
     /// Wants more of what an app's plan limits. What it is for waits for [`ClusterNews::Lent`](crate::mail::ClusterNews).
@@ -330,14 +318,8 @@ impl Context {
     }
 
     /// Hands wants over to the cluster, as far as `post` takes them. Returns whether some are left.
-    pub(crate) fn post_wants(&mut self, mut post: impl FnMut(Want) -> Result<(), Want>) -> bool {
-        while let Some(want) = self.wants.pop_front() {
-            if let Err(want) = post(want) {
-                self.wants.push_front(want);
-                return true;
-            }
-        }
-        false
+    pub(crate) fn post_wants(&mut self, post: impl FnMut(Want) -> Result<(), Want>) -> bool {
+        post_each(&mut self.wants, post)
     }
 
     /// Counts something that is as it cannot be. Returns what whoever asked for it is told.
@@ -377,4 +359,19 @@ impl Context {
         self.accounts_calls.insert(at, call);
         Ok(())
     }
+}
+
+/// Hands over what waits, in order, until `post` gives one back because there is no room. Returns whether some is
+/// left.
+pub(crate) fn post_each<T>(
+    waiting: &mut VecDeque<T>,
+    mut post: impl FnMut(T) -> Result<(), T>,
+) -> bool {
+    while let Some(next) = waiting.pop_front() {
+        if let Err(next) = post(next) {
+            waiting.push_front(next);
+            return true;
+        }
+    }
+    false
 }

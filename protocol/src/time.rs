@@ -32,13 +32,13 @@ impl Month {
         let timestamp = jiff::Timestamp::from_millisecond(ms).unwrap_or(jiff::Timestamp::MAX);
         let first = timestamp.to_zoned_datetime(jiff::tz::TimeZone::UTC).date().first_of_month();
         let number = u16::try_from(i32::from(first.year()) * 12 + i32::from(first.month()) - 1);
-        let start_ms = first.to_zoned_datetime(jiff::tz::TimeZone::UTC);
-        let start_ms = start_ms.map(|z| z.timestamp().as_millisecond());
-        let start_ms = start_ms.ok().and_then(|ms| u64::try_from(ms).ok()).unwrap_or_default();
         let next = first.checked_add(jiff::Span::new().months(1)).unwrap_or(jiff::civil::Date::MAX);
-        let end =
-            next.to_zoned_datetime(jiff::tz::TimeZone::UTC).map(|z| z.timestamp().as_millisecond());
-        let end_ms = end.ok().and_then(|ms| u64::try_from(ms).ok()).unwrap_or(u64::MAX);
+        let ms_of = |date: jiff::civil::Date| {
+            let start = date.to_zoned_datetime(jiff::tz::TimeZone::UTC).ok()?;
+            u64::try_from(start.timestamp().as_millisecond()).ok()
+        };
+        let start_ms = ms_of(first).unwrap_or_default();
+        let end_ms = ms_of(next).unwrap_or(u64::MAX);
         Self { number: number.unwrap_or_default(), end_ms, start_ms }
     }
 }

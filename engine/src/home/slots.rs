@@ -14,7 +14,7 @@ use super::logging::LoggedMessage;
 use super::metadata::read_meta;
 use super::presence::ChannelPresence;
 use crate::bug::bug;
-use crate::context::Context;
+use crate::context::{Context, post_each};
 use crate::hash::HashMap;
 use crate::ids::{ChannelKey, HomeKey, NodeSlot, SlotId};
 use crate::log::{
@@ -105,14 +105,8 @@ impl Slots {
     }
 
     /// Hands calls over, as far as `post` takes them. Returns whether some are left.
-    pub(super) fn post(&mut self, mut post: impl FnMut(LogCall) -> Result<(), LogCall>) -> bool {
-        while let Some(call) = self.calls.pop_front() {
-            if let Err(call) = post(call) {
-                self.calls.push_front(call);
-                return true;
-            }
-        }
-        false
+    pub(super) fn post(&mut self, post: impl FnMut(LogCall) -> Result<(), LogCall>) -> bool {
+        post_each(&mut self.calls, post)
     }
 
     /// The keys of publishes that are on their way.
