@@ -4,6 +4,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering::Relaxed};
 
+use serde::{Deserialize, Serialize};
+
 /// What comes of an attempt to use something that an app's plan limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Taken {
@@ -37,9 +39,36 @@ pub(crate) enum Resource {
 impl Resource {
     /// All of them.
     pub(crate) const ALL: [Self; 3] = [Self::Connections, Self::Channels, Self::Messages];
+}
 
-    pub(crate) fn index(self) -> usize {
-        self as usize
+/// Something of each resource.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ByResource<T>([T; 3]);
+
+impl<T> ByResource<T> {
+    /// That of one.
+    pub(crate) fn of(&self, resource: Resource) -> &T {
+        let [connections, channels, messages] = &self.0;
+        match resource {
+            Resource::Connections => connections,
+            Resource::Channels => channels,
+            Resource::Messages => messages,
+        }
+    }
+
+    /// That of one, to be changed.
+    pub(crate) fn of_mut(&mut self, resource: Resource) -> &mut T {
+        let [connections, channels, messages] = &mut self.0;
+        match resource {
+            Resource::Connections => connections,
+            Resource::Channels => channels,
+            Resource::Messages => messages,
+        }
+    }
+
+    /// All of them.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut()
     }
 }
 
@@ -68,15 +97,17 @@ pub(crate) struct Lent {
     is_asked: AtomicBool,
 }
 
-/// Bits of a count beside its period.
+/// Bits of a count beside its period; 2^48 messages a month are a hundred million a second.
 const COUNT_BITS: u32 = 48;
-const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
+pub(super) const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 
-fn pack(period: u16, count: u64) -> u64 {
+/// A count of a period, such as a month: the period in the upper 16 bits, the count below.
+pub(super) fn pack(period: u16, count: u64) -> u64 {
     u64::from(period) << COUNT_BITS | count.min(COUNT_MASK)
 }
 
-fn count_in(packed: u64, period: u16) -> u64 {
+/// The count of a period; 0 where another one was packed.
+pub(super) fn count_in(packed: u64, period: u16) -> u64 {
     if packed >> COUNT_BITS == u64::from(period) { packed & COUNT_MASK } else { 0 }
 }
 

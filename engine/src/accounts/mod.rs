@@ -36,7 +36,7 @@ pub use client::Client;
 pub use directory::{Access, Directory};
 pub use keys::{Key, KeyDigest, KeyId, Role, SigningKey, random_bytes};
 pub use lent::Taken;
-pub(crate) use lent::{Lent, Resource, Supply};
+pub(crate) use lent::{ByResource, Lent, Resource, Supply};
 pub use plan::{Plan, Plans};
 pub(crate) use replica::{app_of, deleted_app, deleted_key, is_of_accounts, replica_entries};
 pub use store::{Accepted, DirectoryError, DirectoryOf, OpenedDirectory, accept, open};

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use pushflo_protocol::time::Month;
 
-use super::lent::{Lent, Resource, Taken};
+use super::lent::{ByResource, COUNT_MASK, Lent, Resource, Taken, count_in, pack};
 use super::plan::UNLIMITED;
 use crate::clock;
 use crate::ids::AppId;
@@ -32,8 +32,7 @@ pub struct Usage {
 /// What an app uses of what all nodes of a cluster have in common.
 #[derive(Debug, Default)]
 struct SharedUsage {
-    /// By [`Resource`].
-    lent: [Lent; 3],
+    lent: ByResource<Lent>,
     /// Messages published on all nodes, as of `Usage::messages`, which are counted in no other place then.
     messages: [AtomicU64; 2],
     /// Connections on other nodes.
@@ -69,10 +68,6 @@ impl RatePart {
 /// Changes of itself, its keys and its channels that an app may ask for in a second, and at once: each
 /// is written to disk, and those of others wait behind it.
 pub(crate) const CHANGES_PER_SECOND_MAX: u64 = 200;
-
-/// Bits of the count of messages; 2^48 messages a month are a hundred million a second.
-const COUNT_BITS: u32 = 48;
-const COUNT_MASK: u64 = (1 << COUNT_BITS) - 1;
 
 impl Usage {
     /// That of an app of a cluster.
@@ -176,7 +171,7 @@ impl Usage {
 
     /// What this node may use of a resource, in a cluster.
     pub(crate) fn lent(&self, resource: Resource) -> Option<&Lent> {
-        self.shared.as_ref()?.lent.get(resource.index())
+        Some(self.shared.as_ref()?.lent.of(resource))
     }
 
     fn take(&self, resource: Resource, count: &AtomicU64, most: u64) -> Taken {
@@ -204,7 +199,7 @@ impl Usage {
     /// How many messages of a month all nodes of a cluster have published, as far as is known.
     pub(crate) fn set_messages(&self, month: u16, messages: u64) {
         let Some(shared) = &self.shared else { return };
-        of_month(&shared.messages, month).store(pack(month, messages.min(COUNT_MASK)), Relaxed);
+        of_month(&shared.messages, month).store(pack(month, messages), Relaxed);
     }
 
     /// How many connections other nodes of a cluster have, and which parts of the rates of publishes and of
@@ -247,7 +242,7 @@ impl Usage {
         if month > Month::of(clock::unix_ms()).number {
             return;
         }
-        self.of_month(month).fetch_max(pack(month, messages.min(COUNT_MASK)), Relaxed);
+        self.of_month(month).fetch_max(pack(month, messages), Relaxed);
     }
 
     fn of_month(&self, number: u16) -> &AtomicU64 {
@@ -276,7 +271,7 @@ impl Usage {
 
 impl SharedUsage {
     fn take(&self, resource: Resource, period: u16, most: u64) -> Taken {
-        let Some(lent) = self.lent.get(resource.index()) else { return Taken::NotNow };
+        let lent = self.lent.of(resource);
         match most {
             UNLIMITED => {
                 lent.forget_limit();
@@ -359,14 +354,6 @@ impl Usages {
 
 fn take(count: &AtomicU64, most: u64) -> bool {
     count.fetch_update(Relaxed, Relaxed, |count| (count < most).then_some(count + 1)).is_ok()
-}
-
-fn pack(month: u16, count: u64) -> u64 {
-    u64::from(month) << COUNT_BITS | count
-}
-
-fn count_in(packed: u64, month: u16) -> u64 {
-    if packed >> COUNT_BITS == u64::from(month) { packed & COUNT_MASK } else { 0 }
 }
 
 /// A rate that allows a second's worth at once and then as many as time gives back: the generic cell

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::accounts::Resource;
+use crate::accounts::ByResource;
 
 /// The limits of an app, and what became of them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,8 +14,7 @@ pub(super) struct Book {
     pub(super) month: u16,
     /// The last writing of each node: no other has its number.
     pub(super) writes: BTreeMap<Box<str>, u64>,
-    /// By [`Resource`].
-    accounts: [Account; 3],
+    pub(super) accounts: ByResource<Account>,
 }
 
 /// A limit, and what became of it.
@@ -25,32 +24,15 @@ pub(super) struct Account {
     pub(super) limit: u64,
     /// What is used, and is not part of what is lent.
     pub(super) used: u64,
-    /// What each node may use, by its name and when it began: a process that has ended has nothing. Of messages and channels it is less than that by now, which is told when the
-    /// node writes again; of connections it is what the node uses, too.
+    /// What each node may use, by its name and when it began: a process that has ended has nothing. Of messages and
+    /// channels it is less than that by now, which is told when the node writes again; of connections it is what
+    /// the node uses, too.
     pub(super) lent: BTreeMap<Box<str>, u64>,
     /// Nodes that have none left and found none.
     pub(super) wishes: BTreeSet<Box<str>>,
 }
 
 impl Book {
-    pub(super) fn of(&self, resource: Resource) -> &Account {
-        let [connections, channels, messages] = &self.accounts;
-        match resource {
-            Resource::Connections => connections,
-            Resource::Channels => channels,
-            Resource::Messages => messages,
-        }
-    }
-
-    pub(super) fn of_mut(&mut self, resource: Resource) -> &mut Account {
-        let [connections, channels, messages] = &mut self.accounts;
-        match resource {
-            Resource::Connections => connections,
-            Resource::Channels => channels,
-            Resource::Messages => messages,
-        }
-    }
-
     pub(super) fn encode(&self) -> Vec<u8> {
         // Into memory, of types that have a form: it cannot fail.
         serde_json::to_vec(self).unwrap_or_default()

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::book::{Account, Book};
-use crate::accounts::{Lent, Resource, Supply, Usage};
+use crate::accounts::{ByResource, Lent, Resource, Supply, Usage};
 use crate::bucket::WriteError;
 
 /// For how long something counts as wanted after somebody wanted it, in milliseconds.
@@ -40,7 +40,7 @@ pub(super) struct Loan {
     book: Book,
     /// The revision of that; 0 where there is none.
     revision: u64,
-    parts: [Part; 3],
+    parts: ByResource<Part>,
     pending: Option<Pending>,
     /// Shards are to try again.
     is_to_wake: bool,
@@ -78,14 +78,7 @@ enum Counted {
 struct Pending {
     /// Names it.
     write: u64,
-    book: Book,
-    /// What the shards get when it is done.
-    taken: [u64; 3],
-    /// What they had, and get again when it is not.
-    withdrawn: [u64; 3],
-    /// Parts that begin with it.
-    begins: [bool; 3],
-    counts: bool,
+    step: Step,
     /// When it was begun.
     ms: u64,
     /// It was sent, and no answer came.
@@ -98,7 +91,7 @@ impl Loan {
             usage,
             book: Book::default(),
             revision: 0,
-            parts: Default::default(),
+            parts: ByResource::default(),
             pending: None,
             is_to_wake: false,
         }
@@ -108,19 +101,10 @@ impl Loan {
         self.usage.lent(resource)
     }
 
-    fn part(&mut self, resource: Resource) -> &mut Part {
-        let [connections, channels, messages] = &mut self.parts;
-        match resource {
-            Resource::Connections => connections,
-            Resource::Channels => channels,
-            Resource::Messages => messages,
-        }
-    }
-
     /// Shards want some of a resource of which the plan has `limit`.
     pub(super) fn want(&mut self, resource: Resource, limit: u64, now_ms: u64) {
         let month = self.book.month;
-        let part = self.part(resource);
+        let part = self.parts.of_mut(resource);
         part.is_limit_new |= part.limit != limit;
         (part.limit, part.wanted_ms) = (limit, Some(now_ms));
         // It may have been helped since it looked.
@@ -182,23 +166,23 @@ impl Loan {
     }
 
     fn is_done(&mut self, pending: Pending, revision: u64) {
-        let Pending { book, taken, begins, counts, ms, .. } = pending;
-        let month = book.month;
-        for ((resource, taken), begins) in Resource::ALL.into_iter().zip(taken).zip(begins) {
-            self.part(resource).is_begun |= begins;
-            if let Some(lent) = self.lent(resource)
-                && lent.supply() == Supply::Unknown
-            {
+        let Pending { step: Step { book, changes, counts, .. }, ms, .. } = pending;
+        for resource in Resource::ALL {
+            let Change { taken, begins, .. } = *changes.of(resource);
+            self.parts.of_mut(resource).is_begun |= begins;
+            let Some(lent) = self.usage.lent(resource) else { continue };
+            if lent.supply() == Supply::Unknown {
                 lent.set_supply(Supply::Open);
             }
-            if let Some(lent) = self.lent(resource).filter(|_| taken > 0) {
-                lent.add(period(resource, month), taken);
+            if taken > 0 {
+                lent.add(period(resource, book.month), taken);
                 lent.set_supply(Supply::Open);
                 self.is_to_wake = true;
             }
         }
-        if counts && let Counted::Found { .. } = self.part(Resource::Channels).counted {
-            self.part(Resource::Channels).counted = Counted::Known(ms);
+        let counted = &mut self.parts.of_mut(Resource::Channels).counted;
+        if counts && matches!(counted, Counted::Found { .. }) {
+            *counted = Counted::Known(ms);
         }
         if revision > self.revision {
             (self.book, self.revision) = (book, revision);
@@ -206,10 +190,11 @@ impl Loan {
     }
 
     fn is_not_done(&mut self, pending: &Pending) {
-        let month = pending.book.month;
-        for (resource, withdrawn) in Resource::ALL.into_iter().zip(pending.withdrawn) {
+        let Step { book, changes, .. } = &pending.step;
+        for resource in Resource::ALL {
+            let withdrawn = changes.of(resource).withdrawn;
             if let Some(lent) = self.lent(resource).filter(|_| withdrawn > 0) {
-                lent.add(period(resource, month), withdrawn);
+                lent.add(period(resource, book.month), withdrawn);
             }
         }
     }
@@ -217,7 +202,7 @@ impl Loan {
     /// What those are told who want something, until there is some.
     fn tell(&mut self, supply: Supply) {
         for resource in Resource::ALL {
-            let is_wanted = self.part(resource).wanted_ms.is_some();
+            let is_wanted = self.parts.of_mut(resource).wanted_ms.is_some();
             if let Some(lent) = self.lent(resource).filter(|_| is_wanted) {
                 lent.set_supply(supply);
                 self.is_to_wake = true;
@@ -238,10 +223,10 @@ impl Loan {
     /// Whether channels are to be counted, and from now on are.
     pub(super) fn begin_count(&mut self, now: Now<'_>) -> bool {
         let (revision, spent) = (self.revision, self.spent(now.node, Resource::Channels));
-        let account = self.book.of(Resource::Channels);
+        let account = self.book.accounts.of(Resource::Channels);
         let is_new = account.limit == 0;
         let is_settled = account.lent.keys().all(|node| **node == *now.node);
-        let part = self.part(Resource::Channels);
+        let part = self.parts.of_mut(Resource::Channels);
         let is_wanted = part.wanted_ms.is_some();
         let is_old = match (part.counted, part.wished_ms) {
             (Counted::No, wished) => wished.is_some() || is_new && !part.is_begun,
@@ -259,7 +244,7 @@ impl Loan {
 
     /// So many channels there are; nothing where they cannot be counted.
     pub(super) fn count(&mut self, found: Option<u64>) {
-        let part = self.part(Resource::Channels);
+        let part = self.parts.of_mut(Resource::Channels);
         let Counted::Begun { revision, spent } = part.counted else { return };
         part.counted = match found {
             Some(count) => Counted::Found { count, revision, spent },
@@ -271,20 +256,22 @@ impl Loan {
     fn spent(&self, node: &str, resource: Resource) -> u64 {
         let period = period(resource, self.book.month);
         let left = self.lent(resource).map_or(0, |lent| lent.left(period));
-        self.book.of(resource).lent_to(node).saturating_sub(left)
+        self.book.accounts.of(resource).lent_to(node).saturating_sub(left)
     }
 
-    /// Whether nobody wants anything, here or elsewhere.
-    fn is_idle(&self) -> bool {
-        Resource::ALL.into_iter().zip(&self.parts).all(|(resource, part)| {
-            let account = self.book.of(resource);
+    /// Whether nothing is to be done: nobody wants anything, here or elsewhere, and nobody waits.
+    pub(super) fn is_idle(&self) -> bool {
+        let is_idle = Resource::ALL.into_iter().all(|resource| {
+            let part = self.parts.of(resource);
+            let account = self.book.accounts.of(resource);
             let is_wanted = self.lent(resource).is_some_and(Lent::is_wanted);
             !is_wanted
                 && part.wanted_ms.is_none()
                 && matches!(part.counted, Counted::No | Counted::Known(_))
                 && account.wishes.is_empty()
                 && !account.is_over()
-        })
+        });
+        is_idle && self.pending.is_none() && !self.is_to_wake
     }
 
     /// The node was cut off for long: others may have what it had for connections, of which it has none soon.
@@ -292,55 +279,42 @@ impl Loan {
         if let Some(lent) = self.lent(Resource::Connections) {
             lent.withdraw(0);
         }
-        self.part(Resource::Connections).is_begun = false;
+        self.parts.of_mut(Resource::Connections).is_begun = false;
     }
 
     /// What is to be written; `None` where all is as it should be.
     pub(super) fn next_write(&mut self, now: Now<'_>) -> Option<Write> {
-        if self.pending.is_some() || self.is_idle() {
+        if self.pending.is_some() {
             return None;
         }
-        let mut next = Step {
+        let mut step = Step {
             book: self.book.clone(),
-            taken: [0; 3],
-            withdrawn: [0; 3],
-            begins: [false; 3],
+            changes: ByResource::default(),
             counts: false,
             is_needed: false,
         };
         for resource in Resource::ALL {
-            self.step(resource, now, &mut next);
+            self.step(resource, now, &mut step);
         }
-        let Step { mut book, taken, withdrawn, begins, counts, is_needed } = next;
-        if !is_needed {
+        if !step.is_needed {
             return None;
         }
         let write = fastrand::u64(..);
-        book.writes.retain(|node, _| is_alive(node, now));
-        book.writes.insert(now.node.into(), write);
-        let bytes = book.encode();
-        self.pending = Some(Pending {
-            write,
-            book,
-            taken,
-            withdrawn,
-            begins,
-            counts,
-            ms: now.ms,
-            is_lost: false,
-        });
+        step.book.writes.retain(|node, _| is_alive(node, now));
+        step.book.writes.insert(now.node.into(), write);
+        let bytes = step.book.encode();
+        self.pending = Some(Pending { write, step, ms: now.ms, is_lost: false });
         Some(Write { bytes, revision: self.revision, write })
     }
 
     fn step(&mut self, resource: Resource, now: Now<'_>, next: &mut Step) {
         let usage = Arc::clone(&self.usage);
         let Some(lent) = usage.lent(resource) else { return };
-        let index = resource.index();
-        if lent.was_wanted() && self.part(resource).limit > 0 {
-            self.part(resource).wanted_ms = Some(now.ms);
+        if lent.was_wanted() && self.parts.of_mut(resource).limit > 0 {
+            self.parts.of_mut(resource).wanted_ms = Some(now.ms);
         }
         let revision = self.revision;
-        let part = self.part(resource);
+        let part = self.parts.of_mut(resource);
         if part.limit == 0 {
             return;
         }
@@ -354,7 +328,7 @@ impl Loan {
         }
         // What stands for channels before a limit is known is that they are counted.
         let is_counted = matches!(part.counted, Counted::Found { .. } | Counted::Known(_));
-        let is_new = next.book.of(resource).limit == 0;
+        let is_new = next.book.accounts.of(resource).limit == 0;
         if resource == Resource::Channels && !part.is_begun && is_new && !is_counted {
             return;
         }
@@ -362,10 +336,10 @@ impl Loan {
         let period = period(resource, month);
         if resource == Resource::Messages && next.book.month != month {
             next.book.month = month;
-            *next.book.of_mut(resource) = Account { limit, ..Account::default() };
+            *next.book.accounts.of_mut(resource) = Account { limit, ..Account::default() };
             next.is_needed |= part.wanted_ms.is_some();
         }
-        let account = next.book.of_mut(resource);
+        let account = next.book.accounts.of_mut(resource);
         if (part.is_limit_new || account.limit == 0) && account.limit != limit {
             account.limit = limit;
             next.is_needed = true;
@@ -373,7 +347,7 @@ impl Loan {
         part.is_limit_new = false;
         if !part.is_begun {
             next.is_needed |= part.wanted_ms.is_some();
-            *next.begins.get_mut(index).unwrap_or(&mut false) = true;
+            next.changes.of_mut(resource).begins = true;
             begin(resource, now, account, lent, &usage, is_forgotten);
         }
         lent.set_limit(limit);
@@ -400,13 +374,13 @@ impl Loan {
         if let Counted::Found { count, revision: of, spent } = part.counted {
             if of == revision {
                 // What was made since the count began, it may have missed.
-                let before = self.book.of(resource).lent_to(now.node);
+                let before = self.book.accounts.of(resource).lent_to(now.node);
                 let since = before.saturating_sub(left).saturating_sub(spent);
                 account.used = count.saturating_add(since);
                 next.counts = true;
                 next.is_needed = true;
             } else {
-                self.part(resource).counted = Counted::No;
+                self.parts.of_mut(resource).counted = Counted::No;
             }
         }
         self.ask_or_give(resource, now, lent, left, next);
@@ -421,10 +395,10 @@ impl Loan {
         left: u64,
         next: &mut Step,
     ) {
-        let (index, period) = (resource.index(), period(resource, now.month));
-        let is_known = self.book.of(resource).wishes.contains(now.node);
-        let part = self.part(resource);
-        let account = next.book.of_mut(resource);
+        let period = period(resource, now.month);
+        let is_known = self.book.accounts.of(resource).wishes.contains(now.node);
+        let part = self.parts.of_mut(resource);
+        let account = next.book.accounts.of_mut(resource);
         let is_wanted = part.wanted_ms.is_some();
         let is_low = left <= account.block() / 4;
         let is_wished = account.is_wished_by_others(now.node) || account.is_over();
@@ -435,7 +409,7 @@ impl Loan {
                 account.lend(now.node, account.lent_to(now.node) + count);
                 account.wishes.remove(now.node);
                 part.wished_ms = None;
-                *next.taken.get_mut(index).unwrap_or(&mut 0) = count;
+                next.changes.of_mut(resource).taken = count;
                 next.is_needed = true;
             } else if left == 0 {
                 if account.wishes.insert(now.node.into()) {
@@ -466,11 +440,11 @@ impl Loan {
             let withdrawn = lent.withdraw(period);
             let rest = account.lent_to(now.node).saturating_sub(withdrawn);
             account.lend(now.node, rest);
-            *next.withdrawn.get_mut(index).unwrap_or(&mut 0) = withdrawn;
+            next.changes.of_mut(resource).withdrawn = withdrawn;
             next.is_needed |= withdrawn > 0;
         }
         // So that it can be counted what there is.
-        let before = self.book.of(resource).lent_to(now.node);
+        let before = self.book.accounts.of(resource).lent_to(now.node);
         if is_wished && resource == Resource::Channels && before > left {
             next.is_needed = true;
         }
@@ -485,7 +459,7 @@ impl Loan {
         for resource in Resource::ALL {
             let Some(lent) = self.usage.lent(resource) else { continue };
             let left = lent.withdraw(period(resource, book.month));
-            let account = book.of_mut(resource);
+            let account = book.accounts.of_mut(resource);
             let of_node = account.lent_to(now.node);
             if resource != Resource::Connections {
                 account.used = account.used.saturating_add(of_node).saturating_sub(left);
@@ -503,7 +477,7 @@ impl Loan {
     /// The book is not there any more.
     pub(super) fn forget(&mut self) {
         (self.book, self.revision) = (Book::default(), 0);
-        for part in &mut self.parts {
+        for part in self.parts.iter_mut() {
             (part.is_begun, part.counted) = (false, Counted::No);
         }
         if let Some(pending) = self.pending.take() {
@@ -524,11 +498,22 @@ pub(super) struct Write {
 /// What a write is made of.
 struct Step {
     book: Book,
-    taken: [u64; 3],
-    withdrawn: [u64; 3],
-    begins: [bool; 3],
+    changes: ByResource<Change>,
+    /// It has what was counted.
     counts: bool,
+    /// It differs from what stands there in something that others are to know.
     is_needed: bool,
+}
+
+/// What is done to a resource with a write.
+#[derive(Clone, Copy, Debug, Default)]
+struct Change {
+    /// What the shards get when it is done.
+    taken: u64,
+    /// What they had, and get again when it is not.
+    withdrawn: u64,
+    /// The part begins with it.
+    begins: bool,
 }
 
 /// What a node has when it begins to be lent to.

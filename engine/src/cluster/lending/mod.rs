@@ -181,14 +181,15 @@ impl Lending {
         if view.has_given_up {
             self.loans.values_mut().for_each(Loan::give_up_connections);
         }
-        let apps: Vec<AppId> = self.loans.keys().copied().collect();
+        let busy = self.loans.iter().filter(|(_, loan)| !loan.is_idle());
+        let apps: Vec<AppId> = busy.map(|(app, _)| *app).collect();
         apps.into_iter().filter(|app| self.go_on(*app, view)).collect()
     }
 
     /// Goes on with the limits of an app. Returns whether its shards are to try again.
     fn go_on(&mut self, app: AppId, view: &View<'_>) -> bool {
         let Some(loan) = self.loans.get_mut(&app) else { return false };
-        if self.has_left || view.is_cut_off {
+        if self.has_left || view.is_cut_off || loan.is_idle() {
             return loan.take_wake();
         }
         let month = Month::of((self.unix_ms)()).number;

@@ -82,7 +82,7 @@ impl World {
     /// Somebody wants one, or has one no more.
     fn use_one(&mut self, at: usize, resource: Resource) -> Taken {
         let node = &mut self.nodes[at];
-        let limit = LIMITS[resource.index()];
+        let limit = LIMITS[resource as usize];
         let taken = match resource {
             Resource::Connections => node.usage.take_connection(limit),
             Resource::Channels => node.usage.take_channel(limit),
@@ -125,6 +125,9 @@ impl World {
         let names: Vec<String> = self.nodes.iter().map(|node| node.name.clone()).collect();
         let is_there = |name: &str| names.iter().any(|known| known == name);
         let node = &mut self.nodes[at];
+        if node.loan.is_idle() {
+            return;
+        }
         let now = Now {
             node: &node.name,
             ms: self.ms,
@@ -202,7 +205,7 @@ impl World {
             self.entries.push(bytes);
         }
         let book = self.entries.last().map(|entry| Book::decode(entry).unwrap());
-        self.lost += book.map_or(0, |book| book.of(Resource::Messages).lent_to(&old.name));
+        self.lost += book.map_or(0, |book| book.accounts.of(Resource::Messages).lent_to(&old.name));
     }
 
     fn check(&self) {
