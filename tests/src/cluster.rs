@@ -12,6 +12,13 @@ use crate::http::{HttpClient, publish_body, request};
 use crate::program::{Program, on, set_clock};
 use crate::server::{MANAGE_KEY, PUBLISH_KEY, SECRET_KEY};
 
+/// One cluster at a time has the machine: the tests of a file wait for each other while they hold this.
+#[allow(clippy::disallowed_types, reason = "tests wait for each other, no shard does")]
+pub fn alone() -> std::sync::MutexGuard<'static, ()> {
+    static ALONE: std::sync::Mutex<()> = std::sync::Mutex::new(());
+    ALONE.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// A node, running or not.
 struct Node {
     machine: Machine,

@@ -1,27 +1,18 @@
 //! What one node of a cluster is told of apps, keys and channels, all its nodes know, whichever of them dies.
-#![allow(clippy::disallowed_types, reason = "the tests of this file wait for each other")]
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use pushflo_tests::api::Api;
 use pushflo_tests::client::Subscriber;
-use pushflo_tests::cluster::Cluster;
+use pushflo_tests::cluster::{Cluster, alone};
 use pushflo_tests::http::{Answer, call, get, post, publish_body};
 use pushflo_tests::server::{MANAGE_KEY, SECRET_KEY};
 use serde_json::{Value, json};
 
 const NODES: usize = 3;
 const CHANNELS: &str = "/api/v1/channels";
-
-/// One cluster at a time has the machine.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Waits until something is so, which it must be within some seconds.
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {

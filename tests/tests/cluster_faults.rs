@@ -1,28 +1,19 @@
 //! A cluster on bad days: NATS that is away, full, another's, or changed by hand; clocks apart; two clusters on
 //! the same NATS.
-#![allow(clippy::disallowed_types, reason = "the tests of this file wait for each other")]
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use data_encoding::BASE64URL_NOPAD;
 use nkeys::KeyPair;
 use pushflo_tests::client::Subscriber;
-use pushflo_tests::cluster::{Cluster, Machine, Nats};
+use pushflo_tests::cluster::{Cluster, Machine, Nats, alone};
 use pushflo_tests::http::{Answer, HttpClient, call, get, post, publish_body, publish_keyed};
 use pushflo_tests::load::history;
 use pushflo_tests::server::{MANAGE_KEY, SECRET_KEY};
 use serde_json::{Value, json};
-
-/// One cluster at a time has the machine.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// Waits until something is so, which it must be within a minute.
 fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) -> Duration {

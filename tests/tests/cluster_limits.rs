@@ -1,15 +1,13 @@
 //! What an app's plan limits is limited over all nodes of a cluster: nobody is refused while there is some
 //! anywhere, no limit is passed, and what is counted is exact, whoever dies.
-#![allow(clippy::disallowed_types, reason = "the tests of this file wait for each other")]
 
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use pushflo_tests::api::{Api, TestApp};
 use pushflo_tests::client::Subscriber;
-use pushflo_tests::cluster::Cluster;
+use pushflo_tests::cluster::{Cluster, alone};
 use pushflo_tests::http::{Answer, HttpClient, call, get, post, publish_body, request};
 use pushflo_tests::server::MANAGE_KEY;
 use serde_json::{Value, json};
@@ -23,11 +21,13 @@ const PLANS: &str = "[plans.small]\n\
                      [plans.paced]\n\
                      publishes_per_second = 90\n";
 
-/// One cluster at a time has the machine.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+/// A cluster that has the plans, and its nodes.
+fn start() -> (Cluster, Vec<SocketAddr>) {
+    let mut cluster = Cluster::prepare(NODES);
+    cluster.set(PLANS);
+    cluster.run_all();
+    let nodes = cluster.addresses();
+    (cluster, nodes)
 }
 
 struct App(TestApp);
@@ -99,10 +99,7 @@ fn enter(node: SocketAddr, key: &str) -> (Subscriber, Value) {
 #[test]
 fn limits_are_those_of_all_nodes_together() {
     let _alone = alone();
-    let mut cluster = Cluster::prepare(NODES);
-    cluster.set(PLANS);
-    cluster.run_all();
-    let nodes = cluster.addresses();
+    let (_cluster, nodes) = start();
     let small = app(nodes[0], "small");
     thread::sleep(Duration::from_secs(1));
 
@@ -166,10 +163,7 @@ fn limits_are_those_of_all_nodes_together() {
 #[test]
 fn counts_are_exact_whoever_dies() {
     let _alone = alone();
-    let mut cluster = Cluster::prepare(NODES);
-    cluster.set(PLANS);
-    cluster.run_all();
-    let nodes = cluster.addresses();
+    let (mut cluster, nodes) = start();
     let free = app(nodes[0], "unlimited");
     thread::sleep(Duration::from_secs(1));
     let mut stored = 0;
@@ -194,10 +188,7 @@ fn counts_are_exact_whoever_dies() {
 #[test]
 fn a_rate_is_that_of_all_nodes_together() {
     let _alone = alone();
-    let mut cluster = Cluster::prepare(NODES);
-    cluster.set(PLANS);
-    cluster.run_all();
-    let nodes = cluster.addresses();
+    let (_cluster, nodes) = start();
     let paced = app(nodes[0], "paced");
     thread::sleep(Duration::from_secs(1));
     // Each node is asked for all of it.
