@@ -2,6 +2,8 @@
 
 use std::io::{ErrorKind, Read, Result, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tungstenite::{Message, WebSocket};
@@ -91,6 +93,22 @@ impl Subscriber {
         let event = self.event();
         assert_eq!(event["type"], "subscribed", "{event}");
         event
+    }
+
+    /// Connects and subscribes as soon as that is possible: a channel that moves between nodes refuses, and says to
+    /// come again.
+    pub fn subscribed_soon(address: SocketAddr, command: &Value) -> (Self, Value) {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let mut subscriber = Self::connect(address);
+            subscriber.send(command.clone());
+            let event = subscriber.event();
+            if event["type"] == "subscribed" {
+                return (subscriber, event);
+            }
+            assert!(event["code"] == "OVERLOADED" && Instant::now() < deadline, "{event}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// The next event, which must be a message.

@@ -421,7 +421,8 @@ pub fn histories(address: SocketAddr) -> BTreeMap<&'static str, History> {
 
 /// All of a channel's history, page by page.
 pub fn history(address: SocketAddr, channel: &str) -> History {
-    let epoch = text(&Subscriber::connect(address).subscribe(channel)["epoch"]);
+    let command = json!({ "type": "subscribe", "channel": channel });
+    let epoch = text(&Subscriber::subscribed_soon(address, &command).1["epoch"]);
     let mut client = HttpClient::connect(address);
     let mut messages = Vec::new();
     for page in 1.. {

@@ -336,7 +336,7 @@ fn what_is_changed_by_hand_is_told_and_opens_nothing() {
     let recover = json!({ "epoch": position["epoch"], "offset": position["offset"] });
     let come_back = |node| {
         let command = json!({ "type": "subscribe", "channel": channel, "recover": recover });
-        Subscriber::connect(node).subscribe_with(command)["recovered"].clone()
+        Subscriber::subscribed_soon(node, &command).1["recovered"].clone()
     };
     assert_eq!(come_back(nodes[1]), true);
     // The stream is deleted: channels of the slot begin anew, and who comes back is told.

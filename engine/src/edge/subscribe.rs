@@ -65,7 +65,10 @@ impl Edge {
         }
         let tail = self.tail_of.get(&channel).and_then(|key| self.tails.get(*key));
         let is_moving = tail.is_some_and(|tail| !matches!(tail.attached, Attachedness::Settled));
-        if is_moving || cx.is_way_full(cx.home_shard(&channel)) {
+        if is_moving {
+            return Err(mail::no_owner());
+        }
+        if cx.is_way_full(cx.home_shard(&channel)) {
             let text = "the server is full for the moment; subscribe again shortly";
             return Err(Refusal::new(ErrorCode::Overloaded, text));
         }
