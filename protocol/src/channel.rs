@@ -112,7 +112,7 @@ impl std::borrow::Borrow<str> for ChannelSlug {
 
 /// Channels that a token grants: one by its slug, or all whose slug has a prefix (`orders-*`; `*`
 /// alone is all).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ChannelPattern {
     /// This channel.
     Exact(ChannelSlug),

@@ -53,6 +53,20 @@ impl MessageReader {
         self.message.capacity()
     }
 
+    /// The fragments of an unfinished message, for a reader that goes on in the place of this one.
+    pub fn fragments(&self) -> Option<&[u8]> {
+        self.unfinished.then_some(&*self.message)
+    }
+
+    /// A reader that goes on where one had these fragments of an unfinished message.
+    pub fn resume(fragments: Vec<u8>) -> Self {
+        let utf8_bytes = match str::from_utf8(&fragments) {
+            Ok(text) => text.len(),
+            Err(error) => error.valid_up_to(),
+        };
+        Self { message: fragments, unfinished: true, utf8_bytes, handed_out: false }
+    }
+
     /// Reads one frame from the start of `buffer`. `None`: it is not whole yet. Otherwise the
     /// number of bytes it took, and what it brought. The frame is unmasked in place. A message has at
     /// most `message_bytes_max` bytes over all its fragments.
