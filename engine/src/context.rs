@@ -270,6 +270,11 @@ impl Context {
         self.outboxes.drain(to, post)
     }
 
+    /// Whether nothing waits to be sent.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.local.is_empty() && self.outboxes.len() == 0 && self.accounts_calls.is_empty()
+    }
+
     /// How much mail waits to go to other shards.
     pub(crate) fn outbox_depth(&self) -> usize {
         self.outboxes.len()

@@ -11,6 +11,7 @@
 //! * [`settings`], [`exposition`], [`shared`]: what a shard is told, the text that tells what it
 //!   counts, what all share
 //! * [`mail`]: what the halves of shards say to each other
+//! * [`handover`]: what a process hands to the one that takes its place
 //! * `home`, `edge`, `api`: channels; connections; what requests ask for
 //! * [`shard`]: both halves together, a state machine without I/O
 //! * [`runtime`]: threads, sockets and rings around it
@@ -31,6 +32,7 @@ mod context;
 mod database_files;
 mod edge;
 pub mod exposition;
+pub mod handover;
 pub mod hash;
 mod home;
 pub mod host;

@@ -9,6 +9,7 @@ use std::sync::atomic::{
 use pushflo_protocol::Epoch;
 use thiserror::Error;
 
+use crate::handover::SharedState;
 use crate::hash::Placement;
 use crate::ids::{ChannelKey, EpochSlot, LogId, ShardId, SlotId};
 use crate::log::LogStatus;
@@ -32,6 +33,7 @@ pub enum Refused {
 /// What all shards share: plain atomic numbers, and things that never change.
 #[derive(Debug)]
 pub struct Shared {
+    seed: u64,
     /// One set of numbers per shard.
     pub metrics: Box<[ShardMetrics]>,
     /// Numbers of no shard; never shown.
@@ -129,6 +131,16 @@ const ADDRESS_SLOTS: usize = 1 << 16;
 pub struct AddressSlot(u16);
 
 impl AddressSlot {
+    /// A slot by its number.
+    pub(crate) fn from_number(number: u16) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub(crate) fn number(self) -> u16 {
+        self.0
+    }
+
     /// The slot as an index.
     pub(crate) fn index(self) -> usize {
         usize::from(self.0)
@@ -139,6 +151,7 @@ impl Shared {
     /// For so many shards; `seed` decides the placement of channels, and their epochs.
     pub fn new(shards: usize, seed: u64) -> Self {
         Self {
+            seed,
             metrics: (0..shards).map(|_| ShardMetrics::default()).collect(),
             stray: ShardMetrics::default(),
             placement: Placement::new(seed),
@@ -168,6 +181,25 @@ impl Shared {
     pub fn with_deletions(self, deletions: u64) -> Self {
         self.deletions.store(deletions, Relaxed);
         self
+    }
+
+    /// What another process is to know that takes the place of this one.
+    pub fn state(&self) -> SharedState {
+        SharedState {
+            seed: self.seed,
+            deletions: self.deletions.load(Relaxed),
+            generations: self.generations.iter().map(|known| known.load(Relaxed)).collect(),
+            next_log: self.next_log.load(Relaxed),
+        }
+    }
+
+    /// Takes over what the process before knew, whose seed this was made with.
+    pub fn take_over(&self, state: &SharedState) {
+        self.deletions.fetch_max(state.deletions, Relaxed);
+        for (known, generation) in self.generations.iter().zip(&state.generations) {
+            known.fetch_max(*generation, Relaxed);
+        }
+        self.next_log.fetch_max(state.next_log, Relaxed);
     }
 
     /// The shard that gives a channel's offsets.
@@ -261,6 +293,15 @@ impl Shared {
         }
         count.fetch_sub(1, Relaxed);
         false
+    }
+
+    /// Counts a connection that was admitted by the process before this one.
+    pub(crate) fn find_connection(&self, slot: Option<AddressSlot>) {
+        self.connections.fetch_add(1, Relaxed);
+        let count = slot.and_then(|slot| self.addresses.get(slot.index()));
+        if let Some(count) = count {
+            count.fetch_add(1, Relaxed);
+        }
     }
 
     /// A counted connection is gone.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use pushflo_tests::pages::root;
 
 /// The rooms of the engine, from the bottom up; those of a floor know nothing of each other.
-const FLOORS: [&[&str]; 11] = [
+const FLOORS: [&[&str]; 12] = [
     &[
         "after_all",
         "bug",
@@ -27,6 +27,7 @@ const FLOORS: [&[&str]; 11] = [
     ],
     &["census", "in_turn", "retention", "settings"],
     &["accounts", "log"],
+    &["handover"],
     &["shared"],
     &["exposition", "mail"],
     &["cluster", "context"],

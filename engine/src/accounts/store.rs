@@ -24,7 +24,7 @@ use super::keys::{Key, Role};
 use super::plan::Plans;
 use super::private_list::{self, Listed, PrivateList};
 use super::seal::{Content, Seal, SealFile};
-use super::usage::Usage;
+use super::usage::{Usage, Usages};
 use crate::clock;
 use crate::database_files::{self, Cut};
 use crate::ids::{AppId, ChannelKey, LogId};
@@ -343,6 +343,15 @@ pub fn accept(path: &Path) -> Result<Accepted, DirectoryError> {
 }
 
 impl OpenedDirectory {
+    /// Has apps be counted on where they are counted already.
+    pub(crate) fn adopt(&mut self, usages: &Usages) {
+        for (id, app) in &mut self.apps {
+            if let Some(usage) = usages.of(*id) {
+                app.usage = usage;
+            }
+        }
+    }
+
     /// Makes a key of an app and returns it.
     ///
     /// # Errors

@@ -85,6 +85,11 @@ impl Usage {
         self.look(Resource::Connections, 0, most)
     }
 
+    /// Counts a connection that was counted by the process before this one.
+    pub(crate) fn find_connection(&self) {
+        self.connections.fetch_add(1, Relaxed);
+    }
+
     /// A counted connection is gone.
     pub fn leave_connection(&self) {
         self.give_back(Resource::Connections, 0);

@@ -57,7 +57,7 @@ impl Edge {
     }
 
     /// Has tails be attached whose home can be asked. To be called once a tick.
-    pub(super) fn attach_tails(&mut self, cx: &mut Context) {
+    pub(crate) fn attach_tails(&mut self, cx: &mut Context) {
         let mut left = ATTACHES_MAX;
         for key in std::mem::take(&mut self.detached) {
             let Some(tail) = self.tails.get_mut(key) else { continue };

@@ -41,6 +41,11 @@ impl Edge {
         None
     }
 
+    /// Whether some connection is in line for a write.
+    pub(crate) fn has_writes(&self) -> bool {
+        !self.due.is_empty()
+    }
+
     /// The socket took `written` bytes of a write; what it did not take is sent again.
     pub(crate) fn written(
         &mut self,

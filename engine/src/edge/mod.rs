@@ -23,6 +23,7 @@ mod diagnostics;
 mod drain;
 mod flush;
 mod gather;
+mod handover;
 mod http;
 mod ledger;
 mod read;
@@ -43,6 +44,7 @@ use bytes::Bytes;
 use slotmap::SlotMap;
 
 use close::CloseReason;
+pub use handover::{TailOrder, TakenTail};
 pub use write::Write;
 
 use crate::context::Context;

@@ -33,7 +33,17 @@ pub(crate) struct TokenGrant {
 
 impl Session {
     pub(crate) fn new(access: &Access, client: Client, grant: Option<Box<TokenGrant>>) -> Self {
-        Self { app: access.app.id, role: access.role, key: access.key, client, grant }
+        Self::of(access.app.id, access.role, access.key, client, grant)
+    }
+
+    pub(super) fn of(
+        app: AppId,
+        role: Role,
+        key: KeyId,
+        client: Client,
+        grant: Option<Box<TokenGrant>>,
+    ) -> Self {
+        Self { app, role, key, client, grant }
     }
 
     /// Goes on with a fresh token; the client stays who it is.

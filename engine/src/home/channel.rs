@@ -397,7 +397,12 @@ impl Home {
         Ok(self.make_home(cx, channel, &app))
     }
 
-    fn make_home(&mut self, cx: &mut Context, channel: &ChannelKey, app: &App) -> HomeKey {
+    pub(super) fn make_home(
+        &mut self,
+        cx: &mut Context,
+        channel: &ChannelKey,
+        app: &App,
+    ) -> HomeKey {
         let is_logged = cx.settings.has_log && app.plan.durability != Durability::Memory;
         let log =
             is_logged.then(|| HomeLog { id: cx.shared.new_log(), stream: None, is_known: false });

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use pushflo_protocol::{ErrorCode, Receipt, Refusal};
 
 use crate::clock::Now;
+use crate::handover::AnswerState;
 use crate::hash::{HashMap, Placement};
 use crate::ids::{AppId, HomeKey};
 use crate::log::StoredAnswer;
@@ -169,6 +170,27 @@ impl Idempotency {
         assert_eq!(pending, count, "a key of no publish");
         assert!(self.order.len() >= self.entries.len(), "a key that is never forgotten");
         assert!(self.order.iter().is_sorted_by_key(|(until_ms, ..)| until_ms), "out of order");
+    }
+
+    /// Answers by channel, and how much longer each is kept.
+    pub(super) fn answers(&self, now_ms: u64) -> HashMap<HomeKey, Vec<AnswerState>> {
+        let mut answers: HashMap<HomeKey, Vec<AnswerState>> = HashMap::default();
+        for ((home, key), entry) in &self.entries {
+            let KeyState::Done(Receipt { id, offset, timestamp_ms, .. }) = entry.state else {
+                continue;
+            };
+            answers.entry(*home).or_default().push(AnswerState {
+                key: (**key).into(),
+                content: entry.content,
+                left_ms: entry.until_ms.saturating_sub(now_ms),
+                id: id.0,
+                offset,
+                timestamp_ms,
+            });
+        }
+        // They are kept in the order in which they end.
+        answers.values_mut().for_each(|answers| answers.sort_by_key(|answer| answer.left_ms));
+        answers
     }
 
     /// How many keys there are.

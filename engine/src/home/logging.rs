@@ -113,6 +113,11 @@ impl Logging {
         self.bytes
     }
 
+    /// Whether nothing waits for the log, or is on its way to it.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.waiting.is_empty() && self.under_way.is_empty() && self.appends.is_empty()
+    }
+
     /// A message is not on its way any more.
     pub(super) fn arrived(&mut self, app: AppId, record: &Record) {
         let bytes = record.kept_bytes();

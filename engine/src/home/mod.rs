@@ -10,9 +10,11 @@
 //! * `list`: which channels there are
 //! * `recent`, `logging`, `reading`: messages in memory, on their way to the log, and back
 //! * `slots`: channels in the streams of a cluster
+//! * `handover`: what is known here alone, for the next process
 
 mod channel;
 mod check;
+mod handover;
 mod idempotency;
 mod list;
 mod logging;

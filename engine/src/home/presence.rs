@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::Home;
-use crate::accounts::Client;
+use crate::accounts::{Client, Identity};
 use crate::context::Context;
 use crate::ids::{HomeKey, NodeSlot, ShardId};
 use crate::mail;
@@ -45,6 +45,8 @@ pub(super) struct ChannelPresence {
     list: Option<Arc<MemberList>>,
     /// When all members are told anew, in milliseconds after the start; nothing is told before.
     anew_ms: Option<u64>,
+    /// All who were announced before are known.
+    is_taken_over: bool,
     /// It stands in the shard's list of those with something to tell.
     is_listed: bool,
 }
@@ -80,6 +82,35 @@ impl ChannelPresence {
     /// Nobody is there yet. `roster` names this time that presence was switched on.
     pub(super) fn new(roster: u32) -> Self {
         Self { roster, ..Self::default() }
+    }
+
+    /// The members that are announced.
+    pub(super) fn announced(&self) -> Vec<Client> {
+        let announced = self.members.iter().filter(|(_, member)| member.is_announced);
+        let client = |(MemberId { client_id, is_verified }, member): (&MemberId, &Present)| {
+            let data = member.data.as_deref().map(Into::into);
+            Client::Named(Arc::new(Identity {
+                client_id: (**client_id).into(),
+                data,
+                is_verified: *is_verified,
+            }))
+        };
+        announced.map(client).collect()
+    }
+
+    /// Takes over members that another process has announced: who does not come within the grace time has left.
+    pub(super) fn take_over(&mut self, members: &[Client], now_ms: u64, times: PresenceTimes) {
+        self.is_taken_over = true;
+        let due_ms = now_ms + times.grace_ms;
+        for client in members {
+            let id = MemberId::of(client);
+            let data = client.data().map(Into::into);
+            let member = Present { data, connections: 0, is_announced: true, due_ms };
+            if self.members.insert(id.clone(), member).is_none() {
+                self.announced += 1;
+                self.leaving.push_back((due_ms, id));
+            }
+        }
     }
 
     /// Which time it was switched on.
@@ -174,8 +205,12 @@ impl ChannelPresence {
         }
     }
 
-    /// Subscribers that another home knew have come: all will be told who is there.
+    /// Subscribers that another home knew have come: all will be told who is there, unless who was announced
+    /// there is known.
     pub(super) fn begin_anew(&mut self, now_ms: u64, times: PresenceTimes) {
+        if self.is_taken_over {
+            return;
+        }
         self.anew_ms.get_or_insert(now_ms + times.grace_ms);
     }
 

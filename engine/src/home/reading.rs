@@ -96,6 +96,14 @@ impl Reading {
         false
     }
 
+    /// Whether nothing is asked of the log.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.waiting.is_empty()
+            && self.scans.is_empty()
+            && self.returned.is_empty()
+            && self.under_way + self.scans_under_way == 0
+    }
+
     fn next(&mut self) -> Option<LogCall> {
         if let Some(call) = self.returned.pop_front() {
             return Some(call);

@@ -77,6 +77,11 @@ impl Recent {
         }
     }
 
+    /// All messages of a channel.
+    pub(super) fn all(&self, channel: HomeKey) -> Vec<Record> {
+        self.logs.get(channel).map_or(Vec::new(), |log| log.messages.iter().cloned().collect())
+    }
+
     /// How many messages of a channel there are.
     pub(super) fn len(&self, channel: HomeKey) -> usize {
         self.logs.get(channel).map_or(0, |log| log.messages.len() - log.hidden)

@@ -93,6 +93,15 @@ impl Slots {
         self.own.keys().copied()
     }
 
+    /// Whether nothing is asked of streams.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.opening.is_empty()
+            && self.under_way.values().all(VecDeque::is_empty)
+            && self.deleting.is_empty()
+            && self.naming.is_empty()
+            && self.calls.is_empty()
+    }
+
     /// An id that no list had.
     pub(super) fn next_id(&mut self) -> u64 {
         self.named += 1;

@@ -31,6 +31,13 @@ struct OfApp {
     bytes: usize,
 }
 
+impl Wanting {
+    /// Whether no mail waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.by_app.is_empty()
+    }
+}
+
 /// What mail costs while it waits.
 fn cost(mail: &ToHome) -> usize {
     size_of::<(u64, ToHome)>() + mail.kept_bytes()

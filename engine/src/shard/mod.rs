@@ -60,6 +60,7 @@
 //! ```
 
 mod check;
+mod handover;
 mod stored;
 
 use std::net::IpAddr;
@@ -70,7 +71,7 @@ pub use crate::census::Census;
 use crate::clock::Now;
 use crate::context::Context;
 use crate::edge::Edge;
-pub use crate::edge::{Closing, Write};
+pub use crate::edge::{Closing, TailOrder, TakenTail, Write};
 use crate::home::Home;
 use crate::ids::{ChannelKey, ConnectionKey, RequestId, ShardId};
 use crate::log::{self, LoadedChannel, LogCall, StoredAnswer};
@@ -256,6 +257,11 @@ impl Shard {
                 return write;
             }
         }
+    }
+
+    /// Whether [`Shard::next_write`] has something.
+    pub fn has_writes(&self) -> bool {
+        self.edge.has_writes()
     }
 
     /// The socket took `written` bytes of a write; what it did not take is sent again.

@@ -2,6 +2,7 @@
 
 use super::Shard;
 use crate::accounts::{App, ChannelMeta};
+use crate::handover::ChannelState;
 use crate::ids::ChannelKey;
 use crate::log::{LoadedChannel, StoredAnswer};
 use crate::shared::Shared;
@@ -17,6 +18,8 @@ pub struct Stored {
     pub channels: Vec<LoadedChannel>,
     /// Answers for publishers who ask again.
     pub answers: Vec<(ChannelKey, StoredAnswer)>,
+    /// What the process before had of channels in memory alone.
+    pub channel_states: Vec<ChannelState>,
 }
 
 impl Stored {
@@ -38,6 +41,11 @@ impl Stored {
         for (channel, answer) in self.answers {
             place(&channel, &mut |stored| stored.answers.push((channel.clone(), answer.clone())));
         }
+        for state in self.channel_states {
+            let channel = state.channel.clone();
+            let mut state = Some(state);
+            place(&channel, &mut |stored| stored.channel_states.extend(state.take()));
+        }
         all
     }
 }
@@ -45,11 +53,12 @@ impl Stored {
 impl Shard {
     /// Takes over what is stored, before anything else happens.
     pub fn load_all(&mut self, stored: Stored) {
-        let Stored { apps, metas, channels, answers } = stored;
+        let Stored { apps, metas, channels, answers, channel_states } = stored;
         // Channels are counted by their apps, metadata and answers belong to channels.
         apps.into_iter().for_each(|app| self.load_app(app));
         channels.into_iter().for_each(|channel| self.load(channel));
         metas.into_iter().for_each(|(channel, meta)| self.load_meta(&channel, meta));
         answers.into_iter().for_each(|(channel, answer)| self.load_answer(&channel, answer));
+        channel_states.into_iter().for_each(|state| self.take_channel(state));
     }
 }
