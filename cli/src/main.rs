@@ -8,6 +8,7 @@ mod api;
 mod apps;
 mod cluster;
 mod connect;
+mod control;
 mod directory;
 mod keys;
 mod log_filter;
@@ -16,6 +17,7 @@ mod output;
 mod publish;
 mod serve;
 mod subscribe;
+mod upgrade;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -46,6 +48,8 @@ struct Cli {
 enum Command {
     /// Run the server (the default)
     Serve(ServerArguments),
+    /// Have the program as it is now take the place of the running server, without closing a connection
+    Upgrade(upgrade::Arguments),
     /// Publish one message
     Publish(publish::Arguments),
     /// Print the messages of channels as they come
@@ -161,6 +165,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         None => serve::run(&cli.serve),
         Some(Command::Serve(arguments)) => serve::run(&arguments),
+        Some(Command::Upgrade(arguments)) => upgrade::run(&arguments),
         Some(Command::Publish(arguments)) => publish::run(&arguments),
         Some(Command::Subscribe(arguments)) => subscribe::run(&arguments),
         Some(Command::Apps(arguments)) => apps::run(&arguments),

@@ -627,6 +627,8 @@ pub struct LogPlan {
     pub retentions: Arc<Retentions>,
     /// Where answers go, by the shard that asked.
     pub ports: Vec<Port<LogAnswer>>,
+    /// What it tells.
+    pub status: Arc<LogStatus>,
     /// What the program does for the log.
     pub host: Host,
 }
@@ -637,7 +639,7 @@ impl Log {
     /// # Errors
     /// The kernel gives no threads.
     pub fn start(opened: OpenedLog, plan: LogPlan) -> std::io::Result<Self> {
-        let status = Arc::new(LogStatus::default());
+        let status = Arc::clone(&plan.status);
         LogStatus::add(&status.damaged_total, opened.contents.damaged);
         let (writer, appends) = bounded(CALLS_MAX);
         let (reader, calls) = bounded(CALLS_MAX);

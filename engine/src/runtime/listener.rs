@@ -53,12 +53,24 @@ fn try_reserve_port(address: SocketAddr) -> io::Result<PortReservation> {
         probe.set_reuse_address(true)?;
         probe.bind(&address.into())?;
     }
+    bind(address)
+}
+
+fn bind(address: SocketAddr) -> io::Result<PortReservation> {
     let socket = new_socket(address)?;
     socket.set_reuse_address(true)?;
     socket.set_reuse_port(true)?;
     socket.bind(&address.into())?;
     let address = socket.local_addr()?.as_socket().unwrap_or(address);
     Ok(PortReservation { address, _socket: socket })
+}
+
+/// As [`reserve_port`], where the process listens whose place this one takes.
+///
+/// # Errors
+/// `AddrInUse` where somebody else does.
+pub fn join_port(address: SocketAddr) -> io::Result<PortReservation> {
+    bind(address)
 }
 
 /// A shard's listener.

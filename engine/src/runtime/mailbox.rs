@@ -12,6 +12,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use rustix::event::{EventfdFlags, eventfd};
 
+use super::steering::Command;
 use crate::mail::Mail;
 use crate::port::Port;
 use crate::shard::Envelope;
@@ -48,10 +49,14 @@ impl AsFd for Waker {
     }
 }
 
+/// Commands that wait: one is given at a time, and one more that ends it.
+const COMMANDS_MAX: usize = 2;
+
 /// The way into a shard's mailbox.
 #[derive(Clone, Debug)]
 pub struct Mailbox {
     sender: Sender<Envelope>,
+    commands: Sender<Command>,
     waker: Arc<Waker>,
 }
 
@@ -76,6 +81,16 @@ impl Mailbox {
             Err(Envelope::Mail(mail)) => Err(mail),
             _ => Ok(()),
         }
+    }
+
+    /// Tells the shard to do something, before its mail.
+    ///
+    /// # Errors
+    /// The command, where the shard has ended or several others wait.
+    pub fn command(&self, command: Command) -> Result<(), Command> {
+        let sent = self.commands.try_send(command);
+        self.wake();
+        sent.map_err(TrySendError::into_inner)
     }
 
     /// Wakes the shard if it sleeps; see [`Waker::wake`].
@@ -106,6 +121,7 @@ impl Mailbox {
 #[derive(Debug)]
 pub struct Inbox {
     receiver: Receiver<Envelope>,
+    commands: Receiver<Command>,
     waker: Arc<Waker>,
 }
 
@@ -113,6 +129,11 @@ impl Inbox {
     /// The next envelope.
     pub fn pop(&self) -> Option<Envelope> {
         self.receiver.try_recv().ok()
+    }
+
+    /// The next command.
+    pub(super) fn command(&self) -> Option<Command> {
+        self.commands.try_recv().ok()
     }
 
     /// How many envelopes wait.
@@ -129,7 +150,7 @@ impl Inbox {
     pub fn may_sleep(&self) -> bool {
         self.waker.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if self.receiver.is_empty() {
+        if self.receiver.is_empty() && self.commands.is_empty() {
             return true;
         }
         self.waker.asleep.store(false, Ordering::Relaxed);
@@ -153,6 +174,8 @@ impl Inbox {
 /// The kernel gives no eventfd: out of descriptors or memory.
 pub fn mailbox(envelopes_max: usize) -> std::io::Result<(Mailbox, Inbox)> {
     let (sender, receiver) = bounded(envelopes_max);
+    let (commander, commands) = bounded(COMMANDS_MAX);
     let waker = Arc::new(Waker::new()?);
-    Ok((Mailbox { sender, waker: Arc::clone(&waker) }, Inbox { receiver, waker }))
+    let mailbox = Mailbox { sender, commands: commander, waker: Arc::clone(&waker) };
+    Ok((mailbox, Inbox { receiver, commands, waker }))
 }

@@ -5,43 +5,27 @@
 //! armed; it fires when bytes or the end of the stream arrive, not while they lie there unread.
 #![allow(unsafe_code, reason = "submission entries name descriptors the compiler cannot check")]
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use io_uring::{cqueue, opcode, squeue, types};
 use slotmap::{Key as _, KeyData};
 
 use super::mailbox::Waker;
+use super::ring::{Rest, Ring};
 use crate::ids::ConnectionKey;
 
-/// Entries of the submission queue: how many sockets can be parked between two submits.
+/// Sockets that can be parked between two submits.
 const ENTRIES: u32 = 1024;
 
-/// Entries of the completion queue. The kernel keeps what does not fit until the ring is entered,
-/// and rings no eventfd for it: see [`Parking::submit`].
+/// Arrivals that the ring has room for.
 const COMPLETIONS: u32 = 8 * 1024;
 
 /// The user data of submissions whose completion does not matter. No key has it.
 const NOBODY: u64 = u64::MAX;
 
-/// A shard's parked sockets.
-pub(super) struct Parking {
-    ring: IoUring,
-    /// What the submission queue had no room for, at most two entries for each socket.
-    unsubmitted: VecDeque<squeue::Entry>,
-}
-
-/// What is left of the ring's work after [`Parking::submit`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rest {
-    /// Nothing: the eventfd tells of what comes.
-    Nothing,
-    /// Completions that the eventfd does not tell of: drain them before sleeping.
-    Completions,
-    /// Entries that the kernel does not take for the moment: submit again shortly.
-    Entries,
-}
+/// A shard's parked sockets: at most two entries each that the ring had no room for.
+pub(super) struct Parking(Ring);
 
 /// What happened to a parked socket.
 #[derive(Clone, Copy, Debug)]
@@ -60,9 +44,7 @@ impl Parking {
     }
 
     fn with_sizes(waker: &Waker, entries: u32, completions: u32) -> io::Result<Self> {
-        let ring = IoUring::builder().setup_cqsize(completions).build(entries)?;
-        ring.submitter().register_eventfd(waker.as_fd().as_raw_fd())?;
-        Ok(Self { ring, unsubmitted: VecDeque::new() })
+        Ring::new(waker, entries, completions).map(Self)
     }
 
     /// Watches a socket.
@@ -72,48 +54,23 @@ impl Parking {
             .multi(true)
             .build()
             .user_data(connection.data().as_ffi());
-        self.push(&entry);
+        self.push(entry);
     }
 
     /// Stops watching a socket. To be called before it is closed: the poll holds it open.
     pub(super) fn forget(&mut self, connection: ConnectionKey) {
         let entry = opcode::PollRemove::new(connection.data().as_ffi()).build().user_data(NOBODY);
-        self.push(&entry);
+        self.push(entry);
     }
 
-    /// Hands what was asked for to the kernel, and has it hand over completions that it kept because
-    /// the queue was full. To be called in each turn after [`Parking::drain`], which makes the room.
+    /// See [`Ring::submit`]; to be called in each turn after [`Parking::drain`].
     pub(super) fn submit(&mut self) -> Rest {
-        let is_overflown = self.ring.submission().cq_overflow();
-        while is_overflown || !self.is_submitted() {
-            // Entering is what moves kept completions into the queue.
-            let entered = self.ring.submit();
-            let before = self.unsubmitted.len();
-            while let Some(entry) = self.unsubmitted.pop_front() {
-                if !self.try_push(&entry) {
-                    self.unsubmitted.push_front(entry);
-                    break;
-                }
-            }
-            // A full completion queue or a lack of memory leaves the entries where they are.
-            if entered.is_err() || self.unsubmitted.len() == before {
-                break;
-            }
-        }
-        match (is_overflown, self.is_submitted()) {
-            (true, _) => Rest::Completions,
-            (false, false) => Rest::Entries,
-            (false, true) => Rest::Nothing,
-        }
-    }
-
-    fn is_submitted(&mut self) -> bool {
-        self.unsubmitted.is_empty() && self.ring.submission().is_empty()
+        self.0.submit()
     }
 
     /// Appends what arrived.
     pub(super) fn drain(&mut self, arrivals: &mut Vec<Arrival>) {
-        for completion in self.ring.completion() {
+        for completion in self.0.completions() {
             if completion.user_data() == NOBODY {
                 continue;
             }
@@ -130,24 +87,11 @@ impl Parking {
         }
     }
 
-    fn push(&mut self, entry: &squeue::Entry) {
-        if self.unsubmitted.is_empty() {
-            if self.try_push(entry) {
-                return;
-            }
-            let _ = self.ring.submit();
-            if self.try_push(entry) {
-                return;
-            }
-        }
-        self.unsubmitted.push_back(entry.clone());
-    }
-
-    fn try_push(&mut self, entry: &squeue::Entry) -> bool {
+    fn push(&mut self, entry: squeue::Entry) {
         // SAFETY: polls refer to no memory, only to a descriptor. If that were closed too early the
         // poll would fail or watch another socket of this shard, whose reader copes with being woken
         // for nothing.
-        unsafe { self.ring.submission().push(entry) }.is_ok()
+        unsafe { self.0.push(entry) };
     }
 }
 

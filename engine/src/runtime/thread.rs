@@ -1,10 +1,9 @@
 //! A shard's thread, from pinning to its end.
 #![allow(unsafe_code, reason = "unshare(2) changes what descriptors mean in this thread")]
 
-use std::cell::Cell;
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,34 +13,27 @@ use crossbeam_channel::Sender;
 use monoio::IoUringDriver;
 use thiserror::Error;
 
+use super::accepting::Listeners;
+use super::courier::Courier;
+use super::handover::{Heirloom, Heritage};
 use super::listener::listen;
 use super::mailbox::{Inbox, Mailbox};
 use super::parking::Parking;
+use super::steering::Ways;
 use super::turn::{Events, Kept, Turns};
-use crate::accounts::AccountsHandle;
+use super::writing::Writing;
 use crate::clock::{Clock, TICK_MS};
-use crate::cluster::ClusterHandle;
 use crate::host::Host;
 use crate::ids::ShardId;
-use crate::log::LogHandle;
 use crate::settings::Settings;
 use crate::shard::{Shard, Stored};
 use crate::shared::Shared;
 
-/// Entries of the shard's ring: writes that one turn can start without an extra submit.
-const RING_ENTRIES: u32 = 4096;
-
-/// Accepts under way at a time, so that a burst of connections does not cost a turn each.
-const ACCEPTS: usize = 8;
-
-/// How long accepting waits after it failed, for lack of descriptors above all.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Entries of monoio's ring, which accepts, reads the eventfd and keeps time.
+const RING_ENTRIES: u32 = 256;
 
 /// How long the eventfd is left alone after it could not be read.
 const WAKE_PAUSE: Duration = Duration::from_millis(100);
-
-/// Ticks between two lines about it in the log.
-const ACCEPT_TOLD_TICKS: u32 = (5_000 / TICK_MS) as u32;
 
 /// What a shard's thread is to be.
 #[derive(Debug)]
@@ -60,12 +52,12 @@ pub struct ShardPlan {
     pub inbox: Inbox,
     /// All shards' mailboxes.
     pub mailboxes: Vec<Mailbox>,
-    /// Its way to the log, if there is one.
-    pub log: Option<LogHandle>,
-    /// Its way to other nodes, if there are any.
-    pub cluster: Option<ClusterHandle>,
-    /// Its way to the accounts.
-    pub accounts: Option<AccountsHandle>,
+    /// Its ways to what serves all shards.
+    pub ways: Ways,
+    /// Where descriptors come from that are made when it runs.
+    pub uplink: Courier,
+    /// What it takes over from the process before, whose place this one takes.
+    pub heritage: Option<Heritage>,
     /// What it begins with.
     pub stored: Stored,
     /// Decides what is random in it.
@@ -119,8 +111,20 @@ fn run(
         return Err(("pin its thread to a core", io::Error::last_os_error()));
     }
     part_file_table().map_err(|error| ("get a file table of its own", error))?;
-    let listener = listen(plan.address).map_err(|error| ("listen", error))?;
+    let mut heirloom = Heirloom::default();
+    if let Some(heritage) = plan.heritage.take() {
+        let taken = heritage.receive();
+        heirloom = taken.map_err(|error| ("take over from the process before", error))?;
+    }
+    let listeners = match std::mem::take(&mut heirloom.listeners) {
+        listeners if listeners.is_empty() => {
+            vec![listen(plan.address).map_err(|error| ("listen", error))?]
+        }
+        listeners => listeners,
+    };
     let parking = Parking::new(plan.inbox.waker()).map_err(|error| ("make a poll ring", error))?;
+    let writing =
+        Writing::new(plan.inbox.waker()).map_err(|error| ("make a ring of writes", error))?;
     let mut runtime = monoio::RuntimeBuilder::<IoUringDriver>::new()
         .with_entries(RING_ENTRIES)
         .enable_all()
@@ -134,46 +138,33 @@ fn run(
         let eventfd = plan.inbox.waker().as_fd().try_clone_to_owned();
         let eventfd = eventfd.and_then(|eventfd| monoio::fs::File::from_std(eventfd.into()));
         let eventfd = eventfd.map_err(|error| ("read what wakes it", error))?;
-        let listening = listener.try_clone().map_err(|error| ("listen", error))?;
-        let stop_listening = Box::new(move || {
-            // Ends the accepts that are under way, which closing the descriptor would not.
-            let _ = rustix::net::shutdown(&listening, rustix::net::Shutdown::Both);
-        });
-        let listener =
-            monoio::net::TcpListener::from_std(listener).map_err(|error| ("listen", error))?;
-        let listener = Rc::new(listener);
-        let failures = Rc::new(AcceptFailures::default());
-        for _ in 0..ACCEPTS {
-            let (listener, events) = (Rc::clone(&listener), Rc::clone(&events));
-            let accepting = Accepting {
-                shard: id,
-                listener,
-                events,
-                shared: Arc::clone(&plan.shared),
-                clock: plan.clock,
-                failures: Rc::clone(&failures),
-            };
-            monoio::spawn(accepting.run());
-        }
+        let listeners = Listeners::new(id, listeners, Arc::clone(&plan.shared), plan.clock);
+        let listeners = listeners.map_err(|error| ("listen", error))?;
         monoio::spawn(tick(Rc::clone(&events)));
         monoio::spawn(wake(eventfd, Rc::clone(&events)));
-        let turns = Turns {
+        let mut turns = Turns {
             id,
             shard,
             shared: plan.shared,
             clock: plan.clock,
             inbox: plan.inbox,
             mailboxes: plan.mailboxes,
-            log: plan.log,
-            accounts: plan.accounts,
-            cluster: plan.cluster,
+            ways: plan.ways,
             parking,
+            writing,
             events,
             drain_spread_ms: plan.drain_spread_ms,
             host: plan.host,
-            stop_listening,
+            listeners,
+            uplink: plan.uplink,
+            is_frozen: false,
+            is_attaching: false,
+            envelopes: 0,
             kept: Kept::default(),
         };
+        if let Some(connections) = heirloom.connections {
+            turns.inherit(connections);
+        }
         let _ = ready.send(Ok(id));
         // As a task, not as the main future: a main future that wakes itself is polled again
         // before the ring gets its turn.
@@ -190,77 +181,6 @@ fn part_file_table() -> io::Result<()> {
     match unsafe { libc::unshare(libc::CLONE_FILES) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
-    }
-}
-
-/// Takes connections, one after the other; a shard has [`ACCEPTS`] of these.
-struct Accepting {
-    shard: ShardId,
-    listener: Rc<monoio::net::TcpListener>,
-    events: Rc<Events>,
-    shared: Arc<Shared>,
-    clock: Clock,
-    failures: Rc<AcceptFailures>,
-}
-
-impl Accepting {
-    async fn run(mut self) {
-        loop {
-            match self.listener.accept().await {
-                Ok((stream, peer)) => {
-                    // SAFETY: the stream gives up the descriptor it owned.
-                    let socket = unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) };
-                    self.events.accepted.borrow_mut().push((socket, peer.ip()));
-                    self.events.notify.notify();
-                }
-                Err(_) if self.shared.is_draining() => return,
-                Err(error) => {
-                    let fatal = error.kind() == io::ErrorKind::InvalidInput;
-                    if let Some(failures) = self.failures.count(self.clock.now().tick) {
-                        let (shard, cure) = (self.shard, accept_cure(&error));
-                        tracing::warn!(
-                            %shard, failures, %error, "cannot accept connections for the moment{cure}"
-                        );
-                    }
-                    if fatal {
-                        return;
-                    }
-                    monoio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-}
-
-/// Failures of a shard to accept. They come many a second for as long as the cause lasts; the log is
-/// told at the first, and then now and then how many there were.
-#[derive(Debug, Default)]
-struct AcceptFailures {
-    untold: Cell<u64>,
-    told_tick: Cell<Option<u32>>,
-}
-
-impl AcceptFailures {
-    /// Counts one more; `Some` if those since the last time are to be told.
-    fn count(&self, tick: u32) -> Option<u64> {
-        self.untold.set(self.untold.get().saturating_add(1));
-        let told = self.told_tick.get();
-        if told.is_some_and(|told| tick.saturating_sub(told) < ACCEPT_TOLD_TICKS) {
-            return None;
-        }
-        self.told_tick.set(Some(tick));
-        Some(self.untold.take())
-    }
-}
-
-fn accept_cure(error: &io::Error) -> &'static str {
-    match error.raw_os_error() {
-        Some(libc::EMFILE) => {
-            ": the shard has as many open files as it may; raise that with ulimit -n or LimitNOFILE="
-        }
-        Some(libc::ENFILE) => ": the machine has as many open files as it may; raise fs.file-max",
-        Some(libc::ENOBUFS | libc::ENOMEM) => ": the kernel has no memory for more",
-        _ => "",
     }
 }
 
@@ -285,21 +205,5 @@ async fn wake(eventfd: monoio::fs::File, events: Rc<Events>) {
             tracing::error!(%error, "what wakes the shard cannot be read for the moment");
             monoio::time::sleep(WAKE_PAUSE).await;
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn many_failures_to_accept_are_few_lines() {
-        let failures = AcceptFailures::default();
-        assert_eq!(failures.count(7), Some(1));
-        let told: Vec<u64> = (7..7 + 2 * ACCEPT_TOLD_TICKS)
-            .flat_map(|tick| [failures.count(tick), failures.count(tick)])
-            .flatten()
-            .collect();
-        assert_eq!(told, [u64::from(2 * ACCEPT_TOLD_TICKS) + 1]);
     }
 }

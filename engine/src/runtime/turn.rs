@@ -4,7 +4,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::io;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -12,19 +11,19 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use super::accepting::Listeners;
+use super::courier::Courier;
 use super::mailbox::{Inbox, Mailbox};
 use super::notify::{Notify, yield_now};
-use super::parking::{Arrival, Parking, Rest};
+use super::parking::{Arrival, Parking};
+use super::ring::Rest;
 use super::sockets::{ReadOutcome, Sockets};
-use super::write::write;
-use crate::accounts::AccountsHandle;
+use super::steering::{Command, Ways};
+use super::writing::{Writing, Written};
 use crate::clock::{Clock, Now, ticks};
-
-use crate::cluster::ClusterHandle;
 use crate::host::Host;
 use crate::ids::{ConnectionKey, ShardId};
-use crate::log::LogHandle;
-use crate::shard::{Closing, Shard, Write};
+use crate::shard::{Closing, Shard};
 use crate::shared::Shared;
 
 /// Envelopes taken in one turn; more wait for the next, so that sockets get their turn too.
@@ -50,16 +49,17 @@ const REFUSAL: &[u8] =
     Connection: close\r\n\r\n";
 
 /// What tasks of the shard's thread report to its loop. Besides these, the waker's eventfd wakes
-/// the loop, for envelopes, for parked sockets and for a drain; its task only notifies.
+/// the loop, for envelopes, for parked sockets, for writes that had to wait and for a drain; its task only
+/// notifies.
 #[derive(Debug, Default)]
 pub(super) struct Events {
     pub(super) notify: Notify,
     /// Connections accepted.
     pub(super) accepted: RefCell<Vec<(OwnedFd, IpAddr)>>,
-    /// Writes that ended.
-    written: RefCell<Vec<(ConnectionKey, Write, io::Result<usize>)>>,
     /// A task will offer the outboxes again.
     retrying: Cell<bool>,
+    /// Tasks that accept connections.
+    pub(super) accepting: Cell<usize>,
 }
 
 /// A shard with all that its loop needs.
@@ -71,31 +71,40 @@ pub(super) struct Turns {
     pub(super) inbox: Inbox,
     /// All shards' mailboxes by shard, its own included.
     pub(super) mailboxes: Vec<Mailbox>,
-    pub(super) log: Option<LogHandle>,
-    pub(super) accounts: Option<AccountsHandle>,
-    pub(super) cluster: Option<ClusterHandle>,
+    pub(super) ways: Ways,
     pub(super) parking: Parking,
+    pub(super) writing: Writing,
     pub(super) events: Rc<Events>,
     /// How long a drain spreads its closes.
     pub(super) drain_spread_ms: u64,
     pub(super) host: Host,
-    pub(super) stop_listening: Box<dyn FnMut()>,
+    pub(super) listeners: Listeners,
+    /// Where descriptors come from that are made after the shard has a file table of its own.
+    pub(super) uplink: Courier,
+    /// It takes nothing in; see [`Order::Freeze`].
+    pub(super) is_frozen: bool,
+    /// It was handed connections, and their tails are still to be attached to their homes.
+    pub(super) is_attaching: bool,
+    /// Envelopes that it has got.
+    pub(super) envelopes: u64,
     pub(super) kept: Kept,
 }
 
 /// What the loop keeps from one turn to the next; nothing at first.
 #[derive(Default)]
 pub(super) struct Kept {
-    sockets: Sockets,
+    pub(super) sockets: Sockets,
     receive_buffer: ReceiveBuffer,
+    /// What has come to sockets and was not looked at yet.
     arrivals: Vec<Arrival>,
+    written: Vec<Written>,
     /// Connections to read from, and whether to their end.
-    readable: Vec<(ConnectionKey, bool)>,
+    pub(super) readable: Vec<(ConnectionKey, bool)>,
     /// Others that can wait: nothing was heard from them before, or they end.
     patient: VecDeque<(ConnectionKey, bool)>,
     /// The longest turn of this span of time and of the one before.
     longest: LongestTurn,
-    /// The parking ring has arrivals that nothing will tell of.
+    /// A ring has completions that nothing will tell of.
     is_unheard: bool,
     /// Some of what had come did not get its turn.
     is_cut_short: bool,
@@ -146,7 +155,14 @@ impl LongestTurn {
 impl Turns {
     /// Runs until the server has drained.
     pub(super) async fn run(mut self) {
+        if !self.is_frozen {
+            self.listeners.accept(&self.events);
+        }
         loop {
+            while let Some(Command { order, done }) = self.inbox.command() {
+                // Whoever gave it may have stopped waiting.
+                let _ = done.send(self.obey(order));
+            }
             self.turn();
             if self.shard.is_drained() && self.shared.connection_count() == 0 {
                 return;
@@ -154,8 +170,9 @@ impl Turns {
             let is_more = !self.kept.readable.is_empty()
                 || !self.kept.patient.is_empty()
                 || self.shard.resumed_count() > 0
+                || self.shard.has_writes()
                 || self.kept.is_unheard;
-            if is_more || !self.inbox.may_sleep() {
+            if is_more && !self.is_frozen || self.is_attaching || !self.inbox.may_sleep() {
                 yield_now().await;
                 continue;
             }
@@ -169,20 +186,28 @@ impl Turns {
         self.shard.metrics().turns_total.increment();
         let now = self.clock.now();
         self.shard.tell_time(now);
-        self.begin_drain();
+        if !self.is_frozen {
+            self.begin_drain();
+        }
         self.apply_envelopes();
         self.accept();
         self.finish_writes();
-        self.read();
-        self.run_timers(now);
-        self.give_memory_back(now);
+        if !self.is_frozen {
+            self.read();
+            self.run_timers(now);
+            self.give_memory_back(now);
+        }
+        // In a cluster, a home may be out of reach for long: the ticks go on with it.
+        if self.is_attaching {
+            self.is_attaching = self.shard.attach() && self.ways.cluster.is_none();
+        }
         self.shard.flush();
-        self.start_writes();
+        let writing = self.write();
         let left = self.post_envelopes();
         self.close();
-        let rest = self.parking.submit();
-        self.kept.is_unheard = rest == Rest::Completions;
-        if left || rest == Rest::Entries {
+        let rests = [writing, self.parking.submit()];
+        self.kept.is_unheard = rests.contains(&Rest::Completions);
+        if left || rests.contains(&Rest::Entries) {
             self.retry();
         }
         let longest = self.kept.longest.add(begun, self.clock.elapsed());
@@ -200,7 +225,7 @@ impl Turns {
     fn begin_drain(&mut self) {
         if !self.kept.is_draining && self.shared.draining.load(Ordering::Relaxed) {
             self.kept.is_draining = true;
-            (self.stop_listening)();
+            self.listeners.close();
             self.shard.drain(self.drain_spread_ms);
         }
     }
@@ -209,6 +234,7 @@ impl Turns {
         self.shard.metrics().mailbox_depth.set(self.inbox.len() as u64);
         for _ in 0..ENVELOPES_PER_TURN {
             let Some(envelope) = self.inbox.pop() else { break };
+            self.envelopes += 1;
             self.shard.apply(envelope);
             if self.shard.is_turn_over() {
                 self.kept.is_cut_short = true;
@@ -233,11 +259,12 @@ impl Turns {
     }
 
     fn finish_writes(&mut self) {
-        for (connection, batch, result) in self.events.written.take() {
+        self.writing.drain(&mut self.kept.written);
+        for Written { connection, write, outcome } in self.kept.written.drain(..) {
             self.kept.sockets.end_write(connection);
-            match result {
-                Ok(bytes) if bytes > 0 => self.shard.written(connection, batch, bytes),
-                _ => self.shard.failed(connection),
+            match outcome {
+                Ok(bytes) => self.shard.written(connection, write, bytes),
+                Err(_) => self.shard.failed(connection),
             }
         }
     }
@@ -302,19 +329,23 @@ impl Turns {
         self.shard.advance(now);
     }
 
-    fn start_writes(&mut self) {
-        while let Some((connection, batch)) = self.shard.next_write() {
-            let Some(socket) = self.kept.sockets.begin_write(connection) else {
-                self.shard.failed(connection);
-                continue;
-            };
-            let events = Rc::clone(&self.events);
-            monoio::spawn(async move {
-                let (batch, result) = write(socket, batch).await;
-                events.written.borrow_mut().push((connection, batch, result));
-                events.notify.notify();
-            });
+    /// Starts all writes of the turn, and finishes those that the sockets take at once.
+    fn write(&mut self) -> Rest {
+        while !self.is_frozen
+            && let Some((connection, write)) = self.shard.next_write()
+        {
+            match self.kept.sockets.begin_write(connection) {
+                Some(socket) => self.writing.begin(socket, connection, write),
+                None => self.shard.failed(connection),
+            }
+            if self.writing.is_full() {
+                self.writing.submit();
+                self.writing.drain(&mut self.kept.written);
+            }
         }
+        let rest = self.writing.submit();
+        self.finish_writes();
+        rest
     }
 
     /// Hands over what waits for others. Returns whether some of it found no room.
@@ -328,19 +359,20 @@ impl Turns {
                 }
             }
         }
-        if let Some(cluster) = self.cluster.as_ref().filter(|_| self.shard.outbox_depth() > 0) {
+        if let Some(cluster) = self.ways.cluster.as_ref().filter(|_| self.shard.outbox_depth() > 0)
+        {
             let from = self.id;
             self.shard.post_abroad(|to, mail| cluster.post(from, to, mail));
         }
         let mut left = self.shard.outbox_depth() > 0;
-        if let Some(cluster) = &self.cluster {
+        if let Some(cluster) = &self.ways.cluster {
             left |= self.shard.post_cluster_questions(|request| cluster.ask(request));
             left |= self.shard.post_wants(|want| cluster.want(want));
         }
-        if let Some(log) = &self.log {
+        if let Some(log) = &self.ways.log {
             left |= self.shard.post_log_calls(|call| log.post(call));
         }
-        if let Some(accounts) = &self.accounts {
+        if let Some(accounts) = &self.ways.accounts {
             left |= self.shard.post_accounts_calls(|call| accounts.post(call));
         }
         left

@@ -39,7 +39,7 @@ fn tighten(data_dir: &Path) -> io::Result<()> {
     let is_ours = |path: &Path| {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let first = name.split('.').next().unwrap_or_default();
-        ["log", "directory", "generated-keys", "lock"].contains(&first)
+        ["log", "directory", "generated-keys", "lock", "control"].contains(&first)
     };
     let entries = std::fs::read_dir(data_dir)?.map(|entry| Ok(entry?.path()));
     let mut paths = entries.collect::<io::Result<Vec<PathBuf>>>()?;

@@ -103,6 +103,9 @@ pub enum StartupError {
         /// The cause.
         source: LogError,
     },
+    /// Nothing comes of a hand-over.
+    #[error("cannot take the place of the process before: {0}")]
+    HandOver(#[source] io::Error),
     /// The machine is out of threads, descriptors or memory.
     #[error("the machine has no more resources: {0}")]
     Resources(#[from] io::Error),

@@ -1,35 +1,33 @@
 //! The server as a whole: everything wired together, started, drained.
 
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use pushflo_protocol::time::Month;
-use rustix::fs::{FlockOperation, flock};
 
 use super::StartupError;
-use super::data_dir::lock_data_dir;
-use super::directory::open_directory;
+use super::handover::{Predecessor, Taken};
 use super::keys::UnshownKeys;
 use super::machine::{check_io_uring, choose_cores, raise_file_limit};
+use super::random_seed;
+use super::services::{Lasting, OpenedData, Services};
 use super::stored;
-use crate::accounts::{Accounts, Role, Usages};
+use crate::accounts::Role;
 use crate::clock::{Clock, unix_ms};
-use crate::cluster::{Cluster, FromCluster, ShardWays};
 use crate::config::Config;
 use crate::exposition;
 use crate::host::Host;
 use crate::ids::ShardId;
-use crate::log::{self, Contents, Log, LogFolder, LogPlan};
-use crate::mail::{Mail, ToEdge};
-use crate::retention::{Durability, Retentions};
-use crate::runtime::mailbox::{Inbox, Mailbox, mailbox};
+use crate::retention::Durability;
+use crate::runtime::mailbox::{Inbox, mailbox};
 use crate::runtime::{
-    MetricsListener, PortReservation, Render, ShardPlan, ShardThread, reserve_port, start_shard,
+    Courier, Heritage, MetricsListener, PortReservation, Render, ShardPlan, ShardThread, join_port,
+    reserve_port, start_shard,
 };
 use crate::settings::Settings;
-use crate::shard::{Envelope, Stored};
+use crate::shard::Stored;
 use crate::shared::{Owners, Shared};
 
 /// A running server.
@@ -43,16 +41,16 @@ pub struct Server {
     pub shards: usize,
     /// Keys of the default app that were made just now; they are not kept.
     pub generated: Vec<(Role, String)>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     threads: Vec<ShardThread>,
-    mailboxes: Vec<Mailbox>,
-    log: Option<Log>,
-    cluster: Option<Cluster>,
-    accounts: Option<Accounts>,
-    metrics: Option<MetricsListener>,
-    host: Host,
-    /// Held as long as the server is there.
-    lock: OwnedFd,
+    pub(super) lasting: Lasting,
+    /// None while another process has them.
+    pub(super) services: Option<Services>,
+    /// Ways for descriptors to the shards.
+    pub(super) uplinks: Vec<Courier>,
+    pub(super) metrics: Option<MetricsListener>,
+    /// Where metrics are served, for another process too.
+    pub(super) metrics_listener: Option<TcpListener>,
 }
 
 impl Server {
@@ -74,55 +72,63 @@ impl Server {
         host: Host,
         cores: &[core_affinity::CoreId],
     ) -> Result<Self, StartupError> {
+        Self::begin(config, host, cores, None)
+    }
+
+    /// Takes the place of another process: all that is a matter of time is done before that stands still. The
+    /// server stands still itself until [`Server::thaw`].
+    pub(super) fn begin(
+        config: &Config,
+        host: Host,
+        cores: &[core_affinity::CoreId],
+        predecessor: Option<&mut Predecessor>,
+    ) -> Result<Self, StartupError> {
         check_io_uring()?;
         raise_file_limit();
         let shards = cores.len();
-        let lock = lock_data_dir(&config.data_dir)?;
-        let listen = |source| StartupError::Listen { address: config.listen, source };
-        let reservation = reserve_port(config.listen).map_err(listen)?;
-        let metrics_listener = config.metrics_listen.map(listen_for_metrics).transpose()?;
         let settings = Arc::new(settings(config));
         // All eventfds are made before the first shard parts its file table.
         let ends = (0..shards).map(|_| mailbox(config.limits.mailbox_envelopes_max));
         let ends = ends.collect::<Result<Vec<_>, _>>()?;
         let (mailboxes, inboxes): (Vec<_>, Vec<_>) = ends.into_iter().unzip();
-        let mut directory = open_directory(config)?;
+        let lasting = Lasting {
+            mailboxes,
+            retentions: Arc::default(),
+            usages: Arc::default(),
+            log_status: Arc::default(),
+            host,
+        };
+        let taken = predecessor.map(|predecessor| predecessor.take(config, shards)).transpose()?;
+        let mut taken = taken.unwrap_or_default();
+        let (reservation, metrics) = listeners(config, &mut taken)?;
+        let OpenedData { lock, mut directory, log } = OpenedData::open(config, &lasting)?;
         let generated = std::mem::take(&mut directory.generated);
         let mut unshown = UnshownKeys { data_dir: &config.data_dir, keys: generated };
-        let retentions = Arc::new(Retentions::default());
-        let mut shared = Shared::new(shards, random_seed()).with_deletions(directory.deletions);
-        let (mut log, mut stored) = (None, Stored::default());
+        let seed = taken.shared.as_ref().map_or_else(random_seed, |shared| shared.seed);
+        let mut shared = Shared::new(shards, seed).with_deletions(directory.deletions);
+        let mut stored = Stored { channel_states: taken.channels, ..Stored::default() };
         if config.cluster.is_some() {
             shared.owners = Some(Owners::default());
-        } else if settings.has_log {
-            let (opened, contents) = open_log(config, host, &mailboxes, Arc::clone(&retentions))?;
-            let status = Arc::clone(&opened.status);
+        }
+        let mut opened_log = None;
+        if let Some((log, contents)) = log {
+            let status = Arc::clone(&lasting.log_status);
             shared = shared.with_log(status, contents.incarnation, contents.next_log);
             shared.begin_generations(&contents.generations);
             let channels = contents.channels.iter().map(|loaded| (loaded.log, &loaded.channel));
             let met = directory.meet_log(channels);
             let path = config.data_dir.join("directory");
             met.map_err(|source| StartupError::Directory { path, source })?;
-            stored = stored::of_log(contents, &opened, &directory, &retentions);
-            log = Some(opened);
+            stored::of_log(&mut stored, contents, &log, &directory, &lasting.retentions);
+            opened_log = Some(log);
+        }
+        if let Some(state) = &taken.shared {
+            shared.take_over(state);
         }
         stored.apps = directory.apps.values().cloned().collect();
         stored.metas = std::mem::take(&mut directory.channels);
-        let (shared, usages) = (Arc::new(shared), Arc::new(Usages::default()));
-        let cluster = config.cluster.clone().map(|plan| {
-            let (shared, usages) = (Arc::clone(&shared), Arc::clone(&usages));
-            Cluster::start(plan, shared, ways(&mailboxes), usages, crate::clock::unix_ms)
-        });
-        let (cluster, bucket) = cluster.transpose()?.unzip();
-        let accounts = Accounts::start(
-            directory,
-            config.plans.clone(),
-            Arc::clone(&shared.deletions),
-            mailboxes.iter().map(|mailbox| mailbox.port(Envelope::Accounts)).collect(),
-            retentions,
-            usages,
-            bucket,
-        )?;
+        let shared = Arc::new(shared);
+        let services = Services::start(config, lock, directory, opened_log, &shared, &lasting)?;
         let mut server = Self {
             address: reservation.address,
             metrics_address: None,
@@ -130,17 +136,15 @@ impl Server {
             generated: unshown.keys.clone(),
             shared,
             threads: Vec::new(),
-            mailboxes,
-            log,
-            cluster,
-            accounts: Some(accounts),
+            lasting,
+            services: Some(services),
+            uplinks: Vec::new(),
             metrics: None,
-            host,
-            lock,
+            metrics_listener: None,
         };
         let started = server
-            .start_shards(config, &settings, cores, &reservation, inboxes, stored)
-            .and_then(|()| server.start_metrics(metrics_listener));
+            .start_shards(config, &settings, cores, &reservation, inboxes, stored, taken.heritage)
+            .and_then(|()| server.start_metrics(metrics));
         match started {
             Ok(()) => {
                 unshown.keys.clear();
@@ -157,10 +161,11 @@ impl Server {
     /// Stops taking connections and closes those there are; [`Server::join`] waits for the end.
     pub fn drain(&self) {
         self.shared.draining.store(true, Ordering::Relaxed);
-        if let Some(cluster) = &self.cluster {
+        let cluster = self.services.as_ref().and_then(|services| services.cluster.as_ref());
+        if let Some(cluster) = cluster {
             cluster.leave();
         }
-        for mailbox in &self.mailboxes {
+        for mailbox in &self.lasting.mailboxes {
             mailbox.wake();
         }
     }
@@ -168,7 +173,7 @@ impl Server {
     /// Waits for keys of the default app that are made while the server runs, as the first node of a cluster
     /// does; `None` where none will be made any more. They exist nowhere else.
     pub fn made_keys(&self) -> Option<crossbeam_channel::Receiver<Vec<(Role, String)>>> {
-        self.accounts.as_ref().map(|accounts| accounts.made_keys.clone())
+        self.services.as_ref().map(|services| services.accounts.made_keys.clone())
     }
 
     /// Connections open now.
@@ -182,24 +187,16 @@ impl Server {
             // A shard that panicked has ended the process already.
             let _ = thread.join();
         }
-        if let Some(log) = self.log {
-            log.close();
-        }
-        // What the accounts have begun is finished with the cluster.
-        if let Some(accounts) = self.accounts {
-            accounts.close();
-        }
-        if let Some(cluster) = self.cluster {
-            cluster.close();
+        if let Some(services) = self.services {
+            services.close();
         }
         // To the last, so that a drain can be watched.
         if let Some(metrics) = self.metrics {
             metrics.close();
         }
-        // The shards' file tables had copies of it, and may outlive their threads by a moment.
-        let _ = flock(&self.lock, FlockOperation::Unlock);
     }
 
+    #[expect(clippy::too_many_arguments, reason = "each is made by another part of the start")]
     fn start_shards(
         &mut self,
         config: &Config,
@@ -208,12 +205,18 @@ impl Server {
         reservation: &PortReservation,
         inboxes: Vec<Inbox>,
         stored: Stored,
+        mut heritage: Vec<Option<Heritage>>,
     ) -> Result<(), StartupError> {
         let clock = Clock::start();
         let stored = stored.by_shard(&self.shared, self.shards);
+        heritage.resize_with(self.shards, || None);
+        let ends = (0..self.shards).map(|_| Courier::pair(UPLINK_PATIENCE));
+        let (ends, uplinks): (Vec<_>, Vec<_>) =
+            ends.collect::<Result<Vec<_>, _>>()?.into_iter().unzip();
+        self.uplinks = ends;
         let (ready, started) = crossbeam_channel::bounded(self.shards);
-        let inboxes = inboxes.into_iter().zip(stored).zip(cores);
-        for (index, ((inbox, stored), core)) in inboxes.enumerate() {
+        let shards = inboxes.into_iter().zip(stored).zip(cores).zip(uplinks).zip(heritage);
+        for (index, ((((inbox, stored), core), uplink), heritage)) in shards.enumerate() {
             let plan = ShardPlan {
                 id: ShardId(index as u16),
                 core: *core,
@@ -221,18 +224,15 @@ impl Server {
                 settings: Arc::clone(settings),
                 shared: Arc::clone(&self.shared),
                 inbox,
-                mailboxes: self.mailboxes.clone(),
-                log: match &self.cluster {
-                    Some(cluster) => Some(cluster.log()),
-                    None => self.log.as_ref().map(Log::handle),
-                },
-                cluster: self.cluster.as_ref().map(Cluster::handle),
-                accounts: self.accounts.as_ref().map(Accounts::handle),
+                mailboxes: self.lasting.mailboxes.clone(),
+                ways: self.services.as_ref().map(Services::ways).unwrap_or_default(),
+                uplink,
+                heritage,
                 stored,
                 seed: random_seed(),
                 clock,
                 drain_spread_ms: config.drain_spread_ms,
-                host: self.host,
+                host: self.lasting.host,
             };
             self.threads.push(start_shard(plan, ready.clone())?);
         }
@@ -245,43 +245,42 @@ impl Server {
         Ok(())
     }
 
-    fn start_metrics(&mut self, listener: Option<TcpListener>) -> Result<(), StartupError> {
-        let (Some(listener), Some(accounts)) = (listener, &self.accounts) else { return Ok(()) };
-        let (shared, usages) = (Arc::clone(&self.shared), Arc::clone(&accounts.usages));
+    pub(super) fn start_metrics(
+        &mut self,
+        listener: Option<TcpListener>,
+    ) -> Result<(), StartupError> {
+        let Some(listener) = listener else { return Ok(()) };
+        let (shared, usages) = (Arc::clone(&self.shared), Arc::clone(&self.lasting.usages));
         let render: Render = Box::new(move || {
             let (log, month) = (shared.log.as_deref(), Month::of(unix_ms()));
             let cluster = shared.owners.as_ref().map(|_| &*shared.cluster);
             exposition::render(&shared.metrics, log, cluster, &usages.all(), month)
         });
-        let metrics = MetricsListener::start(listener, render)?;
+        let metrics = MetricsListener::start(listener.try_clone()?, render)?;
         self.metrics_address = Some(metrics.address);
-        self.metrics = Some(metrics);
+        (self.metrics, self.metrics_listener) = (Some(metrics), Some(listener));
         Ok(())
     }
 }
 
-/// The ways from the cluster to the shards.
-fn ways(mailboxes: &[Mailbox]) -> Vec<ShardWays> {
-    let of = |mailbox: &Mailbox| {
-        let (log, mailbox) = (mailbox.port(Envelope::Log), mailbox.clone());
-        let inlet = Box::new(move |news| {
-            let envelope = match news {
-                FromCluster::Mail(from, mail) => Envelope::Abroad(from, mail),
-                FromCluster::News(news) => Envelope::Cluster(news),
-                FromCluster::Answer(answer) => Envelope::Mail(Mail::Edge(ToEdge::Answered(answer))),
-            };
-            let posted = mailbox.post(envelope);
-            mailbox.wake();
-            posted.map_err(|envelope| match envelope {
-                Envelope::Abroad(from, mail) => FromCluster::Mail(from, mail),
-                Envelope::Cluster(news) => FromCluster::News(news),
-                Envelope::Mail(Mail::Edge(ToEdge::Answered(answer))) => FromCluster::Answer(answer),
-                other => unreachable!("{other:?} was not posted"),
-            })
-        });
-        ShardWays { log, inlet }
+/// How long a shard waits for a descriptor that it was told of.
+const UPLINK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Where the server listens: anew, or where the process before did if the configuration says the same.
+fn listeners(
+    config: &Config,
+    taken: &mut Taken,
+) -> Result<(PortReservation, Option<TcpListener>), StartupError> {
+    let listen = |source| StartupError::Listen { address: config.listen, source };
+    let reservation = match taken.address {
+        Some(address) => join_port(address),
+        None => reserve_port(config.listen),
     };
-    mailboxes.iter().map(of).collect()
+    let metrics = match taken.metrics.take() {
+        Some(listener) => Some(listener),
+        None => config.metrics_listen.map(listen_for_metrics).transpose()?,
+    };
+    Ok((reservation.map_err(listen)?, metrics))
 }
 
 /// Listens before anything runs, so that an address that is taken stops the start.
@@ -301,26 +300,4 @@ fn settings(config: &Config) -> Settings {
         proxies: config.proxies.clone(),
         metrics_on_main_port: config.metrics_listen.is_none(),
     }
-}
-
-/// Opens the log and starts its threads.
-fn open_log(
-    config: &Config,
-    host: Host,
-    mailboxes: &[Mailbox],
-    retentions: Arc<Retentions>,
-) -> Result<(Log, Contents), StartupError> {
-    let memory_bytes = config.history.log_memory_bytes;
-    let folder = LogFolder { path: config.data_dir.join("log"), memory_bytes };
-    let opened = log::open(&folder, random_seed());
-    let opened =
-        opened.map_err(|source| StartupError::Log { path: folder.path.clone(), source })?;
-    let contents = opened.contents.clone();
-    let ports = mailboxes.iter().map(|mailbox| mailbox.port(Envelope::Log)).collect();
-    let plan = LogPlan { folder, retentions, ports, host };
-    Ok((Log::start(opened, plan)?, contents))
-}
-
-fn random_seed() -> u64 {
-    getrandom::u64().unwrap_or_else(|_| crate::clock::unix_ms())
 }

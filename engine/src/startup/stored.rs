@@ -9,14 +9,15 @@ use crate::log::{Append, Contents, Log, LogCall};
 use crate::retention::{Retention, Retentions};
 use crate::shard::Stored;
 
-/// What the log has. Channels that were deleted, alone or with their app, and are still
+/// Adds what the log has. Channels that were deleted, alone or with their app, and are still
 /// there, are deleted now. Those of apps that are not known are kept, and nobody sees them.
 pub(super) fn of_log(
+    stored: &mut Stored,
     contents: Contents,
     log: &Log,
     directory: &accounts::OpenedDirectory,
     retentions: &Retentions,
-) -> Stored {
+) {
     for (id, month, messages) in contents.usage {
         if let Some(app) = directory.apps.get(&id) {
             app.usage.restore(month, messages);
@@ -55,7 +56,8 @@ pub(super) fn of_log(
     let answers = contents.answers.into_iter().filter_map(|loaded| {
         names.get(&loaded.log).map(|channel| (channel.clone(), loaded.answer))
     });
-    Stored { answers: answers.collect(), channels: kept, ..Stored::default() }
+    stored.answers = answers.collect();
+    stored.channels = kept;
 }
 
 /// Nobody waits for what becomes of these appends.
