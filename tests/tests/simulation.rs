@@ -15,7 +15,7 @@ use pushflo_tests::simulation::{run, scenario};
 const SEEDS: u64 = 10_000;
 
 /// What must happen in ten thousand worlds, besides mail of every kind.
-const EVENTS: [&str; 47] = [
+const EVENTS: [&str; 49] = [
     "accepted",
     "apps changed",
     "apps deleted",
@@ -58,6 +58,8 @@ const EVENTS: [&str; 47] = [
     "tokens expiring",
     "too slow",
     "unsubscribed by the server",
+    "upgrades",
+    "upgrades taken back",
     "usage told",
     "log: logged",
     "log: page",

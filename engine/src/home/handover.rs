@@ -1,15 +1,15 @@
 //! What a home has of its channels that is kept nowhere else, as it is handed to the process that takes this
 //! one's place. What the log and the directory have, that process reads there.
 
-use std::sync::Arc;
-
 use pushflo_protocol::{MessageId, Offset, Receipt, StreamPosition};
 
 use super::Home;
 use super::channel::{HomeChannel, HomeLog};
+use super::idempotency::WINDOW_MS;
+use crate::accounts::App;
 use crate::context::Context;
 use crate::handover::{AnswerState, ChannelState, UnloggedState};
-use crate::ids::{HomeKey, LogId};
+use crate::ids::{AppId, HomeKey, LogId};
 use crate::log::StoredAnswer;
 
 impl Home {
@@ -52,29 +52,50 @@ impl Home {
         self.channels.iter_mut().filter_map(state).collect()
     }
 
-    /// Takes over what another process had of a channel, when all else was loaded and before the shard runs.
-    pub(crate) fn take_channel(&mut self, cx: &mut Context, state: ChannelState) {
-        let ChannelState { channel, unlogged, members } = state;
-        let Some(app) = cx.directory.app(channel.app).cloned() else { return };
-        let key = match (self.by_name.get(&channel).copied(), &unlogged) {
-            (Some(key), _) => key,
-            (None, Some(_)) => self.make_home(cx, &channel, &app),
-            (None, None) => return,
-        };
-        if let Some(state) = unlogged {
-            self.take_unlogged(cx, key, state);
+    /// Takes over what another process had of channels, when all else was loaded and before the shard runs.
+    pub(crate) fn take_channels(&mut self, cx: &mut Context, states: Vec<ChannelState>) {
+        let (mut records, mut answers) = (Vec::new(), Vec::new());
+        for state in states {
+            let ChannelState { channel, unlogged, members } = state;
+            let Some(app) = cx.directory.app(channel.app).cloned() else { continue };
+            let key = match (self.by_name.get(&channel).copied(), &unlogged) {
+                (Some(key), _) => key,
+                (None, Some(_)) => self.make_home(cx, &channel, &app),
+                (None, None) => continue,
+            };
+            if let Some(state) = unlogged {
+                let state = self.take_unlogged(cx, key, &app, state);
+                records.extend(state.records.into_iter().map(|record| (key, app.clone(), record)));
+                answers.extend(state.answers.into_iter().map(|answer| (key, app.id, answer)));
+            }
+            let (now_ms, times) = (cx.now.elapsed_ms, cx.settings.presence);
+            let presence = self.channels.get_mut(key).and_then(HomeChannel::presence_mut);
+            if let Some(presence) = presence {
+                presence.take_over(&members, now_ms, times);
+                self.presence_changed(key);
+            }
         }
-        let (now_ms, times) = (cx.now.elapsed_ms, cx.settings.presence);
-        let presence = self.channels.get_mut(key).and_then(HomeChannel::presence_mut);
-        if let Some(presence) = presence {
-            presence.take_over(&members, now_ms, times);
-            self.presence_changed(key);
+        // They go in the order in which they have come, whatever channels they are of.
+        records.sort_by_key(|(.., record)| record.timestamp_ms);
+        for (key, app, record) in records {
+            self.recent.append(key, record, &app.plan.retention);
         }
+        answers.sort_by_key(|(.., answer)| answer.left_ms);
+        for (key, app, answer) in answers {
+            self.take_answer(cx, key, app, answer);
+        }
+        self.idempotency.sort();
     }
 
-    fn take_unlogged(&mut self, cx: &mut Context, key: HomeKey, state: UnloggedState) {
-        let Some(home) = self.channels.get_mut(key) else { return };
-        let Some(app) = cx.directory.app(home.channel.app).map(Arc::clone) else { return };
+    /// Takes a channel over; what there is in it is left.
+    fn take_unlogged(
+        &mut self,
+        cx: &mut Context,
+        key: HomeKey,
+        app: &App,
+        state: UnloggedState,
+    ) -> UnloggedState {
+        let Some(home) = self.channels.get_mut(key) else { return state };
         let UnloggedState { log, epoch, head, last_ms, created_ms, messages, .. } = state;
         home.head = StreamPosition { epoch, offset: head };
         (home.given, home.next) = (head, Offset(head.0 + 1));
@@ -83,19 +104,19 @@ impl Home {
         if state.is_counted && !std::mem::replace(&mut home.is_counted, true) {
             app.usage.find_channel();
         }
-        let answers = !state.answers.is_empty();
-        if answers {
-            home.keyed_until_ms = cx.now.elapsed_ms + super::idempotency::WINDOW_MS;
+        if !state.answers.is_empty() {
+            home.keyed_until_ms = cx.now.elapsed_ms + WINDOW_MS;
         }
-        for record in state.records {
-            self.recent.append(key, record, &app.plan.retention);
-        }
-        for answer in state.answers {
-            let AnswerState { key: name, content, left_ms, id, offset, timestamp_ms } = answer;
-            let receipt = Receipt { id: MessageId(id), offset, epoch, timestamp_ms, delivered: 0 };
-            let until_ms = cx.now.steady_ms + left_ms;
-            let answer = StoredAnswer { key: name, content, until_ms, receipt };
-            self.idempotency.load(app.id, key, answer, cx.now);
-        }
+        state
+    }
+
+    fn take_answer(&mut self, cx: &Context, key: HomeKey, app: AppId, answer: AnswerState) {
+        let Some(home) = self.channels.get(key) else { return };
+        let AnswerState { key: name, content, left_ms, id, offset, timestamp_ms } = answer;
+        let epoch = home.head.epoch;
+        let receipt = Receipt { id: MessageId(id), offset, epoch, timestamp_ms, delivered: 0 };
+        let until_ms = cx.now.steady_ms + left_ms;
+        let answer = StoredAnswer { key: name, content, until_ms, receipt };
+        self.idempotency.load(app, key, answer, cx.now);
     }
 }

@@ -188,8 +188,6 @@ impl Idempotency {
                 timestamp_ms,
             });
         }
-        // They are kept in the order in which they end.
-        answers.values_mut().for_each(|answers| answers.sort_by_key(|answer| answer.left_ms));
         answers
     }
 
@@ -219,6 +217,11 @@ impl Idempotency {
             &Keyed { home, key: key.into(), content, until_ms },
             KeyState::Done(receipt),
         );
+    }
+
+    /// Puts what was loaded of several places in the order in which it ends.
+    pub(super) fn sort(&mut self) {
+        self.order.make_contiguous().sort_by_key(|(until_ms, ..)| *until_ms);
     }
 
     /// Forgets what nobody can ask for any more.

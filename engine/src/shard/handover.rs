@@ -41,9 +41,9 @@ impl Shard {
         self.edge.connection_state(&self.cx, connection, order)
     }
 
-    /// Takes over what another process had of a channel, when what is stored was loaded and before the shard runs.
-    pub fn take_channel(&mut self, state: ChannelState) {
-        self.home.take_channel(&mut self.cx, state);
+    /// Takes over what another process had of channels, when what is stored was loaded and before the shard runs.
+    pub(super) fn take_channels(&mut self, states: Vec<ChannelState>) {
+        self.home.take_channels(&mut self.cx, states);
     }
 
     /// Takes over what connections of a shard listen to.

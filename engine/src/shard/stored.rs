@@ -59,6 +59,6 @@ impl Shard {
         channels.into_iter().for_each(|channel| self.load(channel));
         metas.into_iter().for_each(|(channel, meta)| self.load_meta(&channel, meta));
         answers.into_iter().for_each(|(channel, answer)| self.load_answer(&channel, answer));
-        channel_states.into_iter().for_each(|state| self.take_channel(state));
+        self.take_channels(channel_states);
     }
 }

@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use fastrand::Rng;
 use pushflo_engine::accounts::{Plan, Role};
 use pushflo_engine::clock::{Now, TICK_MS};
+use pushflo_engine::handover::{ChannelState, SharedState};
 use pushflo_engine::ids::{AppId, ChannelKey, ConnectionKey, LogId, ShardId};
 use pushflo_engine::log::{LoadedChannel, LogCall};
 use pushflo_engine::proxies::TrustedProxies;
@@ -38,16 +39,16 @@ pub struct World {
     pub(super) random: Rng,
     pub(super) now: Now,
     settings: Arc<Settings>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     /// Decides where channels live, and their epochs.
     placement: u64,
-    log: ModelLog,
+    pub(super) log: ModelLog,
     pub(super) accounts: ModelAccounts,
     pub(super) shards: Vec<Shard>,
     mailboxes: Vec<VecDeque<Envelope>>,
     mailbox_max: usize,
     /// Writes under way.
-    writes: BTreeMap<(usize, ConnectionKey), Write>,
+    pub(super) writes: BTreeMap<(usize, ConnectionKey), Write>,
     pub(super) clients: Vec<Client>,
     pub(super) backends: Vec<Backend>,
     pub(super) channels: usize,
@@ -157,22 +158,32 @@ impl World {
             oracle: Oracle::new(default, &retention, has_log),
             random,
         };
-        world.start(shards, Vec::new());
+        world.start(shards, Vec::new(), Vec::new(), None);
         world
     }
 
-    /// New shards, with what the log and the accounts have.
-    fn start(&mut self, shards: usize, channels: Vec<LoadedChannel>) {
+    /// New shards, with what the log and the accounts have, and what those had whose place they take.
+    pub(super) fn start(
+        &mut self,
+        shards: usize,
+        channels: Vec<LoadedChannel>,
+        channel_states: Vec<ChannelState>,
+        before: Option<&SharedState>,
+    ) {
         let shared = Shared::new(shards, self.placement)
             .with_deletions(self.accounts.deletions)
             .with_log(Arc::default(), self.placement, self.log.next_log());
         shared.begin_generations(&self.log.generations());
+        if let Some(before) = before {
+            shared.take_over(before);
+        }
         self.shared = Arc::new(shared);
         let stored = Stored {
             apps: self.accounts.apps.values().cloned().collect(),
             metas: self.accounts.metas.clone(),
             channels,
             answers: self.log.answers(self.now.steady_ms),
+            channel_states,
         };
         let stored = stored.by_shard(&self.shared, shards);
         let shards = (0..).zip(stored).map(|(id, stored)| {
@@ -222,7 +233,7 @@ impl World {
         self.accounts.deleted.clear();
         self.oracle.settle(&self.accounts);
         let shards = self.random.usize(1..=4);
-        self.start(shards, loaded);
+        self.start(shards, loaded, Vec::new(), None);
     }
 
     fn log_acts(&mut self) {
@@ -241,14 +252,14 @@ impl World {
         }
     }
 
-    fn log_answers(&mut self) -> bool {
+    pub(super) fn log_answers(&mut self) -> bool {
         let act = self.log.act(&mut self.random, self.now.steady_ms);
         let Some((shard, envelope)) = act else { return false };
         self.post(shard.index(), envelope);
         true
     }
 
-    fn accounts_act(&mut self) -> bool {
+    pub(super) fn accounts_act(&mut self) -> bool {
         let shards = self.shards.len();
         let news = self.accounts.act(&mut self.random, self.now.unix_ms, shards);
         self.shared.deletions.store(self.accounts.deletions, Ordering::Relaxed);
@@ -282,6 +293,7 @@ impl World {
                 }
                 self.accounts_act();
             }
+            _ if self.random.u8(..) < 8 => self.upgrade(),
             _ => self.time_passes(),
         }
     }
@@ -503,14 +515,14 @@ impl World {
     }
 
     /// Clients, then backends.
-    fn link_of(&mut self, which: usize) -> &mut Option<Link> {
+    pub(super) fn link_of(&mut self, which: usize) -> &mut Option<Link> {
         match which.checked_sub(self.clients.len()) {
             None => &mut self.clients[which].link,
             Some(index) => &mut self.backends[index].link,
         }
     }
 
-    fn links(&self) -> usize {
+    pub(super) fn links(&self) -> usize {
         self.clients.len() + self.backends.len()
     }
 
@@ -547,7 +559,7 @@ impl World {
         true
     }
 
-    fn apply(&mut self, shard: usize) -> bool {
+    pub(super) fn apply(&mut self, shard: usize) -> bool {
         let Some(envelope) = self.mailboxes[shard].pop_front() else { return false };
         say(|| format!("shard {shard} gets {envelope:?}"));
         self.shards[shard].apply(envelope);
@@ -581,6 +593,13 @@ impl World {
             assert!(before.is_none(), "two writes at a time on one connection");
             moved = true;
         }
+        moved |= self.exchange(shard);
+        moved
+    }
+
+    /// Hands over what a shard has to say to others.
+    pub(super) fn exchange(&mut self, shard: usize) -> bool {
+        let mut moved = false;
         for to in 0..self.shards.len() {
             let (mailbox, most) = (&mut self.mailboxes[to], self.mailbox_max);
             let oracle = &mut self.oracle;
