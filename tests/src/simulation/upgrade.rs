@@ -86,11 +86,10 @@ impl World {
             let place = places.iter().find(|(shard, connection, ..)| {
                 (*shard, *connection) == (link.shard, link.connection)
             });
-            let Some(&(_, _, shard, connection)) = place else { continue };
-            match connection {
-                Some(connection) => (link.shard, link.connection) = (shard, connection),
-                None => link.server_done = true,
-            }
+            // What was over before the upgrade is no connection of any shard now.
+            let (shard, connection) = place.map_or((0, None), |&(.., shard, now)| (shard, now));
+            link.server_done |= connection.is_none();
+            (link.shard, link.connection) = (shard, connection.unwrap_or_default());
         }
         for _ in 0..ROUNDS {
             let mut is_attaching = false;
