@@ -9,11 +9,20 @@ use crate::accounts::KeyId;
 use crate::context::Context;
 use crate::ids::{AppId, ConnectionKey};
 
+/// Why connections are closed whose key was revoked.
+const KEY_GONE: &str = "the key was revoked";
+
 impl Edge {
     /// Keys of an app were revoked: connections that came with one of them are closed.
     pub(crate) fn keys_gone(&mut self, cx: &mut Context, app: AppId, keys: &[KeyId]) {
         let is_gone = |session: &Session| session.app == app && keys.contains(&session.key);
-        self.close_sessions(cx, app, is_gone, "the key was revoked");
+        self.close_sessions(cx, app, is_gone, KEY_GONE);
+    }
+
+    /// The key that a connection came with is not in force any more.
+    pub(super) fn key_gone(&mut self, cx: &mut Context, connection: ConnectionKey) {
+        let reason = CloseReason::new(CloseCode::Unauthorized, KEY_GONE);
+        self.close_websocket(cx, connection, reason);
     }
 
     /// An app was deleted: its connections are closed.

@@ -5,6 +5,7 @@ use pushflo_protocol::{Offset, Record};
 
 use super::Edge;
 use super::close::CloseReason;
+use super::subscribe::Leaver;
 use super::subscription::SubscriptionState;
 use super::tail::{Attachedness, Tail};
 use super::window::WINDOW_BYTES;
@@ -133,8 +134,10 @@ impl Edge {
         };
         let home_shard = cx.shared.home_shard(&tail.channel);
         tail.home = Some(attachment.home);
-        for member in left {
+        for client in left {
             let (shard, home) = (cx.shard, attachment.home);
+            let member = client.zip(attachment.roster);
+            let member = member.map(|(client, roster)| Membership { client, roster });
             let leave = Unsubscribe { shard, tail: key, home, subscription: None, member };
             cx.post_home(home_shard, ToHome::Unsubscribe(Box::new(leave)));
         }
@@ -230,10 +233,10 @@ impl Edge {
     }
 
     /// A subscriber leaves a tail whose home does not know it yet. Returns whether it is so.
-    pub(super) fn leaves_detached(&mut self, tail: TailKey, member: &Option<Membership>) -> bool {
+    pub(super) fn leaves_detached(&mut self, tail: TailKey, leaver: &Leaver) -> bool {
         let Some(tail) = self.tails.get_mut(tail) else { return false };
         match &mut tail.attached {
-            Attachedness::Asked { left, .. } => left.push(member.clone()),
+            Attachedness::Asked { left, .. } => left.push(leaver.client().cloned()),
             Attachedness::Wanted => {}
             Attachedness::Settled | Attachedness::Reading { .. } => return false,
         }

@@ -193,9 +193,12 @@ impl Edge {
         tails: &[TakenTail],
     ) -> Option<ConnectionKey> {
         let now = cx.now.tick;
+        let mut is_in_force = true;
         let session = match state.session {
             Some(session) => {
                 let app = cx.directory.app(session.app)?;
+                // It may have been revoked when nobody could be told any more.
+                is_in_force = app.key(session.key).is_some();
                 app.usage.find_connection();
                 Some(Session::from_state(session, now))
             }
@@ -250,6 +253,9 @@ impl Edge {
         }
         self.ledger.changed(connection);
         self.arm(cx, connection, state.timeout_ticks);
+        if !is_in_force {
+            self.key_gone(cx, connection);
+        }
         Some(connection)
     }
 

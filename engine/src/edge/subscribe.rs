@@ -127,8 +127,8 @@ impl Edge {
                 // The answer will find nobody; it is then that the home shard is told.
                 SubscriptionState::Pending { .. } => continue,
                 SubscriptionState::Live => {
-                    let member = membership(client.as_ref(), subscription.roster);
-                    self.tell_home_of_leaving(cx, tail_key, None, member);
+                    let leaver = Leaver::of(client.as_ref(), subscription.roster);
+                    self.tell_home_of_leaving(cx, tail_key, None, leaver);
                 }
                 SubscriptionState::Leaving | SubscriptionState::Ending => {}
             }
@@ -159,8 +159,8 @@ impl Edge {
         let Some(subscription) = self.subscriptions.get_mut(key) else {
             // The connection went away in the meantime.
             if let Ok(start) = outcome {
-                let member = membership(Some(&subscriber.client), start.roster);
-                self.tell_home_of_leaving(cx, tail_key, None, member);
+                let leaver = Leaver::of(Some(&subscriber.client), start.roster);
+                self.tell_home_of_leaving(cx, tail_key, None, leaver);
             }
             self.drop_tail_if_unused(cx, tail_key);
             return;
@@ -237,8 +237,8 @@ impl Edge {
         if subscription.state == SubscriptionState::Live {
             let (tail, roster) = (subscription.tail, subscription.roster);
             let session = self.connections.get(subscription.connection).and_then(|c| c.session());
-            let member = membership(session.map(Session::client), roster);
-            self.tell_home_of_leaving(cx, tail, None, member);
+            let leaver = Leaver::of(session.map(Session::client), roster);
+            self.tell_home_of_leaving(cx, tail, None, leaver);
         }
         self.end(cx, key, Some(refusal));
     }
@@ -554,11 +554,11 @@ impl Edge {
         subscription.state = SubscriptionState::Leaving;
         let (tail, roster) = (subscription.tail, subscription.roster);
         let session = self.connections.get(subscription.connection).and_then(|c| c.session());
-        let member = membership(session.map(Session::client), roster);
-        if self.leaves_detached(tail, &member) {
+        let leaver = Leaver::of(session.map(Session::client), roster);
+        if self.leaves_detached(tail, &leaver) {
             return self.end(cx, key, None);
         }
-        self.tell_home_of_leaving(cx, tail, Some(key), member);
+        self.tell_home_of_leaving(cx, tail, Some(key), leaver);
     }
 
     fn tell_home_of_leaving(
@@ -566,11 +566,12 @@ impl Edge {
         cx: &mut Context,
         tail: TailKey,
         subscription: Option<SubscriptionKey>,
-        member: Option<Membership>,
+        leaver: Leaver,
     ) {
-        if self.leaves_detached(tail, &member) {
+        if self.leaves_detached(tail, &leaver) {
             return;
         }
+        let member = leaver.membership();
         let Some((home_shard, home)) =
             self.tails.get(tail).and_then(|t| t.home.map(|home| (cx.home_shard(&t.channel), home)))
         else {
@@ -643,9 +644,28 @@ impl Edge {
     }
 }
 
-/// What a client is to the other members of a channel, if it counts as one.
-fn membership(client: Option<&Client>, roster: Option<u32>) -> Option<Membership> {
-    Some(Membership { client: client?.clone(), roster: roster? })
+/// Whose subscription has ended.
+#[derive(Debug)]
+pub(super) struct Leaver {
+    client: Option<Client>,
+    /// Which time presence was switched on, if it counts as a member.
+    roster: Option<u32>,
+}
+
+impl Leaver {
+    fn of(client: Option<&Client>, roster: Option<u32>) -> Self {
+        Self { client: client.cloned(), roster }
+    }
+
+    /// Who it is, to a home that may count it as a member.
+    pub(super) fn client(&self) -> Option<&Client> {
+        self.client.as_ref()
+    }
+
+    /// What it is to the other members of the channel, if it counts as one.
+    fn membership(self) -> Option<Membership> {
+        Some(Membership { client: self.client?, roster: self.roster? })
+    }
 }
 
 fn not_granted() -> Refusal {

@@ -12,9 +12,10 @@ use pushflo_protocol::dialect::Encoding;
 use pushflo_protocol::dialect::pushflo::event;
 use pushflo_protocol::{ChannelSlug, Epoch, Offset, Record, StreamPosition};
 
+use crate::accounts::Client;
 use crate::api;
 use crate::ids::{ChannelKey, HomeKey, SubscriptionKey};
-use crate::mail::{MemberList, Membership};
+use crate::mail::MemberList;
 
 /// One channel on one shard.
 #[derive(Debug)]
@@ -65,8 +66,8 @@ pub(super) enum Attachedness {
     Wanted,
     /// The home was asked; these have left since.
     Asked {
-        /// What they were to the other members.
-        left: Vec<Option<Membership>>,
+        /// Who they were: the home counts them, and as members where these are known to each other.
+        left: Vec<Option<Client>>,
         /// The channel has moved since: whatever is answered, it is asked again.
         has_moved: bool,
     },

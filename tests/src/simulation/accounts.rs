@@ -69,6 +69,11 @@ impl ModelAccounts {
         Ok(())
     }
 
+    /// Whether nothing waits.
+    pub fn is_idle(&self) -> bool {
+        self.urgent.is_empty() && self.others.is_empty()
+    }
+
     /// What is kept of a channel.
     pub fn meta(&self, app: AppId, slug: &str) -> Option<&ChannelMeta> {
         let meta = self.metas.iter().find(|(key, _)| key.app == app && key.slug.as_str() == slug);

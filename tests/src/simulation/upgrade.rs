@@ -1,7 +1,6 @@
 //! Another process in the place of the one there is: shards stand still, tell all they have, and others, as many as
 //! the seed says, go on with it.
 
-use std::sync::Arc;
 
 use pushflo_engine::handover::{
     ChannelState, ConnectionState, SharedState, TailState, decode, encode,
@@ -48,6 +47,7 @@ impl World {
             return say(|| "the upgrade is taken back".into());
         }
         self.oracle.count("upgrades");
+        self.finish_changes();
         self.begin_anew(&shared, &channels);
         self.take_over(told);
         self.check_shards();
@@ -120,6 +120,14 @@ impl World {
             }
         }
         false
+    }
+
+    /// What the accounts were asked for by those who are gone is done as well, and no shard hears of it.
+    fn finish_changes(&mut self) {
+        self.accounts.is_failing = false;
+        while !self.accounts.is_idle() {
+            self.accounts_act();
+        }
     }
 
     fn exchange_all(&mut self) -> bool {
