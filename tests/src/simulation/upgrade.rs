@@ -1,7 +1,6 @@
 //! Another process in the place of the one there is: shards stand still, tell all they have, and others, as many as
 //! the seed says, go on with it.
 
-
 use pushflo_engine::handover::{
     ChannelState, ConnectionState, SharedState, TailState, decode, encode,
 };

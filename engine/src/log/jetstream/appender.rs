@@ -15,6 +15,11 @@
 //! What was sent and is to have another place, or none, needs a new term of the same owner first: what is
 //! still on its way is void from then on.
 //!
+//! A refusal for another sequence proves nothing: while a leader that is none any more goes on, both it and the new
+//! one hear of an append, and one may refuse what the other stores. It only says that something is to be looked at;
+//! the append stays open until its place is known to be another's. Nor is the sequence believed that a refusal
+//! names: it counts what its leader has not stored and may never store.
+//!
 //! The contract: each [`Output::Send`] is answered by one [`Input`] of its attempt, sooner or later, each
 //! [`Output::Read`] and [`Output::Ask`] by one of its kind. Answers may come in any order, and late. Nobody
 //! deletes what is not known to be stored.
@@ -61,8 +66,10 @@ pub(super) enum Input {
     Last(Sequence),
     /// A batch was stored, its last append under this sequence.
     Stored(Attempt, Sequence),
-    /// A batch was refused: the stream is at another sequence.
+    /// Somebody says that the stream is at another sequence.
     Refused(Attempt, Sequence),
+    /// Nobody is there to take a batch.
+    Untaken(Attempt),
     /// A batch was refused: the stream is full.
     Full(Attempt),
     /// It is not known what became of a batch.
@@ -257,12 +264,15 @@ impl Appender {
             (Phase::Asking, Input::Failed) => self.outputs.push_back(Output::Ask),
             (Phase::Beginning, input) => self.beginning(&input),
             (Phase::Appending, Input::Stored(attempt, sequence)) => self.stored(attempt, sequence),
-            (Phase::Appending, Input::Refused(_, last)) if is_awaited => self.read(last),
             (Phase::Appending, Input::Full(_)) if is_awaited => {
                 self.is_full = true;
                 self.read(self.settled);
             }
-            (Phase::Appending, Input::Lost(_)) if is_awaited => self.read(self.settled),
+            (Phase::Appending, Input::Refused(..) | Input::Untaken(_) | Input::Lost(_))
+                if is_awaited =>
+            {
+                self.read(self.settled);
+            }
             (Phase::Reading, Input::Tail(found)) => self.found(&found),
             (Phase::Reading, Input::Shrunk) => self.end(End::Altered, Output::Unknown),
             (Phase::Reading, Input::Failed) => self.read(self.settled),
@@ -271,12 +281,12 @@ impl Appender {
         }
     }
 
-    /// Notes a sending that was refused: it is not stored, and never will be. Returns whether it, or one
-    /// that was lost, is the last of its append.
+    /// Notes a sending that is not stored, and never will be. Returns whether it, or one of which that is not
+    /// known, is the last of its append.
     fn note(&mut self, input: &Input) -> bool {
         let (attempt, is_closed) = match *input {
-            Input::Refused(attempt, _) | Input::Full(attempt) => (attempt, true),
-            Input::Lost(attempt) => (attempt, false),
+            Input::Untaken(attempt) | Input::Full(attempt) => (attempt, true),
+            Input::Refused(attempt, _) | Input::Lost(attempt) => (attempt, false),
             _ => return false,
         };
         let mut is_awaited = false;
@@ -322,7 +332,7 @@ impl Appender {
                 }
             }
             Input::Refused(attempt, last) if attempt == last_attempt => self.begin(last),
-            Input::Lost(attempt) if attempt == last_attempt => self.ask(),
+            Input::Lost(attempt) | Input::Untaken(attempt) if attempt == last_attempt => self.ask(),
             Input::Full(attempt) if attempt == last_attempt => {
                 self.refuse_all();
                 self.ask();
@@ -396,6 +406,10 @@ impl Appender {
         if self.settled < self.read_until {
             // There is more than was read at a time.
             return self.read(self.read_until);
+        }
+        // Where something else has the place of a sending, that never arrives.
+        for pending in &mut self.pending {
+            pending.open.retain(|(_, place)| *place >= self.settled);
         }
         if self.settled_term == self.term {
             // What was on its way in the terms before never arrives.

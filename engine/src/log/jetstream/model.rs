@@ -197,10 +197,17 @@ impl World {
         let is_first = self.is_quiet || self.random.u8(..10) > 0;
         let at = if is_first { 0 } else { self.random.usize(..self.on_way.len()) };
         let append = self.on_way.remove(at);
+        // One that is leader no more refuses as well, and believes to be anywhere.
+        if !self.is_quiet && self.random.u8(..20) == 0 {
+            let last = self.random.u64(..self.last() + 5);
+            self.take(append.owner, Input::Refused(append.attempt, last));
+        }
         if self.is_full && !self.is_quiet {
             self.take(append.owner, Input::Full(append.attempt));
         } else if append.expected == self.last() || self.missing == Missing::Fence {
             self.staged.push(append);
+        } else if !self.is_quiet && self.random.u8(..20) == 0 {
+            self.take(append.owner, Input::Untaken(append.attempt));
         } else {
             self.take(append.owner, Input::Refused(append.attempt, self.last()));
         }

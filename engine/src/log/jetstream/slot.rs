@@ -27,6 +27,10 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// a leader takes as a rule.
 const UNANSWERED_MAX: Duration = Duration::from_secs(8);
 
+/// After this time in which a leader refuses everything, another is asked for: one that counts what it was sent and
+/// will never store refuses for ever.
+const REFUSING_MAX: Duration = Duration::from_secs(6);
+
 /// How often it is told that a stream is not to be had.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
@@ -34,8 +38,9 @@ const TELL_AGAIN: Duration = Duration::from_secs(60);
 const TAIL_RECORDS: usize = 1024;
 const TAIL_BYTES: usize = 8 << 20;
 
-/// How often a stream may seem to end before what it had, until that is believed.
-const SHORT_READS_MAX: u32 = 50;
+/// How often a stream may seem to end before what it had, until that is believed: for longer than a leader that is
+/// none any more goes on.
+const SHORT_READS_MAX: u32 = 100;
 
 /// Errors of JetStream: the stream is at another sequence; a part of a batch is missing, as where its leader has
 /// changed; the stream has no room, or its servers have none.
@@ -145,6 +150,8 @@ pub(super) struct Slot {
     done: UnboundedSender<Input>,
     /// Since when nobody takes appends: the stream has no leader.
     unanswered: Option<Instant>,
+    /// Since when whoever takes appends refuses all of them.
+    refusing: Option<Instant>,
     /// When it was told last that the stream is not to be had.
     told: Rc<Cell<Option<Instant>>>,
 }
@@ -177,6 +184,7 @@ impl Slot {
             awaited: Default::default(),
             done,
             unanswered: None,
+            refusing: None,
             told: Rc::default(),
         };
         let mut ticks = interval(PAUSE);
@@ -299,8 +307,7 @@ impl Slot {
         let is_unanswered = message.status == Some(StatusCode::NO_RESPONDERS);
         self.unanswered = is_unanswered.then(|| self.unanswered.unwrap_or_else(Instant::now));
         let input = if is_unanswered {
-            // Nobody took it.
-            Input::Refused(attempt, 0)
+            Input::Untaken(attempt)
         } else {
             match serde_json::from_slice::<Acknowledgement>(&message.payload) {
                 Ok(Acknowledgement { error: None, seq }) => Input::Stored(attempt, seq),
@@ -308,11 +315,22 @@ impl Slot {
                 Err(_) => Input::Lost(attempt),
             }
         };
+        match input {
+            Input::Stored(..) => self.refusing = None,
+            Input::Refused(..) => {
+                self.refusing.get_or_insert_with(Instant::now);
+            }
+            _ => {}
+        }
         self.appender.take(input);
     }
 
     fn look_at_the_clock(&mut self) {
         let now = Instant::now();
+        if self.refusing.is_some_and(|since| now.duration_since(since) > REFUSING_MAX) {
+            self.refusing = None;
+            self.ask_for_another_leader();
+        }
         if self.unanswered.is_some_and(|since| now.duration_since(since) > UNANSWERED_MAX) {
             self.appender.refuse_all();
         }
@@ -321,6 +339,23 @@ impl Slot {
                 self.appender.take(Input::Lost(attempt));
             }
         }
+    }
+}
+
+impl Slot {
+    fn ask_for_another_leader(&self) {
+        let (gets, stream) = (self.gets.clone(), self.plan.name.clone());
+        tracing::warn!(
+            stream,
+            "the leader of a stream refuses all appends; another one is asked for"
+        );
+        tokio::task::spawn_local(async move {
+            let what = format!("STREAM.LEADER.STEPDOWN.{stream}");
+            let asked: Result<serde_json::Value, _> = gets.api(&what, &serde_json::json!({})).await;
+            if let Err(error) = asked {
+                tracing::warn!(stream, %error, "no other leader can be asked for");
+            }
+        });
     }
 }
 
@@ -429,7 +464,7 @@ fn config(plan: &StreamPlan) -> StreamConfig {
     }
 }
 
-/// What the stream has behind a sequence.
+/// What the stream has behind a sequence, which it is known to have.
 async fn read(
     gets: Gets,
     stream: String,
@@ -437,6 +472,16 @@ async fn read(
     after: Sequence,
     until: Sequence,
 ) -> Input {
+    // What its leader has stored is there for good; of what it was sent, that is not known.
+    let last_of_leader = async || match gets.info::<StreamInfo>(&stream).await {
+        Ok(info) => Ok(info.state.last_seq),
+        Err(AskError::Refused { code: NO_SUCH_STREAM, .. }) => Err(Input::Shrunk),
+        Err(_) => Err(Input::Failed),
+    };
+    let until = match last_of_leader().await {
+        Ok(last) => last.max(until),
+        Err(input) => return input,
+    };
     for _ in 0..SHORT_READS_MAX {
         let get = Get::following(&subject, after + 1, TAIL_RECORDS, Some(TAIL_BYTES));
         let Ok(got) = gets.get(&stream, &get).await else { break };
@@ -452,10 +497,9 @@ async fn read(
         }
         sleep(PAUSE).await;
     }
-    match gets.info::<StreamInfo>(&stream).await {
-        Ok(info) if info.state.last_seq < until => Input::Shrunk,
-        // It was deleted.
-        Err(AskError::Refused { code: NO_SUCH_STREAM, .. }) => Input::Shrunk,
-        _ => Input::Failed,
+    match last_of_leader().await {
+        Ok(last) if last < after => Input::Shrunk,
+        Ok(_) => Input::Failed,
+        Err(input) => input,
     }
 }
