@@ -11,6 +11,7 @@ pub mod pages;
 pub mod program;
 pub mod server;
 pub mod simulation;
+pub mod upgraded;
 
 /// A number that whoever runs the tests may set in the environment.
 pub fn number(name: &str) -> Option<u64> {

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
+use rustix::io::retry_on_intr;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
     SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
@@ -81,7 +82,10 @@ impl Courier {
             let is_room = control.push(SendAncillaryMessage::ScmRights(descriptors));
             assert!(is_room, "as much room as the most descriptors need");
         }
-        let sent = sendmsg(&self.0, &[IoSlice::new(&head)], &mut control, SendFlags::NOSIGNAL)?;
+        // Rings that end interrupt whoever waits.
+        let sent = retry_on_intr(|| {
+            sendmsg(&self.0, &[IoSlice::new(&head)], &mut control, SendFlags::NOSIGNAL)
+        })?;
         // What is left of it has no descriptors.
         self.0.write_all(head.get(sent..).unwrap_or_default())?;
         self.0.write_all(bytes)
@@ -97,7 +101,8 @@ impl Courier {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let parts = &mut [IoSliceMut::new(&mut head)];
-        let received = recvmsg(&self.0, parts, &mut control, RecvFlags::CMSG_CLOEXEC)?.bytes;
+        let received =
+            retry_on_intr(|| recvmsg(&self.0, parts, &mut control, RecvFlags::CMSG_CLOEXEC))?.bytes;
         if received == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }

@@ -5,10 +5,15 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, flock};
 
 use super::StartupError;
+
+/// How often a folder that is in use is looked at again, and what is waited in between.
+const LOCK_LOOKS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) fn lock_data_dir(path: &PathBuf) -> Result<OwnedFd, StartupError> {
     let failed = |source| StartupError::DataDir { path: path.clone(), source };
@@ -21,7 +26,16 @@ pub(super) fn lock_data_dir(path: &PathBuf) -> Result<OwnedFd, StartupError> {
         .write(true)
         .open(path.join("lock"))
         .map_err(failed)?;
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+    let mut taken = flock(&lock, FlockOperation::NonBlockingLockExclusive);
+    // A server that was killed may have it for a moment longer than the process is there.
+    for _ in 0..LOCK_LOOKS {
+        if taken != Err(rustix::io::Errno::WOULDBLOCK) {
+            break;
+        }
+        std::thread::sleep(LOCK_PAUSE);
+        taken = flock(&lock, FlockOperation::NonBlockingLockExclusive);
+    }
+    match taken {
         Ok(()) => {
             tighten(path).map_err(failed)?;
             Ok(lock.into())

@@ -44,7 +44,7 @@ use crate::runtime::{Command, Courier, Done, Heritage, Order, Stillness};
 const HANDOVER_VARIABLE: &str = "PUSHFLO_HANDOVER";
 
 /// How long the new process may take until it is prepared. The old one goes on meanwhile.
-const PREPARATION: Duration = Duration::from_secs(60);
+const PREPARATION: Duration = Duration::from_secs(15);
 
 /// How long what is under way may take when nothing comes in any more.
 const STANDSTILL: Duration = Duration::from_secs(5);
@@ -57,6 +57,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// How long the shards are given to begin to stand still, or to go on.
 const OBEDIENCE: Duration = Duration::from_secs(10);
+
+/// How long a process that has failed may take to say why.
+const LAST_WORD: Duration = Duration::from_millis(200);
 
 /// Channels that are handed over in one frame.
 const CHANNELS_PER_FRAME: usize = 1024;
@@ -193,7 +196,11 @@ fn unexpected(word: &Word) -> io::Error {
 
 /// The process before, for the one that takes its place.
 #[derive(Debug)]
-pub struct Predecessor(Courier);
+pub struct Predecessor {
+    way: Courier,
+    /// It has ended before anything was taken over.
+    is_gone: bool,
+}
 
 impl Predecessor {
     /// The process before, if this one was started to take its place: then standard input is a way to it.
@@ -206,18 +213,25 @@ impl Predecessor {
         }
         let way = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         way.peer_addr()?;
-        Courier::over(way, PATIENCE).map(|way| Some(Self(way)))
+        Courier::over(way, PATIENCE).map(|way| Some(Self { way, is_gone: false }))
     }
 
     /// Says why nothing comes of it.
     pub fn fail(&mut self, reason: &impl std::fmt::Display) {
-        let _ = say(&mut self.0, &Word::Failed { reason: reason.to_string() });
+        let _ = say(&mut self.way, &Word::Failed { reason: reason.to_string() });
     }
 
     /// Hears what is offered, and says whether it is wanted.
     fn meet(&mut self, config: &Config) -> io::Result<Result<(), String>> {
-        let Word::Offer { version, format, data_dir } = hear(&mut self.0)?.0 else {
-            return Err(io::Error::other("it offers nothing"));
+        let offered = match hear(&mut self.way) {
+            Err(error) if is_gone(&error) => {
+                self.is_gone = true;
+                return Ok(Ok(()));
+            }
+            offered => offered?.0,
+        };
+        let Word::Offer { version, format, data_dir } = offered else {
+            return Err(unexpected(&offered));
         };
         let same = |one: &Path, other: &Path| {
             one == other
@@ -241,20 +255,21 @@ impl Predecessor {
             Some(reason) => Word::Refused { reason: reason.clone() },
             None => Word::Accepted { version: env!("CARGO_PKG_VERSION").into() },
         };
-        say(&mut self.0, &answer)?;
+        say(&mut self.way, &answer)?;
         Ok(refusal.map_or(Ok(()), Err))
     }
 
     /// Says that all is prepared, and waits for what there is to take over. If the process before is gone, that is
     /// nothing.
     pub(super) fn take(&mut self, config: &Config, shards: usize) -> Result<Taken, StartupError> {
-        let taken = say(&mut self.0, &Word::Prepared { shards })
+        let taken = say(&mut self.way, &Word::Prepared { shards })
             .and_then(|()| self.receive(config, shards));
         match taken {
             Err(error) if is_gone(&error) => {
                 tracing::warn!(
                     "the process before is gone; this one begins as if that had stopped"
                 );
+                self.is_gone = true;
                 Ok(Taken::default())
             }
             taken => taken.map_err(StartupError::HandOver),
@@ -262,7 +277,7 @@ impl Predecessor {
     }
 
     fn receive(&mut self, config: &Config, shards: usize) -> io::Result<Taken> {
-        let (word, mut descriptors) = hear(&mut self.0)?;
+        let (word, mut descriptors) = hear(&mut self.way)?;
         let Word::Take(taking) = word else { return Err(unexpected(&word)) };
         if descriptors.len() != taking.shards + usize::from(taking.has_metrics) {
             return Err(io::Error::other("ways to its shards are missing"));
@@ -270,22 +285,23 @@ impl Predecessor {
         let mut channels = Vec::new();
         for _ in 0..taking.channel_frames {
             let states: Vec<ChannelState> =
-                decode(&self.0.receive()?.bytes).map_err(io::Error::other)?;
+                decode(&self.way.receive()?.bytes).map_err(io::Error::other)?;
             channels.extend(states);
         }
         let metrics = if taking.has_metrics { descriptors.pop() } else { None };
         let metrics = metrics.filter(|_| taking.metrics_listen == config.metrics_listen);
         let with_listeners = taking.listen == config.listen;
-        let mut heritage: Vec<Option<Heritage>> = (0..shards).map(|_| None).collect();
+        // Also who takes over from nobody stands still until all others may go on.
+        let heir = || Heritage { ways: Vec::new(), with_listeners };
+        let mut heritage: Vec<Heritage> = (0..shards).map(|_| heir()).collect();
         for (at, way) in descriptors.into_iter().enumerate() {
-            let Some(place) = heritage.get_mut(at % shards.max(1)) else { continue };
-            let heir = place.get_or_insert_with(|| Heritage { ways: Vec::new(), with_listeners });
+            let Some(heir) = heritage.get_mut(at % shards.max(1)) else { continue };
             heir.ways.push(Courier::over(UnixStream::from(way), PATIENCE)?);
         }
         Ok(Taken {
             shared: Some(taking.shared),
             channels,
-            heritage,
+            heritage: heritage.into_iter().map(Some).collect(),
             address: with_listeners.then_some(taking.address),
             metrics: metrics.map(TcpListener::from),
         })
@@ -293,7 +309,7 @@ impl Predecessor {
 
     /// Says that nothing is missing, and waits for the word to begin.
     fn await_commit(&mut self) -> io::Result<()> {
-        let word = say(&mut self.0, &Word::Ready).and_then(|()| hear(&mut self.0));
+        let word = say(&mut self.way, &Word::Ready).and_then(|()| hear(&mut self.way));
         match word {
             Ok((Word::Commit, _)) => Ok(()),
             Ok((word, _)) => Err(unexpected(&word)),
@@ -335,13 +351,16 @@ impl Server {
             .and_then(|met| met.map_err(io::Error::other))
             .map_err(StartupError::HandOver)?;
         let server = Self::begin(config, host, &cores, Some(before))?;
+        if before.is_gone {
+            return Ok(server);
+        }
         let failed = |error: HandOverError| StartupError::HandOver(io::Error::other(error));
         // What the shards said to each other to begin with is done before others hear of them.
         server.await_standstill(TAKEOVER).map_err(failed)?;
         before.await_commit().map_err(StartupError::HandOver)?;
         server.thaw(false).map_err(failed)?;
         // Whether it is heard does not matter any more.
-        let _ = say(&mut before.0, &Word::Running);
+        let _ = say(&mut before.way, &Word::Running);
         Ok(server)
     }
 
@@ -611,14 +630,32 @@ impl Successor {
 
     /// Ends it, and tells how it ended where that is the reason.
     fn end(&mut self, error: HandOverError) -> HandOverError {
-        let ended = matches!(&error, HandOverError::Way(error) if is_gone(error));
+        let is_late = matches!(error, HandOverError::Late { .. } | HandOverError::Busy);
+        let reason = if is_late { None } else { self.last_word() };
+        let ended = match &error {
+            HandOverError::Way(error) | HandOverError::Connections(error) => is_gone(error),
+            _ => false,
+        };
         if !ended {
             let _ = self.process.kill();
         }
-        match self.process.wait() {
-            Ok(status) if ended => HandOverError::Ended(status.to_string()),
+        let status = self.process.wait();
+        match (reason, status) {
+            (Some(reason), _) => HandOverError::Failed(reason),
+            (None, Ok(status)) if ended => HandOverError::Ended(status.to_string()),
             _ => error,
         }
+    }
+
+    /// Why it has failed, if it says so.
+    fn last_word(&mut self) -> Option<String> {
+        self.way.set_patience(LAST_WORD).ok()?;
+        while let Ok((word, _)) = hear(&mut self.way) {
+            if let Word::Failed { reason } = word {
+                return Some(reason);
+            }
+        }
+        None
     }
 }
 
