@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use crate::handover::SharedState;
 use crate::hash::Placement;
-use crate::ids::{ChannelKey, EpochSlot, LogId, ShardId, SlotId};
+use crate::ids::{ChannelKey, EpochSlot, LogId, NodeSlot, ShardId, SlotId};
 use crate::log::LogStatus;
 use crate::metrics::{ClusterMetrics, ShardMetrics};
 use crate::settings::Limits;
@@ -96,6 +96,11 @@ impl Owners {
     /// The cluster can be reached, or not any more.
     pub fn set_reached(&self, is_reached: bool) {
         self.is_reached.store(is_reached, Relaxed);
+    }
+
+    /// Whether this node owns a slot.
+    pub fn owns_some(&self) -> bool {
+        self.shards.iter().any(|owner| ShardId(owner.load(Relaxed)).node() == NodeSlot::OWN)
     }
 
     /// Whether no slot has an owner, as before the first node of a cluster has taken one.

@@ -92,22 +92,36 @@ impl Upgraded {
 
     /// The processes that serve, or are about to; the oldest first.
     pub fn processes(&self) -> Vec<i32> {
-        let program = self.folder.path().as_os_str().as_encoded_bytes().to_vec();
-        let entries = std::fs::read_dir("/proc").unwrap().flatten();
-        let mut found: Vec<(u64, i32)> = entries
-            .filter_map(|entry| {
-                let process: i32 = entry.file_name().to_str()?.parse().ok()?;
-                let line = std::fs::read(entry.path().join("cmdline")).ok()?;
-                let is_ours = line.windows(program.len()).any(|part| part == program);
-                let is_server = line.split(|byte| *byte == 0).any(|word| word == b"serve");
-                let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
-                let rest: Vec<&str> = stat.rsplit(") ").next()?.split(' ').collect();
-                let is_there = !matches!(*rest.first()?, "Z" | "X");
-                (is_ours && is_server && is_there).then_some((rest.get(19)?.parse().ok()?, process))
-            })
-            .collect();
-        found.sort_unstable();
-        found.into_iter().map(|(_, process)| process).collect()
+        servers_with(self.folder.path())
+    }
+}
+
+/// The servers whose command names a file or folder below `path`, running or starting; the oldest first.
+pub fn servers_with(path: &Path) -> Vec<i32> {
+    let path = path.as_os_str().as_encoded_bytes();
+    let found = |entry: std::fs::DirEntry| {
+        let process: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let line = std::fs::read(entry.path().join("cmdline")).ok()?;
+        let is_ours = line.windows(path.len()).any(|part| part == path);
+        let is_server = line.split(|byte| *byte == 0).any(|word| word == b"serve");
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        let rest: Vec<&str> = stat.rsplit(") ").next()?.split(' ').collect();
+        let is_there = !matches!(*rest.first()?, "Z" | "X");
+        let began: u64 = rest.get(19)?.parse().ok()?;
+        (is_ours && is_server && is_there).then_some((began, process))
+    };
+    let mut found: Vec<(u64, i32)> =
+        std::fs::read_dir("/proc").unwrap().flatten().filter_map(found).collect();
+    found.sort_unstable();
+    found.into_iter().map(|(_, process)| process).collect()
+}
+
+/// Ends the servers whose command names a file or folder below a path when it is dropped.
+pub struct EndServers(pub PathBuf);
+
+impl Drop for EndServers {
+    fn drop(&mut self) {
+        servers_with(&self.0).into_iter().for_each(|process| signal(process, Signal::KILL));
     }
 }
 

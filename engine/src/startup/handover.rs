@@ -61,6 +61,16 @@ const OBEDIENCE: Duration = Duration::from_secs(10);
 /// How long a process that has failed may take to say why.
 const LAST_WORD: Duration = Duration::from_millis(200);
 
+/// How long a node of a cluster waits until others own its slots, and the one that comes until it is part of the
+/// cluster; how often it looks.
+const LEAVING: Duration = Duration::from_secs(5);
+const JOINING: Duration = Duration::from_secs(5);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// How long what other nodes asked of one that had slots until now is still answered: they hear of the new owners
+/// meanwhile.
+const FAREWELL: Duration = Duration::from_millis(300);
+
 /// Channels that are handed over in one frame.
 const CHANNELS_PER_FRAME: usize = 1024;
 
@@ -357,6 +367,7 @@ impl Server {
         let failed = |error: HandOverError| StartupError::HandOver(io::Error::other(error));
         // What the shards said to each other to begin with is done before others hear of them.
         server.await_standstill(TAKEOVER).map_err(failed)?;
+        server.await_cluster();
         before.await_commit().map_err(StartupError::HandOver)?;
         server.thaw(false).map_err(failed)?;
         // Whether it is heard does not matter any more.
@@ -388,6 +399,7 @@ impl Server {
         let mut successor = Successor::launch(launch)?;
         let version = successor.offer(config)?;
         told(&format!("process {} of version {version} is prepared", successor.process.id()));
+        self.hand_over_slots();
         let clock = Clock::start();
         let handed = self.hand_over_to(config, &mut successor);
         match handed {
@@ -410,14 +422,7 @@ impl Server {
     ) -> Result<usize, HandOverError> {
         self.order_all(|| Order::Freeze)?;
         self.await_standstill(STANDSTILL)?;
-        let mut channels = Vec::new();
-        for done in self.order_all(|| Order::LetGo)? {
-            let Done::Channels(states) = done else { return Err(HandOverError::Stuck) };
-            channels.extend(states);
-        }
-        if let Some(services) = self.services.take() {
-            services.close();
-        }
+        let channels = self.let_go()?;
         if let Some(metrics) = self.metrics.take() {
             metrics.close();
         }
@@ -454,8 +459,53 @@ impl Server {
         Ok(connections)
     }
 
+    /// As a node of a cluster, has others own its slots, while all are served still.
+    fn hand_over_slots(&self) {
+        let Some(owners) = &self.shared.owners else { return };
+        if let Some(cluster) = self.services.as_ref().and_then(|services| services.cluster.as_ref())
+        {
+            cluster.leave();
+        }
+        let clock = Clock::start();
+        // If there is nobody else, the new process owns them.
+        while owners.owns_some() && clock.elapsed() < LEAVING {
+            std::thread::sleep(LOOK_AGAIN);
+        }
+        std::thread::sleep(FAREWELL);
+    }
+
+    /// Closes the services. Returns what the shards have of channels in memory alone.
+    fn let_go(&mut self) -> Result<Vec<ChannelState>, HandOverError> {
+        let mut channels = Vec::new();
+        for done in self.order_all(|| Order::LetGo)? {
+            let Done::Channels(states) = done else { return Err(HandOverError::Stuck) };
+            channels.extend(states);
+        }
+        if let Some(services) = self.services.take() {
+            services.close();
+        }
+        Ok(channels)
+    }
+
+    /// Waits, as a node of a cluster, until this is part of it, but not for long: who subscribes or publishes is
+    /// told to come again until then.
+    fn await_cluster(&self) {
+        let Some(owners) = &self.shared.owners else { return };
+        let clock = Clock::start();
+        let is_part = || owners.is_reached() && owners.is_informed() && !owners.is_ownerless();
+        while !is_part() && clock.elapsed() < JOINING {
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
     /// Goes on after all.
     fn take_back(&mut self, config: &Config) {
+        // A node has begun to leave its cluster, and comes back as one that is new.
+        if self.shared.owners.is_some()
+            && let Err(error) = self.let_go()
+        {
+            panic!("cannot go on after a hand-over that failed: {error}");
+        }
         if self.services.is_none() {
             let opened = OpenedData::open(config, &self.lasting).and_then(|mut opened| {
                 opened.directory.adopt(&self.lasting.usages);
