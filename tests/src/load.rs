@@ -29,6 +29,9 @@ const CONNECT_MAX: Duration = Duration::from_secs(1);
 /// After what silence a subscriber looks for another server: its own may be out of reach.
 const SILENCE: Duration = Duration::from_secs(8);
 
+/// How often a history is read to which something is added meanwhile.
+const READS_MAX: usize = 20;
+
 /// How long a publisher waits for an answer.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
@@ -419,12 +422,21 @@ pub fn histories(address: SocketAddr) -> BTreeMap<&'static str, History> {
     all
 }
 
-/// All of a channel's history, page by page.
+/// All of a channel's history, page by page. What nobody waits for any more may still come meanwhile, as from a
+/// connection that was cut off: then it is read again.
 pub fn history(address: SocketAddr, channel: &str) -> History {
     let command = json!({ "type": "subscribe", "channel": channel });
     let epoch = text(&Subscriber::subscribed_soon(address, &command).1["epoch"]);
+    let messages = (0..READS_MAX).find_map(|_| read_pages(address, channel));
+    let mut messages = messages.expect("a history that nobody adds to");
+    messages.reverse();
+    History { epoch, messages }
+}
+
+/// All pages, the newest message first; `None` where one was added in between.
+fn read_pages(address: SocketAddr, channel: &str) -> Option<Vec<(u64, String)>> {
     let mut client = HttpClient::connect(address);
-    let mut messages = Vec::new();
+    let (mut messages, mut newest) = (Vec::new(), None);
     for page in 1.. {
         let target = format!("/api/v1/channels/{channel}/messages?pageSize=100&page={page}");
         client.send(&request("GET", &target, Some(SECRET_KEY), ""));
@@ -432,13 +444,16 @@ pub fn history(address: SocketAddr, channel: &str) -> History {
         for item in data["items"].as_array().unwrap() {
             messages.push((item["offset"].as_u64().unwrap(), text(&item["content"])));
         }
+        let total = data["pagination"]["total"].as_u64().unwrap();
+        if *newest.get_or_insert(total) != total {
+            return None;
+        }
         if page >= data["pagination"]["totalPages"].as_u64().unwrap() {
-            assert_eq!(messages.len() as u64, data["pagination"]["total"].as_u64().unwrap());
+            assert_eq!(messages.len() as u64, total);
             break;
         }
     }
-    messages.reverse();
-    History { epoch, messages }
+    Some(messages)
 }
 
 fn text(value: &Value) -> String {
