@@ -9,6 +9,7 @@ use pushflo_engine::accounts::Role;
 use pushflo_engine::config::Config;
 use pushflo_engine::host::Host;
 use pushflo_engine::startup::{HandedOver, Launch, Predecessor, Server};
+use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
@@ -42,9 +43,15 @@ pub(super) fn run(arguments: &ServerArguments) -> Result<(), Box<dyn Error>> {
     };
     tell_of_made_keys(&server, &config)?;
     let events = events(signals, &config.data_dir)?;
+    notify(NotifyState::Ready);
     while let Ok(Event::Upgrade(client)) = events.recv() {
-        upgrade(&mut server, &config, &launch, client);
+        if upgrade(&mut server, &config, &launch, client) {
+            // All that it had is another's: nothing is to be ended in good order.
+            std::mem::forget(server);
+            return Ok(());
+        }
     }
+    notify(NotifyState::Stopping);
     tracing::info!(connections = server.connection_count(), "draining; once more to stop at once");
     server.drain();
     std::thread::Builder::new().name("end".into()).spawn(move || {
@@ -143,8 +150,21 @@ fn events(mut signals: Signals, data_dir: &Path) -> io::Result<Receiver<Event>> 
     Ok(events)
 }
 
-/// Has the program as it is now take the place of this process, which then ends; or goes on, and says why.
-fn upgrade(server: &mut Server, config: &Config, launch: &Launch, mut client: Option<Client>) {
+/// Tells systemd, if it has started the server and wants to know (sd_notify(3)).
+fn notify(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd cannot be told how the server is");
+    }
+}
+
+/// Has the program as it is now take the place of this process. Returns whether it has; otherwise this one goes on,
+/// and says why.
+fn upgrade(
+    server: &mut Server,
+    config: &Config,
+    launch: &Launch,
+    mut client: Option<Client>,
+) -> bool {
     let mut tell = |told: Told| {
         if let Some(client) = &mut client {
             client.tell(&told);
@@ -166,11 +186,13 @@ fn upgrade(server: &mut Server, config: &Config, launch: &Launch, mut client: Op
             tell(Told::Done(format!(
                 "process {process} goes on with {connections} connections; nobody was served for {pause_ms} ms"
             )));
-            std::process::exit(0);
+            notify(NotifyState::MainPid(process));
+            true
         }
         Err(error) => {
             tracing::error!(%error, "the upgrade has failed, and nothing has changed");
             tell(Told::Failed(error.to_string()));
+            false
         }
     }
 }

@@ -24,18 +24,23 @@ pub struct Upgraded {
 impl Upgraded {
     /// Starts one with a configuration, in TOML.
     pub fn start(extra: &str) -> Self {
+        Self::start_with(extra, |_| {})
+    }
+
+    /// As [`Upgraded::start`]; `change` has the last word on the command.
+    pub fn start_with(extra: &str, change: impl FnOnce(&mut Command)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::copy(program::path(), folder.path().join("pushflo")).unwrap();
         // A port that is free, so that it is the same whoever serves there.
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         configure(folder.path(), port, extra);
-        let (first, address) = serve(folder.path());
+        let (first, address) = serve(folder.path(), change);
         Self { folder, first, address }
     }
 
     /// Starts one more, where none is left.
     pub fn restart(&mut self) {
-        (self.first, self.address) = serve(self.folder.path());
+        (self.first, self.address) = serve(self.folder.path(), |_| {});
     }
 
     /// Has the next process read another configuration.
@@ -147,7 +152,7 @@ fn configure(folder: &Path, port: u16, extra: &str) {
     std::fs::write(folder.join("pushflo.toml"), text).unwrap();
 }
 
-fn serve(folder: &Path) -> (Program, SocketAddr) {
+fn serve(folder: &Path, change: impl FnOnce(&mut Command)) -> (Program, SocketAddr) {
     let mut command = Command::new(folder.join("pushflo"));
     command.args(["serve", "--config"]).arg(folder.join("pushflo.toml"));
     for (name, _) in std::env::vars_os() {
@@ -156,6 +161,7 @@ fn serve(folder: &Path) -> (Program, SocketAddr) {
         }
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped());
+    change(&mut command);
     let mut program = Program::spawn(command);
     let address = program.address();
     (program, address)

@@ -1,8 +1,10 @@
 //! Another process in the place of the one that runs: all connections go on, and nobody misses a message, gets one
 //! twice, or is told anything of it; or nothing comes of it, and nothing has changed.
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -426,6 +428,29 @@ fn who_is_being_closed_is_closed() {
         assert!(matches!(message, Message::Close(_)), "{message:?}");
     }
     server.upgraded();
+}
+
+#[test]
+fn systemd_is_told_which_process_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let systemd = UnixDatagram::bind(&path).unwrap();
+    systemd.set_read_timeout(Some(PATIENCE)).unwrap();
+    let hear = || {
+        let mut bytes = [0; 256];
+        let length = systemd.recv(&mut bytes).unwrap();
+        String::from_utf8_lossy(&bytes[..length]).trim().to_owned()
+    };
+    let server = Upgraded::start_with("", |command| {
+        command.env("NOTIFY_SOCKET", &path);
+    });
+    assert_eq!(hear(), "READY=1");
+    server.upgraded();
+    let heard = BTreeSet::from([hear(), hear()]);
+    let now = server.processes();
+    assert_eq!(heard, BTreeSet::from([format!("MAINPID={}", now[0]), "READY=1".into()]));
+    signal(now[0], Signal::TERM);
+    assert_eq!(hear(), "STOPPING=1");
 }
 
 #[test]
