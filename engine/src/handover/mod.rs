@@ -108,11 +108,11 @@ pub enum PhaseState {
 /// Who is behind a WebSocket.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SessionState {
-    /// The app.
+    /// Whose channels it may use.
     pub app: AppId,
     /// The role of the key, or of the one behind the token.
     pub role: Role,
-    /// That key.
+    /// That key, whose revocation ends it.
     pub key: KeyId,
     /// Who it is to others.
     pub client: Client,
