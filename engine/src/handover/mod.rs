@@ -164,9 +164,9 @@ pub struct ChannelState {
 pub struct UnloggedState {
     /// Its place in the log, if it is to have one.
     pub log: Option<u64>,
-    /// Its epoch.
+    /// Which life of the channel its offsets belong to.
     pub epoch: Epoch,
-    /// Its last offset.
+    /// The offset of its last message; 0 if it had none.
     pub head: Offset,
     /// When the last message got its offset, in Unix milliseconds.
     pub last_ms: u64,
@@ -191,9 +191,9 @@ pub struct AnswerState {
     pub content: u64,
     /// How much longer it is kept, in milliseconds.
     pub left_ms: u64,
-    /// The id of the message.
+    /// Which message it was.
     pub id: u128,
-    /// Its offset.
+    /// Where it is in the channel.
     pub offset: Offset,
     /// Its time, in Unix milliseconds.
     pub timestamp_ms: u64,

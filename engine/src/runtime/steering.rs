@@ -15,7 +15,7 @@ use crate::log::LogHandle;
 pub struct Ways {
     /// To the log, if there is one.
     pub log: Option<LogHandle>,
-    /// To the accounts.
+    /// To the thread that changes apps and keys.
     pub accounts: Option<AccountsHandle>,
     /// To other nodes, if there are any.
     pub cluster: Option<ClusterHandle>,
