@@ -31,7 +31,7 @@ pub struct Courier(UnixStream);
 /// A frame that has come.
 #[derive(Debug)]
 pub struct Frame {
-    /// Its bytes.
+    /// What it says.
     pub bytes: Vec<u8>,
     /// Its descriptors, which belong to the file table of the thread that has received it.
     pub descriptors: Vec<OwnedFd>,

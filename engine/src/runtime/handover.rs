@@ -38,7 +38,7 @@ enum Part {
 /// What a shard is to take over: all that comes over these ways, each from a shard of the process before.
 #[derive(Debug)]
 pub struct Heritage {
-    /// The ways.
+    /// One end of each; nothing comes of one whose shard is gone.
     pub ways: Vec<Courier>,
     /// Whether it is to go on listening where the shards before did.
     pub with_listeners: bool,

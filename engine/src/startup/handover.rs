@@ -131,7 +131,7 @@ pub struct HandedOver {
     pub connections: usize,
     /// How long nobody was served.
     pub pause: Duration,
-    /// The new process.
+    /// By which the kernel knows the new one.
     pub process: u32,
 }
 
@@ -583,9 +583,9 @@ impl Server {
 /// How the program is started that takes the place of this one.
 #[derive(Clone, Debug)]
 pub struct Launch {
-    /// The program.
+    /// The file that is run.
     pub program: PathBuf,
-    /// Its arguments.
+    /// What follows its name on the command line.
     pub arguments: Vec<std::ffi::OsString>,
 }
 
