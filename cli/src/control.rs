@@ -93,6 +93,12 @@ impl Control {
     }
 }
 
+/// Has nobody look for a server in this folder any more.
+pub(super) fn leave(data_dir: &Path) {
+    // One that stays does no harm: nobody answers there.
+    let _ = std::fs::remove_file(data_dir.join(NAME));
+}
+
 /// Asks the server with this data folder for something; `told` gets how far it is. Returns what has come of it.
 ///
 /// # Errors

@@ -13,7 +13,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use super::control::{Client, Control, Request, Told};
+use super::control::{self, Client, Control, Request, Told};
 use super::keys::keep_unread;
 use super::logging::Logging;
 use super::output::say;
@@ -52,6 +52,8 @@ pub(super) fn run(arguments: &ServerArguments) -> Result<(), Box<dyn Error>> {
         }
     }
     notify(NotifyState::Stopping);
+    // While nobody else can have the folder.
+    control::leave(&config.data_dir);
     tracing::info!(connections = server.connection_count(), "draining; once more to stop at once");
     server.drain();
     std::thread::Builder::new().name("end".into()).spawn(move || {

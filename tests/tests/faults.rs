@@ -374,7 +374,8 @@ fn copy(from: &Path, to: &Path) {
         let target = to.join(path.file_name().unwrap());
         if path.is_dir() {
             copy(&path, &target);
-        } else {
+        } else if path.is_file() {
+            // The socket of a server that was killed is of no use to another.
             fs::copy(&path, &target).unwrap();
         }
     }

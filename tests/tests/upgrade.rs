@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::UnixDatagram;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
@@ -12,10 +13,12 @@ use std::time::Duration;
 
 use pushflo_tests::client::{Stream, Subscriber};
 use pushflo_tests::cluster::Cluster;
+use pushflo_tests::disk::{Disk, Fault};
 use pushflo_tests::http::{HttpClient, PATIENCE, get, post, publish_body, publish_keyed, request};
 use pushflo_tests::load::Load;
 use pushflo_tests::server::{MANAGE_KEY, PUBLISH_KEY, SECRET_KEY};
 use pushflo_tests::upgraded::{EndServers, Upgraded, signal};
+use rustix::io::Errno;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tungstenite::Message;
@@ -311,6 +314,40 @@ fn one_that_hangs_is_ended() {
     assert!(!output.status.success() && said.contains("within 10 s"), "{said}");
     witness.look(address);
     server.restore_program();
+    server.upgraded();
+    witness.look(address);
+}
+
+#[test]
+fn one_that_cannot_open_the_log_gives_everything_back() {
+    let server = Upgraded::start("");
+    let address = server.address;
+    let mut witness = Witness::new(address);
+    witness.look(address);
+    let disk = Disk::new(&server.data_dir().join("log"));
+    let mut below = Command::new("env");
+    disk.put_below(&mut below);
+    let variables = below.get_envs().map(|(name, value)| {
+        format!("{}='{}'", name.display(), value.unwrap_or_default().display())
+    });
+    let variables: Vec<String> = variables.collect();
+    let program = pushflo_tests::program::path();
+    let script =
+        format!("#!/bin/sh\nexec env {} {} \"$@\"\n", variables.join(" "), program.display());
+    server.replace_program(&script);
+    for passes in [0, 1, 3] {
+        disk.fail(&[Fault { call: "open", error: Errno::IO, passes }]);
+        let output = server.upgrade();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains("nothing has changed"), "{said}");
+        assert!(said.contains("cannot open the log"), "{said}");
+        witness.look(address);
+    }
+    disk.fail(&[Fault { call: "sync", error: Errno::NOSPC, passes: 0 }]);
+    let output = server.upgrade();
+    println!("{}", String::from_utf8_lossy(&output.stderr));
+    witness.look(address);
+    disk.heal();
     server.upgraded();
     witness.look(address);
 }

@@ -159,6 +159,19 @@ pub struct ChannelState {
     pub members: Vec<Client>,
 }
 
+impl ChannelState {
+    /// About what it takes as bytes.
+    pub fn kept_bytes(&self) -> usize {
+        let records = self.unlogged.iter().flat_map(|unlogged| &unlogged.records);
+        let answers = self.unlogged.as_ref().map_or(0, |unlogged| unlogged.answers.len());
+        let members: usize = self.members.iter().map(Client::kept_bytes).sum();
+        size_of::<Self>()
+            + records.map(Record::kept_bytes).sum::<usize>()
+            + answers * size_of::<AnswerState>()
+            + members
+    }
+}
+
 /// A channel that the log does not have.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UnloggedState {

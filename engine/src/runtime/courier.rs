@@ -24,6 +24,10 @@ const FRAME_BYTES_MAX: usize = 1 << 30;
 /// Bytes of a frame's head: how many bytes follow, and how many descriptors there are.
 const HEAD_BYTES: usize = 8;
 
+/// How often it is looked whether fewer descriptors are on their way, and what is waited in between.
+const LOOKS_MAX: u32 = 10_000;
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
 /// One end of a way for frames.
 #[derive(Debug)]
 pub struct Courier(UnixStream);
@@ -69,9 +73,12 @@ impl Courier {
     /// Sends a frame, with at most 253 descriptors. These stay open here.
     ///
     /// # Errors
-    /// Nobody receives it, or not in time.
+    /// Nobody receives it, or not in time; `InvalidInput` where it is more than 1 GiB.
     pub fn send(&mut self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
-        assert!(descriptors.len() <= DESCRIPTORS_MAX && bytes.len() <= FRAME_BYTES_MAX);
+        assert!(descriptors.len() <= DESCRIPTORS_MAX, "more than travel at a time");
+        if bytes.len() > FRAME_BYTES_MAX {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let mut head = [0; HEAD_BYTES];
         let (length, count) = head.split_at_mut(HEAD_BYTES / 2);
         length.copy_from_slice(&(bytes.len() as u32).to_ne_bytes());
@@ -82,10 +89,21 @@ impl Courier {
             let is_room = control.push(SendAncillaryMessage::ScmRights(descriptors));
             assert!(is_room, "as much room as the most descriptors need");
         }
-        // Rings that end interrupt whoever waits.
-        let sent = retry_on_intr(|| {
-            sendmsg(&self.0, &[IoSlice::new(&head)], &mut control, SendFlags::NOSIGNAL)
-        })?;
+        let mut looks = 0;
+        let sent = loop {
+            // Rings that end interrupt whoever waits.
+            let sent = retry_on_intr(|| {
+                sendmsg(&self.0, &[IoSlice::new(&head)], &mut control, SendFlags::NOSIGNAL)
+            });
+            match sent {
+                // As many are on their way as the kernel allows, in all: others take theirs off.
+                Err(rustix::io::Errno::TOOMANYREFS) if looks < LOOKS_MAX => {
+                    looks += 1;
+                    std::thread::sleep(LOOK_AGAIN);
+                }
+                sent => break sent?,
+            }
+        };
         // What is left of it has no descriptors.
         self.0.write_all(head.get(sent..).unwrap_or_default())?;
         self.0.write_all(bytes)

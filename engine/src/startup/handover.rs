@@ -71,8 +71,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// meanwhile.
 const FAREWELL: Duration = Duration::from_millis(300);
 
-/// Channels that are handed over in one frame.
-const CHANNELS_PER_FRAME: usize = 1024;
+/// With the channel that goes past so many bytes, a frame ends.
+const FRAME_BYTES: usize = 1 << 20;
 
 /// Why no other process is in the place of this one. This one goes on, if nothing else is said.
 #[derive(Debug, Error)]
@@ -170,8 +170,6 @@ enum Word {
 struct Taking {
     shared: SharedState,
     shards: usize,
-    /// Frames with channels that follow.
-    channel_frames: usize,
     /// Where it was told to listen, and where it does.
     listen: SocketAddr,
     address: SocketAddr,
@@ -292,10 +290,14 @@ impl Predecessor {
         if descriptors.len() != taking.shards + usize::from(taking.has_metrics) {
             return Err(io::Error::other("ways to its shards are missing"));
         }
+        // Channels follow, until none do.
         let mut channels = Vec::new();
-        for _ in 0..taking.channel_frames {
+        loop {
             let states: Vec<ChannelState> =
                 decode(&self.way.receive()?.bytes).map_err(io::Error::other)?;
+            if states.is_empty() {
+                break;
+            }
             channels.extend(states);
         }
         let metrics = if taking.has_metrics { descriptors.pop() } else { None };
@@ -430,7 +432,6 @@ impl Server {
         let taking = Taking {
             shared: self.shared.state(),
             shards: self.shards,
-            channel_frames: channels.chunks(CHANNELS_PER_FRAME).len(),
             listen: config.listen,
             address: self.address,
             metrics_listen: config.metrics_listen,
@@ -652,9 +653,16 @@ impl Successor {
         let descriptors: Vec<_> = descriptors.collect();
         let word = serde_json::to_vec(&Word::Take(Box::new(taking))).map_err(io::Error::other)?;
         self.way.send(&word, &descriptors)?;
-        for channels in channels.chunks(CHANNELS_PER_FRAME) {
-            self.way.send(&encode(&channels), &[])?;
+        let (mut begin, mut bytes) = (0, 0);
+        for (at, channel) in channels.iter().enumerate() {
+            bytes += channel.kept_bytes();
+            if bytes > FRAME_BYTES || at + 1 == channels.len() {
+                self.way.send(&encode(&channels.get(begin..=at).unwrap_or_default()), &[])?;
+                (begin, bytes) = (at + 1, 0);
+            }
         }
+        let none: &[ChannelState] = &[];
+        self.way.send(&encode(&none), &[])?;
         Ok(())
     }
 
