@@ -9,6 +9,7 @@ use rustix::fs::{FlockOperation, flock};
 use super::StartupError;
 use super::data_dir::lock_data_dir;
 use super::directory::open_directory;
+use super::keys::UnshownKeys;
 use super::random_seed;
 use crate::accounts::{Accounts, OpenedDirectory, Usages};
 use crate::cluster::{Cluster, FromCluster, ShardWays};
@@ -53,9 +54,13 @@ impl OpenedData {
     /// Opens the folder, and starts the log.
     pub(super) fn open(config: &Config, lasting: &Lasting) -> Result<Self, StartupError> {
         let lock = lock_data_dir(&config.data_dir)?;
-        let directory = open_directory(config)?;
+        let mut directory = open_directory(config)?;
+        // Keys that were made just now are kept also where the log cannot be opened.
+        let generated = std::mem::take(&mut directory.generated);
+        let mut unshown = UnshownKeys { data_dir: &config.data_dir, keys: generated };
         let has_log = config.cluster.is_none() && config.durability != Durability::Memory;
         let log = has_log.then(|| open_log(config, lasting)).transpose()?;
+        directory.generated = std::mem::take(&mut unshown.keys);
         Ok(Self { lock, directory, log })
     }
 }
