@@ -12,12 +12,11 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use pushflo_tests::client::{Stream, Subscriber};
-use pushflo_tests::cluster::Cluster;
 use pushflo_tests::disk::{Disk, Fault};
 use pushflo_tests::http::{HttpClient, PATIENCE, get, post, publish_body, publish_keyed, request};
 use pushflo_tests::load::Load;
 use pushflo_tests::server::{MANAGE_KEY, PUBLISH_KEY, SECRET_KEY};
-use pushflo_tests::upgraded::{EndServers, Upgraded, signal};
+use pushflo_tests::upgraded::{Upgraded, signal};
 use rustix::io::Errno;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -488,69 +487,4 @@ fn systemd_is_told_which_process_it_is() {
     assert_eq!(heard, BTreeSet::from([format!("MAINPID={}", now[0]), "READY=1".into()]));
     signal(now[0], Signal::TERM);
     assert_eq!(hear(), "STOPPING=1");
-}
-
-#[test]
-fn a_node_of_a_cluster_hands_its_slots_over_first() {
-    let cluster = Cluster::start(2);
-    let nodes = cluster.addresses();
-    let _end = EndServers(cluster.data_dir(0));
-    let mut subscribers: Vec<Subscriber> =
-        nodes.iter().map(|node| Subscriber::connect(*node)).collect();
-    for subscriber in &mut subscribers {
-        CHANNELS.iter().for_each(|channel| drop(subscriber.subscribe(channel)));
-    }
-    let done = Arc::new(AtomicBool::new(false));
-    let publisher = {
-        let (done, node) = (Arc::clone(&done), nodes[1]);
-        thread::spawn(move || {
-            let (mut client, mut counts) = (HttpClient::connect(node), [0u64; CHANNELS.len()]);
-            let mut unknown = 0;
-            while !done.load(Ordering::Relaxed) {
-                for (at, channel) in CHANNELS.iter().enumerate() {
-                    let answer = client.publish(SECRET_KEY, &publish_body(channel, &json!("x")));
-                    // Between two owners nobody takes it.
-                    assert!([200, 503].contains(&answer.status), "{}", answer.text());
-                    counts[at] += u64::from(answer.status == 200);
-                    unknown += u64::from(answer.text().contains("UNKNOWN_OUTCOME"));
-                }
-            }
-            (counts, unknown)
-        })
-    };
-    for _ in 0..2 {
-        thread::sleep(Duration::from_millis(500));
-        let data = cluster.data_dir(0);
-        let output =
-            pushflo_tests::program::run(&["upgrade", "--data-dir", data.to_str().unwrap()]);
-        let error = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{error}");
-        println!("{}", String::from_utf8_lossy(&output.stdout));
-        thread::sleep(Duration::from_secs(2));
-    }
-    done.store(true, Ordering::Relaxed);
-    let (counts, unknown) = publisher.join().unwrap();
-    println!("{counts:?} were taken, of {unknown} it is not known");
-    for subscriber in &mut subscribers {
-        let mut last = [0; CHANNELS.len()];
-        let mut seen = [0; CHANNELS.len()];
-        for message in subscriber.messages(counts.iter().sum::<u64>() as usize) {
-            let channel = CHANNELS.iter().position(|name| *name == message.channel).unwrap();
-            assert!(message.offset > last[channel], "out of order in {}", message.channel);
-            last[channel] = message.offset;
-            seen[channel] += 1;
-        }
-        // Some of those of which nothing is known were taken as well.
-        subscriber.send(json!({ "type": "ping" }));
-        loop {
-            let event = subscriber.event();
-            if event["type"] == "pong" {
-                break;
-            }
-            let channel = CHANNELS.iter().position(|name| *name == event["channel"]).unwrap();
-            seen[channel] += 1;
-        }
-        let more: u64 = seen.iter().sum::<u64>() - counts.iter().sum::<u64>();
-        assert!(more <= unknown && seen.iter().zip(&counts).all(|(seen, count)| seen >= count));
-    }
 }
