@@ -61,6 +61,12 @@ impl Courier {
         Ok(courier)
     }
 
+    /// Whether an error says that nobody is at the other end any more.
+    pub fn is_gone(error: &io::Error) -> bool {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
+    }
+
     /// Has nothing take longer than `patience` from now on.
     ///
     /// # Errors

@@ -77,7 +77,11 @@ impl Heritage {
 fn receive(way: &mut Courier, listeners: &mut Vec<TcpListener>) -> io::Result<OfShard> {
     let mut shard = OfShard::default();
     loop {
-        let Frame { bytes, descriptors } = way.receive()?;
+        let Frame { bytes, descriptors } = match way.receive() {
+            // Its process has ended: what has come whole goes on here. One that takes it back ends this one.
+            Err(error) if Courier::is_gone(&error) => return Ok(shard),
+            frame => frame?,
+        };
         match decode(&bytes).map_err(io::Error::other)? {
             Part::Listeners => listeners.extend(descriptors.into_iter().map(TcpListener::from)),
             Part::Tails(tails) => shard.tails = tails,
@@ -133,7 +137,9 @@ impl Turns {
         let way = self.uplink.receive()?.descriptors.pop();
         let way = way.ok_or_else(|| io::Error::other("no way was given"))?;
         let mut way = Courier::over(UnixStream::from(way), PATIENCE)?;
-        way.send(&encode(&Part::Listeners), &self.listeners.descriptors())?;
+        for listeners in self.listeners.descriptors().chunks(DESCRIPTORS_MAX) {
+            way.send(&encode(&Part::Listeners), listeners)?;
+        }
         let (tails, order) = self.shard.tail_states();
         way.send(&encode(&Part::Tails(tails)), &[])?;
         let (mut states, mut sockets, mut bytes, mut sent) = (Vec::new(), Vec::new(), 0, 0);

@@ -163,8 +163,8 @@ enum Word {
     Running,
 }
 
-/// What comes with the word to take over. Descriptors of the frame: a way to each shard, then the listener of
-/// metrics.
+/// What comes with the word to take over. Its descriptor is the listener of metrics, if there is one; frames with a
+/// way to each shard follow.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Taking {
@@ -174,7 +174,6 @@ struct Taking {
     listen: SocketAddr,
     address: SocketAddr,
     metrics_listen: Option<SocketAddr>,
-    has_metrics: bool,
 }
 
 /// What a process takes over; nothing of one that begins by itself.
@@ -232,7 +231,7 @@ impl Predecessor {
     /// Hears what is offered, and says whether it is wanted.
     fn meet(&mut self, config: &Config) -> io::Result<Result<(), String>> {
         let offered = match hear(&mut self.way) {
-            Err(error) if is_gone(&error) => {
+            Err(error) if Courier::is_gone(&error) => {
                 self.is_gone = true;
                 return Ok(Ok(()));
             }
@@ -273,7 +272,7 @@ impl Predecessor {
         let taken = say(&mut self.way, &Word::Prepared { shards })
             .and_then(|()| self.receive(config, shards));
         match taken {
-            Err(error) if is_gone(&error) => {
+            Err(error) if Courier::is_gone(&error) => {
                 tracing::warn!(
                     "the process before is gone; this one begins as if that had stopped"
                 );
@@ -287,8 +286,10 @@ impl Predecessor {
     fn receive(&mut self, config: &Config, shards: usize) -> io::Result<Taken> {
         let (word, mut descriptors) = hear(&mut self.way)?;
         let Word::Take(taking) = word else { return Err(unexpected(&word)) };
-        if descriptors.len() != taking.shards + usize::from(taking.has_metrics) {
-            return Err(io::Error::other("ways to its shards are missing"));
+        let mut ways = Vec::new();
+        for _ in 0..taking.shards {
+            let way = self.way.receive()?.descriptors.pop();
+            ways.push(way.ok_or_else(|| io::Error::other("a way to a shard is missing"))?);
         }
         // Channels follow, until none do.
         let mut channels = Vec::new();
@@ -300,13 +301,12 @@ impl Predecessor {
             }
             channels.extend(states);
         }
-        let metrics = if taking.has_metrics { descriptors.pop() } else { None };
-        let metrics = metrics.filter(|_| taking.metrics_listen == config.metrics_listen);
+        let metrics = descriptors.pop().filter(|_| taking.metrics_listen == config.metrics_listen);
         let with_listeners = taking.listen == config.listen;
         // Also who takes over from nobody stands still until all others may go on.
         let heir = || Heritage { ways: Vec::new(), with_listeners };
         let mut heritage: Vec<Heritage> = (0..shards).map(|_| heir()).collect();
-        for (at, way) in descriptors.into_iter().enumerate() {
+        for (at, way) in ways.into_iter().enumerate() {
             let Some(heir) = heritage.get_mut(at % shards.max(1)) else { continue };
             heir.ways.push(Courier::over(UnixStream::from(way), PATIENCE)?);
         }
@@ -325,18 +325,13 @@ impl Predecessor {
         match word {
             Ok((Word::Commit, _)) => Ok(()),
             Ok((word, _)) => Err(unexpected(&word)),
-            Err(error) if is_gone(&error) => {
+            Err(error) if Courier::is_gone(&error) => {
                 tracing::warn!("the process before is gone; this one goes on with what it had");
                 Ok(())
             }
             Err(error) => Err(error),
         }
     }
-}
-
-fn is_gone(error: &io::Error) -> bool {
-    use io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
-    matches!(error.kind(), BrokenPipe | ConnectionReset | UnexpectedEof)
 }
 
 impl Server {
@@ -435,18 +430,17 @@ impl Server {
             listen: config.listen,
             address: self.address,
             metrics_listen: config.metrics_listen,
-            has_metrics: metrics.is_some(),
         };
         let clock = Clock::start();
         let left = || TAKEOVER.saturating_sub(clock.elapsed());
-        let mut ways = Vec::new();
-        for uplink in &mut self.uplinks {
-            let (here, there) = Courier::pair(TAKEOVER)?;
-            uplink.send(&[], &[here.as_fd()])?;
-            ways.push(there);
+        let ways = self.uplinks.iter().map(|_| Courier::pair(TAKEOVER));
+        let (here, there): (Vec<_>, Vec<_>) =
+            ways.collect::<io::Result<Vec<_>>>()?.into_iter().unzip();
+        successor.give(taking, there, metrics, &channels)?;
+        // Right before the shards are to take them: one that nobody takes would be the next upgrade's.
+        for (uplink, way) in self.uplinks.iter_mut().zip(here) {
+            uplink.send(&[], &[way.as_fd()])?;
         }
-        successor.give(taking, &ways, metrics, &channels)?;
-        drop(ways);
         let handing = self.give_orders(|| Order::HandOver)?;
         let mut connections = 0;
         for done in handing {
@@ -645,14 +639,17 @@ impl Successor {
     fn give(
         &mut self,
         taking: Taking,
-        ways: &[Courier],
+        ways: Vec<Courier>,
         metrics: Option<&TcpListener>,
         channels: &[ChannelState],
     ) -> Result<(), HandOverError> {
-        let descriptors = ways.iter().map(Courier::as_fd).chain(metrics.map(TcpListener::as_fd));
-        let descriptors: Vec<_> = descriptors.collect();
+        let metrics: Vec<_> = metrics.map(TcpListener::as_fd).into_iter().collect();
         let word = serde_json::to_vec(&Word::Take(Box::new(taking))).map_err(io::Error::other)?;
-        self.way.send(&word, &descriptors)?;
+        self.way.send(&word, &metrics)?;
+        // One in each frame: there may be more shards than descriptors that travel at a time.
+        for way in ways {
+            self.way.send(&[], &[way.as_fd()])?;
+        }
         let (mut begin, mut bytes) = (0, 0);
         for (at, channel) in channels.iter().enumerate() {
             bytes += channel.kept_bytes();
@@ -691,7 +688,9 @@ impl Successor {
         let is_late = matches!(error, HandOverError::Late { .. } | HandOverError::Busy);
         let reason = if is_late { None } else { self.last_word() };
         let ended = match &error {
-            HandOverError::Way(error) | HandOverError::Connections(error) => is_gone(error),
+            HandOverError::Way(error) | HandOverError::Connections(error) => {
+                Courier::is_gone(error)
+            }
             _ => false,
         };
         if !ended {
