@@ -217,6 +217,16 @@ impl Witness {
         Self { subscriber, seen: 0 }
     }
 
+    /// An upgrade comes to nothing, says why, and the server is as it was.
+    fn refused(&mut self, server: &Upgraded, why: &str) {
+        let output = server.upgrade();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains("nothing has changed"), "{said}");
+        assert!(said.contains(why), "{said:?} does not say {why:?}");
+        self.look(server.address);
+        assert_eq!(server.processes().len(), 1, "what was started is ended");
+    }
+
     /// The server is as it was: a message is taken and sent on the same connection.
     fn look(&mut self, address: SocketAddr) {
         let body = publish_body("witnessed", &json!("x"));
@@ -227,20 +237,25 @@ impl Witness {
     }
 }
 
+/// A program that takes what it is offered and does something else then.
+fn speaker(then: &str) -> String {
+    format!(
+        "#!/usr/bin/env python3\nimport socket, struct, time\ns = socket.socket(fileno=0)\ns.recv(65536)\n\
+         def say(text): s.sendall(struct.pack('=II', len(text), 0) + text.encode())\n{then}\n"
+    )
+}
+
+/// What a program says that is prepared.
+const PREPARED: &str =
+    "say('{\"say\":\"accepted\",\"version\":\"9\"}'); say('{\"say\":\"prepared\",\"shards\":1}')\n";
+
 #[test]
 fn an_upgrade_that_comes_to_nothing_changes_nothing() {
     let server = Upgraded::start("shards = 2\ncores = [0, 1]");
     let address = server.address;
     let mut witness = Witness::new(address);
     witness.look(address);
-    let mut refused = |why: &str| {
-        let output = server.upgrade();
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(!output.status.success() && said.contains("nothing has changed"), "{said}");
-        assert!(said.contains(why), "{said:?} does not say {why:?}");
-        witness.look(address);
-        assert_eq!(server.processes().len(), 1, "what was started is ended");
-    };
+    let mut refused = |why: &str| witness.refused(&server, why);
     server.replace_program("#!/bin/sh\nexit 3\n");
     refused("has ended (exit status: 3)");
     server.replace_program("#!/bin/sh\nkill -9 $$\n");
@@ -250,25 +265,18 @@ fn an_upgrade_that_comes_to_nothing_changes_nothing() {
     std::fs::remove_file(server.program()).unwrap();
     refused("No such file");
     // Programs that say something else.
-    let python = |answer: &str| {
-        format!(
-            "#!/usr/bin/env python3\nimport socket, struct, time\ns = socket.socket(fileno=0)\ns.recv(65536)\n\
-             def say(text): s.sendall(struct.pack('=II', len(text), 0) + text.encode())\n{answer}\n"
-        )
-    };
     server
-        .replace_program(&python("say('{\"say\":\"refused\",\"reason\":\"it takes format 7\"}')"));
+        .replace_program(&speaker("say('{\"say\":\"refused\",\"reason\":\"it takes format 7\"}')"));
     refused("it takes format 7");
-    server.replace_program(&python("say('nonsense')"));
+    server.replace_program(&speaker("say('nonsense')"));
     refused("cannot talk to");
-    server.replace_program(&python("say('{\"say\":\"commit\"}')"));
+    server.replace_program(&speaker("say('{\"say\":\"commit\"}')"));
     refused("has no meaning");
     // It is prepared, and ends when it was given everything.
-    let prepared = "say('{\"say\":\"accepted\",\"version\":\"9\"}'); say('{\"say\":\"prepared\",\"shards\":1}')\n";
-    server.replace_program(&python(&format!("{prepared}s.recv(10)")));
+    server.replace_program(&speaker(&format!("{PREPARED}s.recv(10)")));
     refused("");
-    server.replace_program(&python(&format!(
-        "{prepared}s.recv(10); say('{{\"say\":\"failed\",\"reason\":\"no room\"}}'); time.sleep(2)"
+    server.replace_program(&speaker(&format!(
+        "{PREPARED}s.recv(10); say('{{\"say\":\"failed\",\"reason\":\"no room\"}}'); time.sleep(2)"
     )));
     refused("no room");
     server.restore_program();
@@ -277,7 +285,7 @@ fn an_upgrade_that_comes_to_nothing_changes_nothing() {
     refused("nonsense");
     server.configure("shards = 2\ncores = [77]");
     refused("there is no core 77");
-    // A log that cannot be opened by the one that comes.
+    // One that is right.
     server.configure("shards = 2\ncores = [0, 1]\n[history]\nlog_memory_bytes = 8388608\n");
     server.upgraded();
     witness.look(address);
@@ -302,16 +310,8 @@ fn one_that_hangs_is_ended() {
     assert!(said.contains("was not prepared within"), "{said}");
     witness.look(address);
     // When it has got everything.
-    server.replace_program(
-        "#!/usr/bin/env python3\nimport socket, struct, time\ns = socket.socket(fileno=0)\ns.recv(65536)\n\
-         def say(text): s.sendall(struct.pack('=II', len(text), 0) + text.encode())\n\
-         say('{\"say\":\"accepted\",\"version\":\"9\"}'); say('{\"say\":\"prepared\",\"shards\":1}')\n\
-         time.sleep(100)\n",
-    );
-    let output = server.upgrade();
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("within 10 s"), "{said}");
-    witness.look(address);
+    server.replace_program(&speaker(&format!("{PREPARED}time.sleep(100)")));
+    witness.refused(&server, "within 10 s");
     server.restore_program();
     server.upgraded();
     witness.look(address);
@@ -336,11 +336,7 @@ fn one_that_cannot_open_the_log_gives_everything_back() {
     server.replace_program(&script);
     for passes in [0, 1, 3] {
         disk.fail(&[Fault { call: "open", error: Errno::IO, passes }]);
-        let output = server.upgrade();
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success() && said.contains("nothing has changed"), "{said}");
-        assert!(said.contains("cannot open the log"), "{said}");
-        witness.look(address);
+        witness.refused(&server, "cannot open the log");
     }
     disk.fail(&[Fault { call: "sync", error: Errno::NOSPC, passes: 0 }]);
     let output = server.upgrade();

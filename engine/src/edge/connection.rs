@@ -7,9 +7,10 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use pushflo_protocol::Refusal;
+use pushflo_protocol::dialect::pushflo::event;
 use pushflo_protocol::http::RequestReader;
 use pushflo_protocol::websocket::MessageReader;
+use pushflo_protocol::{ChannelSlug, Refusal};
 
 use super::http::PendingAnswer;
 use super::ledger::Account;
@@ -135,6 +136,14 @@ pub(super) struct Farewell {
     pub(super) until: u64,
     /// Why it ends, if not by its own wish.
     pub(super) reason: Option<Refusal>,
+}
+
+impl Farewell {
+    /// What a connection is told about a channel to which its subscription ends.
+    pub(super) fn words(&self, slug: &ChannelSlug) -> impl Iterator<Item = Bytes> + use<> {
+        let reason = self.reason.as_ref().map(|reason| event::error(reason, Some(slug), None));
+        reason.into_iter().chain([event::unsubscribed(slug)])
+    }
 }
 
 /// What a piece of bytes costs in memory: its place in a queue, and what the allocator needs around it.

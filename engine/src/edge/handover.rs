@@ -8,7 +8,6 @@
 
 use bytes::Bytes;
 use pushflo_protocol::Offset;
-use pushflo_protocol::dialect::pushflo::event;
 use slotmap::SecondaryMap;
 
 use super::Edge;
@@ -130,13 +129,13 @@ impl Edge {
                 .map(<[u8]>::to_vec),
             deferred: active.and_then(|active| active.deferred.clone()),
             payer: active.and_then(|active| active.payer),
-            outbound: active.map(|active| self.outbound(active)).unwrap_or_default(),
+            outbound: active.map(|active| self.outbound(c, active)).unwrap_or_default(),
             subscriptions: subscriptions.collect(),
         })
     }
 
     /// All that is to be written to a connection, in the order in which it would be.
-    fn outbound(&self, active: &Active) -> Vec<u8> {
+    fn outbound(&self, c: &Connection, active: &Active) -> Vec<u8> {
         let mut bytes = Vec::new();
         let unfinished = active.unfinished.iter().flat_map(|write| write.segments());
         for segment in unfinished.chain(&active.out) {
@@ -148,7 +147,7 @@ impl Edge {
             if let Some(window) = active.windows.iter().find(|window| window.subscription == *key) {
                 bytes.extend_from_slice(&window.bytes);
             }
-            let farewell = active.farewells.iter().find(|farewell| farewell.subscription == *key);
+            let farewell = c.farewell(*key);
             let end = farewell.map_or(tail.end(), |farewell| farewell.until);
             if let Place::Tail(next) = subscription.place {
                 for (block, _) in (next..end).filter_map(|at| tail.block(at)) {
@@ -156,10 +155,7 @@ impl Edge {
                 }
             }
             if let Some(farewell) = farewell {
-                let slug = &tail.channel.slug;
-                let reason = farewell.reason.as_ref();
-                let reason = reason.map(|reason| event::error(reason, Some(slug), None));
-                bytes.extend(reason.into_iter().chain([event::unsubscribed(slug)]).flatten());
+                bytes.extend(farewell.words(&tail.channel.slug).flatten());
             }
         }
         bytes

@@ -289,16 +289,16 @@ impl Edge {
             return bug!(cx, "a subscription without a tail");
         };
         let farewell = self.connections.get_mut(connection).and_then(|c| c.take_farewell(key));
-        if farewell.is_none() {
-            bug!(cx, "a subscription ends without a last word");
-        }
         if is_joined {
             self.detach(cx, tail_key, &subscription);
         }
-        if let Some(reason) = farewell.and_then(|farewell| farewell.reason) {
-            self.send(connection, event::error(&reason, Some(&slug), None));
+        match farewell {
+            Some(farewell) => farewell.words(&slug).for_each(|word| self.send(connection, word)),
+            None => {
+                bug!(cx, "a subscription ends without a last word");
+                self.send(connection, event::unsubscribed(&slug));
+            }
         }
-        self.send(connection, event::unsubscribed(&slug));
         self.settled(connection);
     }
 

@@ -20,6 +20,9 @@ use crate::ids::{AppId, ChannelKey};
 /// The format of what is handed over. A process takes over from one with the same.
 pub const FORMAT: u32 = 1;
 
+/// With the part that goes past so many bytes, a frame of what is handed over ends.
+pub const FRAME_BYTES: usize = 1 << 20;
+
 /// What was handed over is not what it should be.
 #[derive(Clone, Copy, Debug, Error)]
 #[error("what was handed over cannot be read")]

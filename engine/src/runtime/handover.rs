@@ -14,13 +14,10 @@ use serde::{Deserialize, Serialize};
 use super::courier::{Courier, DESCRIPTORS_MAX, Frame};
 use super::steering::{Done, Order, Stillness, Ways};
 use super::turn::Turns;
-use crate::handover::{ConnectionState, TailState, decode, encode};
+use crate::handover::{ConnectionState, FRAME_BYTES, TailState, decode, encode};
 
 /// How long a frame may take on its way to another process. Whoever gave the order ends that one before.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// With the connection that goes past so many bytes, a frame ends.
-const FRAME_BYTES: usize = 1 << 20;
 
 /// What a frame is.
 #[derive(Debug, Serialize, Deserialize)]
@@ -174,5 +171,6 @@ impl Turns {
                 self.kept.sockets.insert(connection, socket);
             }
         }
+        self.shard.drop_unused_tails();
     }
 }

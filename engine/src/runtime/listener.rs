@@ -53,16 +53,7 @@ fn try_reserve_port(address: SocketAddr) -> io::Result<PortReservation> {
         probe.set_reuse_address(true)?;
         probe.bind(&address.into())?;
     }
-    bind(address)
-}
-
-fn bind(address: SocketAddr) -> io::Result<PortReservation> {
-    let socket = new_socket(address)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(true)?;
-    socket.bind(&address.into())?;
-    let address = socket.local_addr()?.as_socket().unwrap_or(address);
-    Ok(PortReservation { address, _socket: socket })
+    join_port(address)
 }
 
 /// As [`reserve_port`], where the process listens whose place this one takes.
@@ -70,7 +61,12 @@ fn bind(address: SocketAddr) -> io::Result<PortReservation> {
 /// # Errors
 /// `AddrInUse` where somebody else does.
 pub fn join_port(address: SocketAddr) -> io::Result<PortReservation> {
-    bind(address)
+    let socket = new_socket(address)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    socket.bind(&address.into())?;
+    let address = socket.local_addr()?.as_socket().unwrap_or(address);
+    Ok(PortReservation { address, _socket: socket })
 }
 
 /// A shard's listener.

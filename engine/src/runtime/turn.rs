@@ -95,11 +95,10 @@ pub(super) struct Turns {
 pub(super) struct Kept {
     pub(super) sockets: Sockets,
     receive_buffer: ReceiveBuffer,
-    /// What has come to sockets and was not looked at yet.
     arrivals: Vec<Arrival>,
     written: Vec<Written>,
     /// Connections to read from, and whether to their end.
-    pub(super) readable: Vec<(ConnectionKey, bool)>,
+    readable: Vec<(ConnectionKey, bool)>,
     /// Others that can wait: nothing was heard from them before, or they end.
     patient: VecDeque<(ConnectionKey, bool)>,
     /// The longest turn of this span of time and of the one before.

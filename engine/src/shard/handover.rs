@@ -63,10 +63,14 @@ impl Shard {
         connection
     }
 
+    /// Drops tails that none of the connections that were taken over listens to. To be called when all were.
+    pub fn drop_unused_tails(&mut self) {
+        self.edge.drop_unused_tails(&mut self.cx);
+    }
+
     /// Has tails be attached to the homes of their channels. Returns whether some are still to be; these are asked
     /// for at the next call, or tick.
     pub fn attach(&mut self) -> bool {
-        self.edge.drop_unused_tails(&mut self.cx);
         self.edge.attach_tails(&mut self.cx);
         self.settle();
         !self.edge.is_attached()

@@ -36,7 +36,7 @@ use super::server::Server;
 use super::services::{OpenedData, Services};
 use crate::clock::Clock;
 use crate::config::Config;
-use crate::handover::{ChannelState, FORMAT, SharedState, decode, encode};
+use crate::handover::{ChannelState, FORMAT, FRAME_BYTES, SharedState, decode, encode};
 use crate::host::Host;
 use crate::runtime::{Command, Courier, Done, Heritage, Order, Stillness};
 
@@ -70,9 +70,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How long what other nodes asked of one that had slots until now is still answered: they hear of the new owners
 /// meanwhile.
 const FAREWELL: Duration = Duration::from_millis(300);
-
-/// With the channel that goes past so many bytes, a frame ends.
-const FRAME_BYTES: usize = 1 << 20;
 
 /// Why no other process is in the place of this one. This one goes on, if nothing else is said.
 #[derive(Debug, Error)]
@@ -461,11 +458,8 @@ impl Server {
         {
             cluster.leave();
         }
-        let clock = Clock::start();
         // If there is nobody else, the new process owns them.
-        while owners.owns_some() && clock.elapsed() < LEAVING {
-            std::thread::sleep(LOOK_AGAIN);
-        }
+        wait_for(LEAVING, || !owners.owns_some());
         std::thread::sleep(FAREWELL);
     }
 
@@ -486,11 +480,7 @@ impl Server {
     /// told to come again until then.
     fn await_cluster(&self) {
         let Some(owners) = &self.shared.owners else { return };
-        let clock = Clock::start();
-        let is_part = || owners.is_reached() && owners.is_informed() && !owners.is_ownerless();
-        while !is_part() && clock.elapsed() < JOINING {
-            std::thread::sleep(LOOK_AGAIN);
-        }
+        wait_for(JOINING, || owners.is_reached() && owners.is_informed() && !owners.is_ownerless());
     }
 
     /// Goes on after all.
@@ -572,6 +562,14 @@ impl Server {
     fn order_all(&self, order: impl Fn() -> Order) -> Result<Vec<Done>, HandOverError> {
         let obeyed = self.give_orders(order)?.into_iter();
         obeyed.map(|done| done.recv_timeout(OBEDIENCE).map_err(|_| HandOverError::Stuck)).collect()
+    }
+}
+
+/// Waits until something is so, but not for longer than that.
+fn wait_for(most: Duration, is_so: impl Fn() -> bool) {
+    let clock = Clock::start();
+    while !is_so() && clock.elapsed() < most {
+        std::thread::sleep(LOOK_AGAIN);
     }
 }
 

@@ -80,6 +80,7 @@ impl World {
                 places.push((before, key, at, connection));
             }
         }
+        self.shards.iter_mut().for_each(|shard| shard.drop_unused_tails());
         for which in 0..self.links() {
             let Some(link) = self.link_of(which) else { continue };
             let place = places.iter().find(|(shard, connection, ..)| {
